@@ -1,0 +1,35 @@
+"""What can go wrong in the contract and the client."""
+
+
+class DriftlineError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class CodecError(DriftlineError):
+    """Bytes that are not a Driftline record.
+
+    ``reason`` is the machine-readable word that a dead letter carries.
+    """
+
+    def __init__(self, message: str, *, reason: str = "undecodable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class EventError(DriftlineError):
+    """A record that decodes, but says something impossible.
+
+    ``reason`` is the machine-readable word that a dead letter carries.
+    """
+
+    def __init__(self, message: str, *, reason: str = "wrong_schema") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class SettingsError(DriftlineError):
+    """A setting that cannot be used."""
+
+
+class ClientClosedError(DriftlineError):
+    """The client was closed; nothing more can be logged with it."""

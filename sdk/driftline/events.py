@@ -1,0 +1,297 @@
+"""Predictions and outcomes as columns: what travels in ``PredictionBatch`` and ``OutcomeBatch``, checked.
+
+A lone row is a batch of one: everything behind the codec sees columns only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.codec import Record
+from driftline.errors import EventError
+
+Floats = NDArray[np.float64]
+Times = NDArray[np.int64]
+
+MAX_ID_LENGTH = 256
+UNKNOWN_ACTED_ON = 255
+
+
+@dataclass(frozen=True, slots=True)
+class CategoricalColumn:
+    """A dictionary-encoded column of strings.
+
+    Attributes:
+        categories: The distinct values.
+        codes: int32, shape ``(rows,)``: index into ``categories``, -1 for missing.
+    """
+
+    categories: Sequence[str]
+    codes: NDArray[np.int32]
+
+    @classmethod
+    def from_values(cls, values: Iterable[Any]) -> CategoricalColumn:
+        """Encode values in order of first appearance; None and NaN are missing, booleans 'true' and 'false'."""
+        index: dict[str, int] = {}
+        codes = [-1 if text is None else index.setdefault(text, len(index)) for text in map(category_text, values)]
+        return cls(list(index), np.array(codes, dtype=np.int32))
+
+    def values(self) -> list[str | None]:
+        """The column as strings, None for missing."""
+        return [None if code < 0 else self.categories[code] for code in self.codes.tolist()]
+
+
+def category_text(value: Any) -> str | None:
+    """The text a categorical value is counted under; None for missing (None, NaN)."""
+    if value is None or value != value:  # NaN is the only value that differs from itself
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionColumns:
+    """Predictions of one deployment and version. Every array has shape ``(rows,)``.
+
+    Attributes:
+        deployment_id: The deployment that served them.
+        model_version: The version that answered.
+        prediction_ids: One per row.
+        timestamps_us: int64 event times, microseconds since 1970-01-01 UTC.
+        numeric: Feature name to float64 values; NaN is missing.
+        categorical: Feature name to values.
+        prediction: float64 predicted values or scores.
+        prediction_label: Predicted classes.
+        class_probabilities: Class name to float64 probabilities.
+        segments: Segment attributes that are not features.
+        latency_ms: float64 milliseconds taken to answer.
+        model_id: The model behind the deployment.
+    """
+
+    deployment_id: str
+    model_version: str
+    prediction_ids: Sequence[str]
+    timestamps_us: Times
+    numeric: Mapping[str, Floats] = field(default_factory=dict)
+    categorical: Mapping[str, CategoricalColumn] = field(default_factory=dict)
+    prediction: Floats | None = None
+    prediction_label: CategoricalColumn | None = None
+    class_probabilities: Mapping[str, Floats] = field(default_factory=dict)
+    segments: Mapping[str, CategoricalColumn] = field(default_factory=dict)
+    latency_ms: Floats | None = None
+    model_id: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.prediction_ids)
+
+    def to_record(self) -> Record:
+        """The fields of a ``PredictionBatch``."""
+        return {
+            "deployment_id": self.deployment_id,
+            "model_id": self.model_id,
+            "model_version": self.model_version,
+            "prediction_ids": list(self.prediction_ids),
+            "timestamps_us": _pack(self.timestamps_us, "<i8"),
+            "numeric": {name: _pack(values, "<f8") for name, values in self.numeric.items()},
+            "categorical": {name: _pack_categorical(column) for name, column in self.categorical.items()},
+            "prediction": None if self.prediction is None else _pack(self.prediction, "<f8"),
+            "prediction_label": None if self.prediction_label is None else _pack_categorical(self.prediction_label),
+            "class_probabilities": {name: _pack(values, "<f8") for name, values in self.class_probabilities.items()},
+            "segments": {name: _pack_categorical(column) for name, column in self.segments.items()},
+            "latency_ms": None if self.latency_ms is None else _pack(self.latency_ms, "<f8"),
+        }
+
+    @classmethod
+    def from_record(cls, record: Record) -> PredictionColumns:
+        """Read the fields of a ``PredictionBatch``.
+
+        Raises:
+            EventError: ``reason`` is ``empty_batch``, ``unequal_columns`` or ``wrong_schema``.
+        """
+        ids = record["prediction_ids"]
+        rows = _checked_ids(ids)
+        score, label, latency = record["prediction"], record["prediction_label"], record["latency_ms"]
+        return cls(
+            deployment_id=_checked_name(record["deployment_id"], "deployment_id"),
+            model_version=_checked_name(record["model_version"], "model_version"),
+            prediction_ids=ids,
+            timestamps_us=_unpack(record["timestamps_us"], "<i8", rows, "timestamps_us"),
+            numeric={name: _unpack(data, "<f8", rows, name) for name, data in record["numeric"].items()},
+            categorical={name: _unpack_categorical(data, rows, name) for name, data in record["categorical"].items()},
+            prediction=None if score is None else _unpack(score, "<f8", rows, "prediction"),
+            prediction_label=None if label is None else _unpack_categorical(label, rows, "prediction_label"),
+            class_probabilities={
+                name: _unpack(data, "<f8", rows, f"class_probabilities[{name}]")
+                for name, data in record["class_probabilities"].items()
+            },
+            segments={name: _unpack_categorical(data, rows, name) for name, data in record["segments"].items()},
+            latency_ms=None if latency is None else _unpack(latency, "<f8", rows, "latency_ms"),
+            model_id=record["model_id"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeColumns:
+    """What turned out to be true. Every array has shape ``(rows,)``.
+
+    Attributes:
+        deployment_id: The deployment.
+        prediction_ids: The predictions the outcomes belong to.
+        actual_timestamps_us: int64, when each became known, microseconds since 1970-01-01 UTC.
+        actual_value: float64 actual values.
+        actual_label: Actual classes.
+        was_acted_on: uint8 0, 1 or 255 for unknown.
+    """
+
+    deployment_id: str
+    prediction_ids: Sequence[str]
+    actual_timestamps_us: Times
+    actual_value: Floats | None = None
+    actual_label: CategoricalColumn | None = None
+    was_acted_on: NDArray[np.uint8] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.prediction_ids)
+
+    def to_record(self) -> Record:
+        """The fields of an ``OutcomeBatch``."""
+        return {
+            "deployment_id": self.deployment_id,
+            "prediction_ids": list(self.prediction_ids),
+            "actual_timestamps_us": _pack(self.actual_timestamps_us, "<i8"),
+            "actual_value": None if self.actual_value is None else _pack(self.actual_value, "<f8"),
+            "actual_label": None if self.actual_label is None else _pack_categorical(self.actual_label),
+            "was_acted_on": None if self.was_acted_on is None else _pack(self.was_acted_on, "u1"),
+        }
+
+    @classmethod
+    def from_record(cls, record: Record) -> OutcomeColumns:
+        """Read the fields of an ``OutcomeBatch``.
+
+        Raises:
+            EventError: ``reason`` is ``empty_batch``, ``unequal_columns`` or ``wrong_schema``.
+        """
+        ids = record["prediction_ids"]
+        rows = _checked_ids(ids)
+        value, label, acted = record["actual_value"], record["actual_label"], record["was_acted_on"]
+        if value is None and label is None:
+            raise EventError("an outcome needs actual_value or actual_label; both are missing")
+        return cls(
+            deployment_id=_checked_name(record["deployment_id"], "deployment_id"),
+            prediction_ids=ids,
+            actual_timestamps_us=_unpack(record["actual_timestamps_us"], "<i8", rows, "actual_timestamps_us"),
+            actual_value=None if value is None else _unpack(value, "<f8", rows, "actual_value"),
+            actual_label=None if label is None else _unpack_categorical(label, rows, "actual_label"),
+            was_acted_on=None if acted is None else _unpack(acted, "u1", rows, "was_acted_on"),
+        )
+
+
+def prediction_from_event(record: Record) -> PredictionColumns:
+    """One row (the fields of a ``PredictionEvent``) as columns.
+
+    Numbers are numeric features; strings and booleans categorical. A null feature is left out: its kind is not
+    known here, and a watched feature that is absent counts as missing.
+    """
+    numeric: dict[str, Floats] = {}
+    categorical: dict[str, CategoricalColumn] = {}
+    for name, value in record["features"].items():
+        if isinstance(value, (bool, str)):
+            categorical[name] = CategoricalColumn.from_values([value])
+        elif value is not None:
+            numeric[name] = np.array([value], dtype=np.float64)
+    score, label, latency = record["prediction"], record["prediction_label"], record["latency_ms"]
+    _checked_ids([record["prediction_id"]])
+    return PredictionColumns(
+        deployment_id=_checked_name(record["deployment_id"], "deployment_id"),
+        model_version=_checked_name(record["model_version"], "model_version"),
+        prediction_ids=[record["prediction_id"]],
+        timestamps_us=np.array([record["timestamp"]], dtype=np.int64),
+        numeric=numeric,
+        categorical=categorical,
+        prediction=None if score is None else np.array([score], dtype=np.float64),
+        prediction_label=None if label is None else CategoricalColumn.from_values([label]),
+        class_probabilities={
+            name: np.array([value], dtype=np.float64) for name, value in record["class_probabilities"].items()
+        },
+        segments={name: CategoricalColumn.from_values([value]) for name, value in record["segments"].items()},
+        latency_ms=None if latency is None else np.array([latency], dtype=np.float64),
+        model_id=record["model_id"],
+    )
+
+
+def outcome_from_event(record: Record) -> OutcomeColumns:
+    """One row (the fields of an ``OutcomeEvent``) as columns."""
+    value, label, acted = record["actual_value"], record["actual_label"], record["was_acted_on"]
+    if value is None and label is None:
+        raise EventError("an outcome needs actual_value or actual_label; both are missing")
+    _checked_ids([record["prediction_id"]])
+    return OutcomeColumns(
+        deployment_id=_checked_name(record["deployment_id"], "deployment_id"),
+        prediction_ids=[record["prediction_id"]],
+        actual_timestamps_us=np.array([record["actual_timestamp"]], dtype=np.int64),
+        actual_value=None if value is None else np.array([value], dtype=np.float64),
+        actual_label=None if label is None else CategoricalColumn.from_values([label]),
+        was_acted_on=None if acted is None else np.array([acted], dtype=np.uint8),
+    )
+
+
+def _pack(values: NDArray[Any], dtype: str) -> bytes:
+    return np.ascontiguousarray(values, dtype=dtype).tobytes()
+
+
+def _pack_categorical(column: CategoricalColumn) -> Record:
+    return {"categories": list(column.categories), "codes": _pack(column.codes, "<i4")}
+
+
+def _unpack(data: bytes, dtype: str, rows: int, name: str) -> Any:
+    width = np.dtype(dtype).itemsize
+    if len(data) != rows * width:
+        raise EventError(
+            f"column {name!r}: expected {rows} values of {width} bytes (one per prediction_id), came {len(data)} bytes",
+            reason="unequal_columns",
+        )
+    return np.frombuffer(data, dtype)
+
+
+def _unpack_categorical(record: Record, rows: int, name: str) -> CategoricalColumn:
+    codes = _unpack(record["codes"], "<i4", rows, name)
+    categories = record["categories"]
+    if codes.size and (codes.max() >= len(categories) or codes.min() < -1):
+        raise EventError(
+            f"column {name!r}: codes must lie between -1 and {len(categories) - 1} "
+            f"({len(categories)} categories); came {codes.min()} to {codes.max()}"
+        )
+    return CategoricalColumn(categories, codes)
+
+
+def _checked_ids(ids: Sequence[str]) -> int:
+    if not ids:
+        raise EventError("the batch has no rows: publish nothing instead", reason="empty_batch")
+    lengths = list(map(len, ids))
+    if min(lengths) == 0 or max(lengths) > MAX_ID_LENGTH:
+        row = next(i for i, length in enumerate(lengths) if not 0 < length <= MAX_ID_LENGTH)
+        raise EventError(f"row {row}: a prediction_id has 1 to {MAX_ID_LENGTH} characters, came {lengths[row]}")
+    return len(ids)
+
+
+def _checked_name(name: str, field_name: str) -> str:
+    if not 0 < len(name) <= MAX_ID_LENGTH or "#" in name or "@" in name or any(c < " " for c in name):
+        raise EventError(
+            f"{field_name}: expected 1 to {MAX_ID_LENGTH} printable characters without '#' and '@' "
+            f"(they separate keys), came {name[:80]!r}"
+        )
+    return name

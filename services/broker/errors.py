@@ -1,0 +1,9 @@
+"""What can go wrong with the embedded broker."""
+
+
+class BrokerError(Exception):
+    """Base of every error of this package; the message says what was expected, what came and what to do."""
+
+
+class JarError(BrokerError):
+    """A jar could not be fetched, kept, or is not the one that the lock file names."""

@@ -1,0 +1,130 @@
+"""Effect sizes: how far a stream is from its baseline. They are shown, never alarmed on.
+
+Every function takes counts int[..., K] and the baseline p0 float64[..., K] (rows adding up to one) and works along
+the last axis, vectorised over streams. Without events the distance is NaN. Unless said otherwise the empirical
+distribution is n_k / n, without smoothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import rel_entr, xlogy
+
+from streams.statistics.arrays import Floats
+
+
+def _empirical(counts: ArrayLike) -> Floats:
+    observed = np.asarray(counts, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(observed / observed.sum(axis=-1, keepdims=True))
+
+
+def _smoothed(counts: ArrayLike) -> Floats:
+    observed = np.asarray(counts, np.float64)
+    total = observed.sum(axis=-1, keepdims=True)
+    smoothed = (observed + 0.5) / (total + 0.5 * observed.shape[-1])
+    return np.where(total > 0, smoothed, np.nan)
+
+
+def population_stability_index(counts: ArrayLike, p0: ArrayLike) -> Floats:
+    """PSI = sum_k (p_k - p0_k) log(p_k / p0_k), in nats (the symmetric divergence of Jeffreys 1946).
+
+    p_k = (n_k + 1/2) / (n + K/2), because an empty bin would make PSI infinite. Without any change E[PSI] is about
+    (K-1)(1/n + 1/m): below some hundred events a value above 0.1 means nothing (Yurdakul and Naranjo, "Statistical
+    properties of the population stability index", 2020).
+    """
+    p, q = _smoothed(counts), np.asarray(p0, np.float64)
+    return np.asarray(((p - q) * np.log(p / q)).sum(axis=-1))
+
+
+def kl_divergence_nats(counts: ArrayLike, p0: ArrayLike) -> Floats:
+    """Kullback-Leibler divergence sum_k p_k log(p_k / p0_k) in nats, p_k smoothed as for PSI."""
+    return np.asarray(rel_entr(_smoothed(counts), np.asarray(p0, np.float64)).sum(axis=-1))
+
+
+def jensen_shannon_divergence_bits(counts: ArrayLike, p0: ArrayLike) -> Floats:
+    """Jensen-Shannon divergence H((p + p0)/2) - (H(p) + H(p0))/2 in bits, from 0 to 1 (Lin 1991)."""
+    p, q = _empirical(counts), np.asarray(p0, np.float64)
+    middle = (p + q) / 2
+    nats = (xlogy(p, p) + xlogy(q, q)).sum(axis=-1) / 2 - xlogy(middle, middle).sum(axis=-1)
+    return np.asarray(np.maximum(nats, 0) / np.log(2))
+
+
+def jensen_shannon_distance(counts: ArrayLike, p0: ArrayLike) -> Floats:
+    """Square root of the divergence in bits: a metric from 0 to 1, the same as
+    ``scipy.spatial.distance.jensenshannon(p, p0, base=2)``.
+    """
+    return np.asarray(np.sqrt(jensen_shannon_divergence_bits(counts, p0)))
+
+
+def total_variation(counts: ArrayLike, p0: ArrayLike) -> Floats:
+    """Total variation (1/2) sum_k |p_k - p0_k|, from 0 to 1: the share of events that would have to be another for
+    the distributions to agree.
+    """
+    return np.asarray(0.5 * np.abs(_empirical(counts) - np.asarray(p0, np.float64)).sum(axis=-1))
+
+
+def hellinger_distance(counts: ArrayLike, p0: ArrayLike) -> Floats:
+    """Hellinger distance sqrt((1/2) sum_k (sqrt(p_k) - sqrt(p0_k))^2), from 0 to 1."""
+    difference = np.sqrt(_empirical(counts)) - np.sqrt(np.asarray(p0, np.float64))
+    return np.asarray(np.sqrt(0.5 * (difference**2).sum(axis=-1)))
+
+
+def _fluctuation(n: ArrayLike, beta: float) -> Floats:
+    if not 0 < beta < 1:
+        raise ValueError(f"expected an error probability between 0 and 1, got {beta}")
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.sqrt(np.log(1 / beta) / (2 * np.asarray(n, np.float64))))
+
+
+def tv_upper_limit(tv_observed: ArrayLike, n: ArrayLike, beta: float) -> Floats:
+    """Upper confidence limit of the true total variation: holds with probability 1 - beta for n independent events.
+
+    TV <= TV_observed + sqrt(log(1/beta) / (2n)), at most 1. The observed TV is convex in the empirical distribution,
+    so its expectation is at least the true one (Jensen), and one event changes it by at most 1/n (McDiarmid, "On the
+    method of bounded differences", 1989). For dependent events pass n / VIF.
+    """
+    return np.asarray(np.minimum(1.0, np.asarray(tv_observed) + _fluctuation(n, beta)))
+
+
+def tv_lower_limit(tv_observed: ArrayLike, n: ArrayLike, bins: int, beta: float) -> Floats:
+    """Lower confidence limit of the true total variation: holds with probability 1 - beta for n independent events.
+
+    TV >= TV_observed - (1/2) sqrt((K-1)/n) - sqrt(log(1/beta) / (2n)), at least 0. The middle term bounds the upward
+    bias: it is (1/2) sum_k sqrt(p_k (1-p_k)/n), which is largest for the uniform distribution.
+    """
+    bias = 0.5 * np.sqrt((bins - 1) / np.asarray(n, np.float64)) if bins > 1 else 0.0
+    return np.asarray(np.maximum(0.0, np.asarray(tv_observed) - bias - _fluctuation(n, beta)))
+
+
+def rows_to_resolve(p0: ArrayLike, margin: ArrayLike, beta: float) -> Floats:
+    """How many events float64[...] it takes until an unchanged stream's upper limit is typically at most 0.9 of the
+    margin.
+
+    Under no change E[TV_observed] is about sqrt(2/pi) (1/2) sum_k sqrt(p0_k (1-p0_k)/n) (the mean of |N(0, 1)|), so
+    sqrt(n) = (sqrt(2/pi) (1/2) sum_k sqrt(p0_k (1-p0_k)) + sqrt(log(1/beta)/2)) / (0.9 margin).
+    """
+    p = np.asarray(p0, np.float64)
+    expected = np.sqrt(2 / np.pi) * 0.5 * np.sqrt(p * (1 - p)).sum(axis=-1)
+    root = (expected + _fluctuation(1, beta)) / (0.9 * np.asarray(margin, np.float64))
+    return np.asarray(np.ceil(root**2))
+
+
+def tv_reference_radius(m: int, bins: int, beta: float) -> float:
+    """Total variation within which the true baseline lies around its estimate from m independent events, with
+    probability 1 - beta.
+
+    sqrt((K log 2 + log(1/beta)) / (2m)) around the empirical distribution (Weissman, Ordentlich, Seroussi, Verdu,
+    Weinberger, "Inequalities for the L1 deviation of the empirical distribution", 2003, theorem 2.1).
+    """
+    if m <= 0:
+        return 1.0
+    return float(min(1.0, np.sqrt((bins * np.log(2) + np.log(1 / beta)) / (2 * m))))
+
+
+def effective_margin(operator_margin: float, m: int, bins: int, beta: float) -> float:
+    """The margin eps of a stream: what the operator calls no change, widened to what m reference events can tell
+    apart.
+    """
+    return max(operator_margin, tv_reference_radius(m, bins, beta))

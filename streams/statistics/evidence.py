@@ -1,0 +1,179 @@
+"""The evidence engine: a mixture Shiryaev-Roberts e-detector on bin counts.
+
+For one stream with tilts i (see :mod:`streams.statistics.tilts`), prior weights w_i and tempering gamma_i <= 1,
+
+    M_i(t) = (M_i(t-1) + b_t) exp{ gamma_i (H_i,k(t) - log Z_i) },      M(t) = sum_i w_i M_i(t),                     (1)
+
+where k(t) is the bin of event t and b_t the *start mass*: positive at the first event of a start slot (one per hour,
+say), otherwise zero (Shiryaev 1963; Roberts 1966; for e-values: Shin, Ramdas, Rinaldo, "E-detectors: a nonparametric
+framework for sequential change detection", New England Journal of Statistics in Data Science 2024). A *monitor*
+averages its streams, M(t) = sum_s v_s M_s(t) with sum v_s <= 1, raises an alarm when M >= c, and sets M = 0.
+
+**The bound.** Let E[exp{...} | past] <= 1 under "no change", N_T the number of alarms and B_T = sum_{t<=T} b_t. The
+process Z_t = M_t + c N_t - B_t is a supermartingale: before the alarm test E[M_t | past] <= M_{t-1} + b_t, and an
+alarm replaces a value of at least c by zero while adding c. Hence E[Z_T] <= 0, and as M_T >= 0
+
+    c E[N_T] <= E[B_T].                                                                                              (2)
+
+No independence between streams, no asymptotics, any stopping rule, streams that come and go. It stays true when an
+alarm is looked for only at some events, and when some streams are muted (then a smaller number than M is compared
+with c; unmuting needs no reset). It also stays true for tempered e-values, E[e^gamma] <= (E[e])^gamma. Weights may
+only change when M is reset.
+
+**State.** Between two starts the exponent in (1) depends on the counts only, so a stream keeps
+
+- ``base``: float64[S, I], log M_i at the last start, that start included; -inf before the first;
+- ``slot_counts``: int64[S, K], counts since.
+
+Sums of counts are exact (see ``tilts``) and gamma multiplies the exact sum, so evidence does not depend on batches.
+At a start the base is rounded down to the same grid of 2^-20 nats (720 starts cost less than 0.001 nats), which keeps
+the last-bit differences between mathematical libraries from accumulating.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from streams.statistics.arrays import NATS_PER_UNIT, Counts, Floats, log_sum_exp
+from streams.statistics.tilts import Tilts, log_normaliser, log_prior
+
+
+@dataclass(frozen=True, eq=False)
+class Bets:
+    """What S streams of one layout bet on; fixed by baseline and specification.
+
+    ``shapes``: float64[I, K]; ``log_normaliser``, ``tempering`` (gamma, in (0, 1]), ``log_weights`` (log w):
+    float64[S, I].
+    """
+
+    shapes: Floats
+    log_normaliser: Floats
+    tempering: Floats
+    log_weights: Floats
+
+    @property
+    def streams(self) -> int:
+        """Number of streams, S."""
+        return len(self.log_normaliser)
+
+
+def make_bets(tilts: Tilts, reference_counts: ArrayLike, margin: ArrayLike, tempering: ArrayLike = 1.0) -> Bets:
+    """Normalise the tilts of a layout for S streams.
+
+    ``reference_counts``: [S, K], counts of the reference (or a distribution known exactly); ``margin``: eps, a number
+    or float64[S]; ``tempering``: a number or float64[S, I] (see :mod:`streams.statistics.dependence`).
+
+    The ball is centred at the plain frequencies, without smoothing: a tilt's e-values are bounded whatever the
+    baseline, and the concentration inequality behind :func:`~streams.statistics.distances.effective_margin` is about
+    the plain frequencies.
+    """
+    counts = np.atleast_2d(np.asarray(reference_counts, np.float64))
+    total = counts.sum(axis=1, keepdims=True)
+    if counts.shape[1] != tilts.layout.size or not (total > 0).all():
+        raise ValueError(f"expected reference counts of {tilts.layout.size} bins with at least one event per stream")
+    normaliser = log_normaliser(tilts.shapes, counts / total, margin)
+    gamma = np.array(np.broadcast_to(np.asarray(tempering, np.float64), normaliser.shape))
+    if not ((gamma > 0) & (gamma <= 1)).all():
+        raise ValueError("tempering exponents must lie in (0, 1]; more than 1 would break the bound")
+    return Bets(tilts.shapes, normaliser, gamma, log_prior(tilts, counts))
+
+
+def stack_bets(parts: Sequence[Bets]) -> Bets:
+    """One block out of several of the same layout, streams in order."""
+    return Bets(
+        parts[0].shapes,
+        np.concatenate([part.log_normaliser for part in parts]),
+        np.concatenate([part.tempering for part in parts]),
+        np.concatenate([part.log_weights for part in parts]),
+    )
+
+
+def empty_base(bets: Bets) -> Floats:
+    """The base of streams that have not started, or whose evidence an alarm has reset: M = 0."""
+    return np.full(bets.log_normaliser.shape, -np.inf)
+
+
+def empty_counts(bets: Bets) -> Counts:
+    """Counts of streams without events."""
+    return np.zeros((bets.streams, bets.shapes.shape[1]), np.int64)
+
+
+def log_e_values(bets: Bets, counts: Counts) -> Floats:
+    """Log e-value float64[S, I] of counts int64[S, K] for every tilt: gamma (sum_k n_k H_k - n log Z)."""
+    n = counts.astype(np.float64)
+    # both products and their difference are exact: integers times 2^-20
+    exact: Floats = n @ bets.shapes.T
+    exact -= n.sum(axis=1, keepdims=True) * bets.log_normaliser
+    exact *= bets.tempering
+    return exact
+
+
+def stream_log_evidence(bets: Bets, base: Floats, slot_counts: Counts) -> Floats:
+    """Log M float64[S] of each stream now, in nats; -inf before its first start."""
+    return log_sum_exp(log_e_values(bets, slot_counts) + base + bets.log_weights)
+
+
+def start_slot(bets: Bets, base: Floats, slot_counts: Counts, log_start_mass: float = 0.0) -> tuple[Floats, Counts]:
+    """Begin a start slot: returns the new base and counts of zero.
+
+    To be called before the first event of the slot is counted. ``log_start_mass``: log b of equation (1), zero for a
+    whole start; see :func:`streams.statistics.budget.start_mass_log` where several versions share one.
+    """
+    started = np.logaddexp(base + log_e_values(bets, slot_counts), log_start_mass)
+    return np.floor(started / NATS_PER_UNIT) * NATS_PER_UNIT, np.zeros_like(slot_counts)
+
+
+def monitor_log_weights(importance: ArrayLike, floor: float = 0.0) -> Floats:
+    """Log weights log v float64[S] of a monitor's streams from importances >= 0, adding up to one.
+
+    ``floor``: the least share of an equal weight that a stream keeps whatever its importance (in [0, 1]). A stream
+    with weight v needs -log v nats more than alone. All importances zero means equal weights.
+    """
+    values = np.asarray(importance, np.float64)
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError("importances must be finite numbers that are not negative")
+    total = values.sum()
+    shares = values / total if total > 0 else np.full(values.shape, 1 / max(values.size, 1))
+    shares = floor / max(values.size, 1) + (1 - floor) * shares
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(shares))
+
+
+def monitor_log_evidence(stream_evidence: Floats, log_weights: Floats) -> float:
+    """Log M of a monitor: the weighted average of its streams. A muted stream has the log weight -inf."""
+    return float(log_sum_exp(stream_evidence + log_weights))
+
+
+def monitor_shares(stream_evidence: Floats, log_weights: Floats) -> Floats:
+    """Share float64[S] of a monitor's evidence that each stream contributes: the ranking of causes. Zeros if there is
+    none.
+    """
+    total = monitor_log_evidence(stream_evidence, log_weights)
+    if total == -np.inf:
+        return np.zeros(stream_evidence.shape)
+    return np.asarray(np.exp(stream_evidence + log_weights - total))
+
+
+def since_log_evidence(bets: Bets, since_counts: Counts) -> Floats:
+    """The log of sum_i w_i e_i float64[S]: evidence of each stream against "no change since its last regeneration"."""
+    return log_sum_exp(log_e_values(bets, since_counts) + bets.log_weights)
+
+
+def regenerate(bets: Bets, since_counts: Counts, since_start_us: Counts, now_us: int) -> tuple[Counts, Counts]:
+    """The change point record at a start slot: streams without evidence since their last regeneration begin anew.
+
+    Page's rule ("Continuous inspection schemes", Biometrika 41, 1954) for the mixture: the CUSUM max(0, log
+    likelihood ratio) regenerates where the ratio of the mixture falls to one or below. At an alarm ``since_start_us``
+    estimates when the change began and ``since_counts`` are the counts that effect sizes are computed from. The
+    mixture, not the largest tilt, decides: some tilt out of dozens is above zero most of the time, which would date
+    changes far too early.
+
+    ``since_counts``: int64[S, K]; ``since_start_us``: int64[S]; ``now_us``: event time of the start slot. Returns
+    both anew.
+    """
+    quiet = since_log_evidence(bets, since_counts) <= 0
+    return np.where(quiet[:, None], 0, since_counts), np.where(quiet, now_us, since_start_us)

@@ -1,0 +1,134 @@
+"""Variance inflation and tempering on streams whose dependence is known."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from streams.statistics import dependence
+from streams.statistics.layouts import bin_numeric, fit_numeric, nominal_probabilities
+from streams.statistics.tilts import CATEGORICAL_TILTS, NUMERIC_TILTS
+
+FAMILIES = np.array(NUMERIC_TILTS.families)
+LOCATION = FAMILIES == "location"
+MISSING = NUMERIC_TILTS.bins == 14
+
+
+def ar1(streams: int, n: int, phi: float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(streams, n)) * np.sqrt(1 - phi**2)
+    noise[:, 0] /= np.sqrt(1 - phi**2)
+    return lfilter([1], [1, -phi], noise, axis=1)
+
+
+def codes_of(column: np.ndarray) -> np.ndarray:
+    return bin_numeric(fit_numeric(column), column)
+
+
+def slow_variance_ratio(codes: np.ndarray, shape: np.ndarray, length: int) -> float:
+    scores = shape[codes]
+    blocks = scores[: len(scores) // length * length].reshape(-1, length).sum(axis=1)
+    return blocks.var(ddof=1) / (length * scores.var())
+
+
+def test_variance_inflation_is_the_largest_significant_block_variance_ratio() -> None:
+    codes = codes_of(ar1(1, 8_192, 0.8, seed=1)[0])
+    lengths = [2**j for j in range(9) if 8_192 // 2**j >= dependence.MINIMUM_BLOCKS]
+    got = dependence.variance_inflation(codes, NUMERIC_TILTS)
+    for i in (0, 8, 22, 36):
+        # every length of two or more is significant here, so the maximum is the plain one
+        expected = max(slow_variance_ratio(codes, NUMERIC_TILTS.shapes[i], length) for length in lengths)
+        assert got[i] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2_000, 30_000])
+def test_independent_streams_are_hardly_tempered(n: int) -> None:
+    columns = np.random.default_rng(2).normal(size=(20, n))
+    gamma = np.array([dependence.tempering(codes_of(column), NUMERIC_TILTS) for column in columns])
+    assert np.median(gamma) > 0.95
+    assert (gamma >= 0.8).mean() > 0.95
+    categories = np.random.default_rng(3).integers(0, 5, size=n)
+    assert dependence.tempering(categories, CATEGORICAL_TILTS).mean() > 0.95
+
+
+@pytest.mark.parametrize(("phi", "least", "most"), [(0.3, 0.3, 0.7), (0.9, 0.03, 0.08)])
+def test_location_tilts_of_autoregressive_streams_get_about_the_inverse_of_their_vif(phi, least, most) -> None:
+    """The VIF of a mean is (1 + phi)/(1 - phi): 1.86 and 19."""
+    gamma = [dependence.tempering(codes_of(x), NUMERIC_TILTS)[LOCATION].mean() for x in ar1(6, 30_000, phi, seed=4)]
+    assert least < np.mean(gamma) < most
+
+
+def test_a_column_that_cycles_by_itself_becomes_quiet_but_not_blind_to_missing_values() -> None:
+    hour = np.repeat(np.tile(np.arange(24), 40), 30).astype(float)
+    gamma = dependence.tempering(codes_of(hour), NUMERIC_TILTS)
+    assert gamma[LOCATION].max() < 0.03
+    assert (gamma[MISSING] == 1).all()
+    weekday = np.repeat(np.tile(np.arange(7), 8), 700)
+    assert dependence.tempering(weekday, CATEGORICAL_TILTS)[:20].max() < 0.01
+
+
+def test_three_neighbouring_rare_events_do_not_silence_their_bin_but_a_long_burst_does() -> None:
+    codes = codes_of(np.random.default_rng(5).normal(size=30_000))
+    codes[10_000:10_003] = 14
+    assert dependence.tempering(codes, NUMERIC_TILTS)[MISSING].min() > 0.2
+    codes[10_000:10_100] = 14
+    assert dependence.tempering(codes, NUMERIC_TILTS)[MISSING].max() < 0.05
+
+
+def test_short_constant_and_empty_references_are_taken_as_they_are() -> None:
+    for codes in (np.zeros(0, np.uint8), np.array([3], np.uint8), np.full(5_000, 7, np.uint8)):
+        assert (dependence.tempering(codes, NUMERIC_TILTS) == 1).all()
+        assert (dependence.variance_inflation(codes, NUMERIC_TILTS) == 1).all()
+
+
+def test_the_eigenvalue_agrees_with_a_general_solver() -> None:
+    rng = np.random.default_rng(6)
+    chain = rng.dirichlet(np.ones(15), size=15)
+    scores = rng.normal(size=(4, 15))
+    expected = [np.log(np.abs(np.linalg.eigvals(chain * np.exp(s)[None, :])).max()) for s in scores]
+    assert dependence.log_growth(chain, scores) == pytest.approx(expected, abs=1e-10)
+
+
+def test_the_markov_variance_agrees_with_the_sum_of_autocovariances() -> None:
+    rng = np.random.default_rng(7)
+    chain = 0.7 * np.eye(15) + 0.3 * rng.dirichlet(np.ones(15), size=15)
+    stationary = np.linalg.matrix_power(chain, 2_000)[0]
+    shapes = rng.normal(size=(3, 15))
+    got = dependence.markov_variance_inflation(chain, stationary, shapes)
+    for shape, ratio in zip(shapes, got, strict=True):
+        f = shape - stationary @ shape
+        covariances = [stationary @ (f * (np.linalg.matrix_power(chain, lag) @ f)) for lag in range(200)]
+        assert ratio == pytest.approx(1 + 2 * sum(covariances[1:]) / covariances[0])
+
+
+def test_tempered_e_values_of_a_slow_chain_average_at_most_one() -> None:
+    """A tail bin that comes in clusters: at gamma = 1/VIF the mean e-value explodes, at Markov's root it does not."""
+    stay, p = 0.8, nominal_probabilities()
+    chain = stay * np.eye(15) + (1 - stay) * p
+    tail = np.flatnonzero(NUMERIC_TILTS.bins == 12)[-1:]
+    shapes = NUMERIC_TILTS.shapes[tail]
+    score = (shapes - np.log(np.exp(shapes) @ p)[:, None])[0]
+    inflation = dependence.markov_variance_inflation(chain, p, shapes)[0]
+    root = dependence.markov_tempering(chain, p, shapes)[0]
+    assert inflation == pytest.approx((1 + stay) / (1 - stay))
+
+    def mean_e_value(gamma: float, n: int) -> float:
+        step = chain * np.exp(gamma * score)
+        return float((p * np.exp(gamma * score)) @ np.linalg.matrix_power(step, n - 1).sum(axis=1))
+
+    assert mean_e_value(root, 2_000) < 1.5 < 1e3 < mean_e_value(1 / inflation, 2_000)
+
+
+def test_slowing_a_stream_down_divides_its_exponent() -> None:
+    codes = codes_of(ar1(1, 8_000, 0.5, seed=8)[0])
+    once = dependence.tempering(codes, NUMERIC_TILTS)[LOCATION].mean()
+    slow = dependence.tempering(np.repeat(codes, 4), NUMERIC_TILTS)[LOCATION].mean()
+    assert slow == pytest.approx(once / 4, rel=0.25)
+
+
+def test_a_million_rows_stay_bounded() -> None:
+    codes = np.random.default_rng(9).choice(15, size=1_000_000, p=nominal_probabilities()).astype(np.uint8)
+    begin = time.perf_counter()
+    gamma = dependence.tempering(codes, NUMERIC_TILTS)
+    assert time.perf_counter() - begin < 5
+    assert np.median(gamma) > 0.95

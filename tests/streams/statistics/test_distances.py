@@ -1,0 +1,102 @@
+"""Distances against scipy, and the confidence limits against simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+
+from streams.statistics import distances as d
+from streams.statistics.layouts import nominal_probabilities, reference_probabilities
+
+COUNTS = hnp.arrays(np.int64, (4, 15), elements=st.integers(0, 10**6)).filter(lambda c: (c.sum(axis=1) > 0).all())
+P0 = reference_probabilities(np.random.default_rng(1).integers(0, 400, size=(4, 15)))
+
+
+@given(COUNTS)
+def test_distances_agree_with_scipy(counts: np.ndarray) -> None:
+    p = counts / counts.sum(axis=1, keepdims=True)
+    smooth = (counts + 0.5) / (counts + 0.5).sum(axis=1, keepdims=True)
+    for s in range(4):
+        assert d.jensen_shannon_distance(counts, P0)[s] == pytest.approx(jensenshannon(p[s], P0[s], base=2), abs=1e-6)
+        assert d.kl_divergence_nats(counts, P0)[s] == pytest.approx(stats.entropy(smooth[s], P0[s]), abs=1e-12)
+        jeffreys = stats.entropy(smooth[s], P0[s]) + stats.entropy(P0[s], smooth[s])
+        assert d.population_stability_index(counts, P0)[s] == pytest.approx(jeffreys, abs=1e-12)
+        bhattacharyya = np.sqrt(p[s] * P0[s]).sum()
+        assert d.hellinger_distance(counts, P0)[s] ** 2 == pytest.approx(1 - bhattacharyya, abs=1e-12)
+        assert d.total_variation(counts, P0)[s] == pytest.approx(np.maximum(p[s] - P0[s], 0).sum(), abs=1e-12)
+    assert d.jensen_shannon_divergence_bits(counts, P0) == pytest.approx(d.jensen_shannon_distance(counts, P0) ** 2)
+
+
+@given(COUNTS)
+def test_distances_keep_their_known_inequalities(counts: np.ndarray) -> None:
+    tv, hellinger = d.total_variation(counts, P0), d.hellinger_distance(counts, P0)
+    assert (hellinger**2 <= tv + 1e-12).all() and (tv <= np.sqrt(2) * hellinger + 1e-12).all()
+    assert (d.jensen_shannon_divergence_bits(counts, P0) <= tv + 1e-12).all()
+    assert ((tv >= 0) & (tv <= 1)).all()
+
+
+def test_distances_are_zero_at_the_baseline_one_at_the_far_end_and_nan_without_events() -> None:
+    p0 = np.array([0.25, 0.75, 0.0])
+    here, far, none = np.array([[1, 3, 0], [0, 0, 5], [0, 0, 0]])
+    for distance in (d.total_variation, d.jensen_shannon_distance, d.hellinger_distance):
+        assert distance(here, p0) == pytest.approx(0, abs=1e-8)
+        assert distance(far, p0) == pytest.approx(1)
+        assert np.isnan(distance(none, p0))
+    for distance in (d.population_stability_index, d.kl_divergence_nats):
+        assert np.isnan(distance(np.zeros(15), P0[0]))
+
+
+def test_the_expected_psi_without_change_is_bins_over_events() -> None:
+    """Core bins only: E[PSI] = (K-1)/n, the reason why PSI does not alarm."""
+    p0 = np.full(10, 0.1)
+    psi = d.population_stability_index(np.random.default_rng(3).multinomial(500, p0, size=4_000), p0)
+    assert psi.mean() == pytest.approx(9 / 500, rel=0.05)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_confidence_limits_of_total_variation_cover_the_truth(shift: int) -> None:
+    p0, n, beta = nominal_probabilities(), 300, 0.05
+    p = np.roll(p0, shift)
+    observed = d.total_variation(np.random.default_rng(5).multinomial(n, p, size=5_000), p0)
+    truth = 0.5 * np.abs(p - p0).sum()
+    assert (d.tv_upper_limit(observed, n, beta) >= truth).mean() >= 1 - beta
+    assert (d.tv_lower_limit(observed, n, 15, beta) <= truth).mean() >= 1 - beta
+
+
+def test_confidence_limits_close_in_with_events() -> None:
+    assert d.tv_upper_limit(0.2, 10**8, 1e-6) == pytest.approx(0.2, abs=1e-3)
+    assert d.tv_lower_limit(0.2, 10**8, 15, 1e-6) == pytest.approx(0.2, abs=1e-3)
+    assert d.tv_upper_limit(0.2, 1, 1e-6) == 1
+    assert d.tv_lower_limit(0.2, 1, 15, 1e-6) == 0
+    for wrong in (0.0, 1.0, -1.0):
+        with pytest.raises(ValueError, match="probability"):
+            d.tv_upper_limit(0.1, 10, wrong)
+
+
+def test_after_rows_to_resolve_an_unchanged_stream_is_typically_resolved_and_not_at_half() -> None:
+    p0, margin, beta = nominal_probabilities(), 0.05, 0.05
+    n = int(d.rows_to_resolve(p0, margin, beta))
+    rng = np.random.default_rng(6)
+
+    def resolved(rows: int) -> float:
+        observed = d.total_variation(rng.multinomial(rows, p0, size=2_000), p0)
+        return float((d.tv_upper_limit(observed, rows, beta) <= margin).mean())
+
+    assert resolved(n) > 0.5
+    assert resolved(n // 2) < 0.5
+    assert d.rows_to_resolve(np.tile(p0, (3, 1)), [0.05, 0.1, 0.2], beta).shape == (3,)
+
+
+def test_the_true_baseline_lies_within_the_reference_radius() -> None:
+    m, beta, truth = 500, 0.05, np.full(15, 1 / 15)
+    estimates = np.random.default_rng(8).multinomial(m, truth, size=4_000)
+    assert (d.total_variation(estimates, truth) <= d.tv_reference_radius(m, 15, beta)).mean() >= 1 - beta
+
+
+def test_the_margin_is_the_operators_unless_the_reference_is_too_small() -> None:
+    assert d.effective_margin(0.05, 5_000, 15, 1e-6) == 0.05
+    assert d.effective_margin(0.05, 500, 15, 1e-6) == pytest.approx(np.sqrt((15 * np.log(2) + np.log(1e6)) / 1_000))
+    assert d.effective_margin(0.05, 0, 15, 1e-6) == 1.0

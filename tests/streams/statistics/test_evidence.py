@@ -1,0 +1,189 @@
+"""The engine against a slow implementation from its definition, and the algebra that batches rely on."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from streams.statistics.evidence import (
+    Bets,
+    empty_base,
+    empty_counts,
+    log_e_values,
+    make_bets,
+    monitor_log_evidence,
+    monitor_log_weights,
+    monitor_shares,
+    regenerate,
+    since_log_evidence,
+    stack_bets,
+    start_slot,
+    stream_log_evidence,
+)
+from streams.statistics.layouts import CATEGORICAL, NUMERIC, nominal_probabilities
+from streams.statistics.tilts import CATEGORICAL_TILTS, NUMERIC_TILTS, Tilts, tilts_of
+
+CHANGED = np.roll(nominal_probabilities(), 1)
+
+
+def bets_for(streams: int, margin: float = 0.05, tempering: float = 1.0, tilts: Tilts = NUMERIC_TILTS) -> Bets:
+    rng = np.random.default_rng(11)
+    counts = rng.multinomial(5_000, rng.dirichlet(np.ones(tilts.layout.size), size=streams))
+    return make_bets(tilts, counts, margin, tempering)
+
+
+def slow_shiryaev_roberts(bets: Bets, stream: int, events: list[int], starts: dict[int, float]) -> list[float]:
+    """Equation (1) event by event in Python floats: log M after each event. ``starts``: event index to start mass."""
+    m = [0.0] * bets.shapes.shape[0]
+    trace = []
+    for index, k in enumerate(events):
+        m = [value + starts.get(index, 0.0) for value in m]
+        for i in range(len(m)):
+            gain = bets.shapes[i, k] - bets.log_normaliser[stream, i]
+            m[i] *= math.exp(bets.tempering[stream, i] * gain)
+        total = math.fsum(math.exp(w) * value for w, value in zip(bets.log_weights[stream].tolist(), m, strict=True))
+        trace.append(math.log(total) if total > 0 else -math.inf)
+    return trace
+
+
+@pytest.mark.parametrize("layout", [NUMERIC, CATEGORICAL], ids=lambda layout: layout.name)
+@pytest.mark.parametrize("tempering", [1.0, 0.3])
+def test_the_engine_agrees_with_the_recursion_event_by_event(layout, tempering) -> None:
+    bets = bets_for(2, tempering=tempering, tilts=tilts_of(layout))
+    rng = np.random.default_rng(5)
+    events = rng.integers(0, layout.size, size=(2, 120))
+    starts = {0: 1.0, 40: 0.5, 41: 1.0, 90: 0.25}
+    base, counts = empty_base(bets), empty_counts(bets)
+    expected = [slow_shiryaev_roberts(bets, s, events[s].tolist(), starts) for s in range(2)]
+    for index in range(120):
+        if index in starts:
+            base, counts = start_slot(bets, base, counts, math.log(starts[index]))
+        counts[np.arange(2), events[:, index]] += 1
+        got = stream_log_evidence(bets, base, counts)
+        assert got == pytest.approx([expected[0][index], expected[1][index]], abs=1e-5)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 14), max_size=150), st.data())
+def test_evidence_is_bit_identical_however_a_stream_is_split_and_ordered(
+    events: list[int], data: st.DataObject
+) -> None:
+    bets = bets_for(3, tempering=0.37)
+    start_at = sorted(data.draw(st.sets(st.integers(0, len(events)), max_size=4)))
+    cuts = sorted({*data.draw(st.sets(st.integers(0, len(events)))), *start_at, 0, len(events)})
+
+    def run(pieces: list[int], shuffle: bool) -> tuple[bytes, bytes]:
+        base, counts = empty_base(bets), empty_counts(bets)
+        for begin, end in zip(pieces, [*pieces[1:], len(events)], strict=True):
+            if begin in start_at:
+                base, counts = start_slot(bets, base, counts)
+            batch = data.draw(st.permutations(events[begin:end])) if shuffle else events[begin:end]
+            counts += np.bincount(np.array(batch, int), minlength=15)
+        return base.tobytes(), stream_log_evidence(bets, base, counts).tobytes()
+
+    assert run(cuts, shuffle=True) == run(sorted({0, *start_at}), shuffle=False)
+
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=15, max_size=15), st.lists(st.integers(0, 10**6), min_size=15, max_size=15)
+)
+def test_log_likelihood_ratios_add_without_rounding(left: list[int], right: list[int]) -> None:
+    bets = bets_for(1)
+    a, b = np.array([left]), np.array([right])
+    assert (log_e_values(bets, a) + log_e_values(bets, b) == log_e_values(bets, a + b)).all()
+
+
+def test_a_stream_has_the_same_evidence_in_any_block() -> None:
+    bets = bets_for(5, tempering=0.8)
+    counts = np.random.default_rng(2).integers(0, 50, size=(5, 15))
+    base, _ = start_slot(bets, empty_base(bets), counts)
+    together = stream_log_evidence(bets, base, counts)
+    for s in range(5):
+        alone = Bets(bets.shapes, bets.log_normaliser[[s]], bets.tempering[[s]], bets.log_weights[[s]])
+        assert stream_log_evidence(alone, base[[s]], counts[[s]])[0] == together[s]
+        again, _ = start_slot(alone, base[[s]], counts[[s]])
+        assert (again[0] == start_slot(bets, base, counts)[0][s]).all()
+
+
+def test_nothing_is_evidence_before_the_first_start() -> None:
+    bets = bets_for(2)
+    counts = np.full((2, 15), 9)
+    assert (stream_log_evidence(bets, empty_base(bets), counts) == -np.inf).all()
+    base, counts = start_slot(bets, empty_base(bets), counts)
+    assert (base == 0).all() and not counts.any()
+    assert np.allclose(stream_log_evidence(bets, base, counts), 0)
+
+
+def test_a_stream_of_the_baseline_loses_evidence_and_a_changed_one_gains() -> None:
+    bets = make_bets(NUMERIC_TILTS, nominal_probabilities(), 0.05)
+    base, _ = start_slot(bets, empty_base(bets), empty_counts(bets))
+    n = 2_000
+    unchanged = np.rint(n * nominal_probabilities()).astype(int)[None]
+    changed = np.rint(n * CHANGED).astype(int)[None]
+    assert stream_log_evidence(bets, base, unchanged)[0] < -1
+    assert stream_log_evidence(bets, base, changed)[0] > 20
+
+
+def test_a_monitor_averages_its_streams_and_ranks_causes() -> None:
+    weights = monitor_log_weights([3, 1, 0], floor=0.3)
+    assert np.exp(weights).sum() == pytest.approx(1)
+    assert np.exp(weights) == pytest.approx([0.1 + 0.7 * 0.75, 0.1 + 0.7 * 0.25, 0.1])
+    evidence = np.array([2.0, 5.0, -np.inf])
+    expected = math.log(math.exp(2 + weights[0]) + math.exp(5 + weights[1]))
+    assert monitor_log_evidence(evidence, weights) == pytest.approx(expected)
+    shares = monitor_shares(evidence, weights)
+    assert shares.sum() == pytest.approx(1)
+    assert shares.argmax() == 1 and shares[2] == 0
+    muted = weights.copy()
+    muted[1] = -np.inf
+    assert monitor_log_evidence(evidence, muted) == pytest.approx(2 + weights[0])
+    silent = np.full(3, -np.inf)
+    assert monitor_log_evidence(silent, weights) == -np.inf
+    assert (monitor_shares(silent, weights) == 0).all()
+
+
+def test_monitor_weights_refuse_nonsense_and_default_to_equal() -> None:
+    assert np.exp(monitor_log_weights([0, 0])) == pytest.approx([0.5, 0.5])
+    for wrong in ([-1, 1], [float("nan"), 1], [float("inf"), 1]):
+        with pytest.raises(ValueError, match="importances"):
+            monitor_log_weights(wrong)
+
+
+def test_the_change_point_record_dates_a_change_to_its_slot() -> None:
+    """A change of 0.5 sd after 30 slots of 100 events: the estimate is within three slots, for nine streams of ten."""
+    streams, change = 50, 30
+    rng = np.random.default_rng(17)
+    bets = make_bets(NUMERIC_TILTS, np.tile(nominal_probabilities(), (streams, 1)), 0.02)
+    since, start = empty_counts(bets), np.zeros(streams, np.int64)
+    edges = norm.ppf(np.cumsum(nominal_probabilities())[1:12])
+    shifted = np.zeros(15)
+    shifted[1:13] = np.diff(norm.cdf(np.concatenate([[-np.inf], edges - 0.5, [np.inf]])))
+    for slot in range(change + 6):
+        since, start = regenerate(bets, since, start, slot)
+        since = since + rng.multinomial(100, nominal_probabilities() if slot < change else shifted, size=streams)
+    assert (since_log_evidence(bets, since) > 5).all()
+    error = start - change
+    assert np.mean(np.abs(error) <= 3) >= 0.9
+    assert (since.sum(axis=1) == (change + 6 - start) * 100).all()
+
+
+def test_bets_refuse_what_would_break_the_bound() -> None:
+    for wrong in (0.0, 1.2, float("nan")):
+        with pytest.raises(ValueError, match="tempering"):
+            make_bets(NUMERIC_TILTS, np.ones(15), 0.05, wrong)
+    with pytest.raises(ValueError, match="at least one event"):
+        make_bets(NUMERIC_TILTS, np.zeros(15), 0.05)
+    with pytest.raises(ValueError, match="15 bins"):
+        make_bets(NUMERIC_TILTS, np.ones(23), 0.05)
+
+
+def test_blocks_stack_in_order() -> None:
+    first = make_bets(CATEGORICAL_TILTS, np.arange(23), 0.05, 0.5)
+    second = make_bets(CATEGORICAL_TILTS, np.arange(23)[::-1], 0.01)
+    both = stack_bets([first, second])
+    assert both.streams == 2
+    assert (both.log_normaliser[1] == second.log_normaliser[0]).all()
+    assert (both.tempering[:, 0] == [0.5, 1.0]).all()

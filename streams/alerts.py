@@ -1,0 +1,241 @@
+"""Alarms, windows, refusals: what the processors found, as records for the topics.
+
+Every id is a uuid5 of its cause. A record written again after a crash, or by a replay, has the id it had before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from streams.messages import Emission, Message
+from streams.monitor import CONFIDENCE_ERROR, Alarm, Block, Cause, Episode, Monitor, Monitors
+from streams.specification import DeploymentSpec
+from streams.statistics import distances
+from streams.windows import Window
+
+_NAMESPACE = uuid.UUID("5b6a1f0e-3f0c-5a53-8a0e-d21f7a3c9d10")
+_DAY_MS = 86_400_000
+
+
+def stable_id(*cause: object) -> str:
+    """The id of something, from what caused it."""
+    return str(uuid.uuid5(_NAMESPACE, "\x1f".join(map(str, cause))))
+
+
+def effect_sizes(counts: Any, p0: Any) -> list[dict[str, float]]:
+    """``EffectSizes`` of every stream: ``counts`` int[S, K] with at least one event each, ``p0`` float64[S, K]."""
+    columns = {
+        "psi": distances.population_stability_index(counts, p0),
+        "jensen_shannon": distances.jensen_shannon_distance(counts, p0),
+        "total_variation": distances.total_variation(counts, p0),
+        "hellinger": distances.hellinger_distance(counts, p0),
+        "kl": distances.kl_divergence_nats(counts, p0),
+    }
+    return [dict(zip(columns, values, strict=True)) for values in np.stack(list(columns.values()), axis=1).tolist()]
+
+
+def alert_fired(
+    spec: DeploymentSpec, monitors: Monitors, alarm: Alarm, message: Message, model_id: str | None
+) -> list[Emission]:
+    """The firing ``Alert`` of an alarm, and its audit event."""
+    episode, monitor = alarm.episode, alarm.monitor
+    causes = [_cause(monitors.blocks[cause.block], cause) for cause in alarm.causes]
+    alert = _alert(spec, monitors, monitor, episode, message, "firing", episode.fired_us, model_id) | {
+        "log_evidence_nats": alarm.log_evidence_nats,
+        "rows_since_change": int(alarm.causes[0].counts.sum()),
+        "causes": causes,
+    }
+    names = ", ".join(cause["stream"] for cause in causes)
+    return [_emission(spec, alert), audit(message, "alert.fired", f"incident:{alert['incident_key']}", alert, names)]
+
+
+def alert_resolved(
+    spec: DeploymentSpec,
+    monitors: Monitors,
+    monitor: Monitor,
+    episode: Episode,
+    message: Message,
+    now_us: int,
+    model_id: str | None,
+) -> list[Emission]:
+    """The resolving ``Alert`` of an episode, and its audit event."""
+    alert = _alert(spec, monitors, monitor, episode, message, "resolved", now_us, model_id)
+    reason = "every cause is back within its margin"
+    return [
+        _emission(spec, alert),
+        audit(message, "alert.resolved", f"incident:{alert['incident_key']}", alert, reason),
+    ]
+
+
+def _emission(spec: DeploymentSpec, alert: dict[str, Any]) -> Emission:
+    return Emission("alerts", spec.deployment_id.encode(), "Alert", alert)
+
+
+def _alert(
+    spec: DeploymentSpec,
+    monitors: Monitors,
+    monitor: Monitor,
+    episode: Episode,
+    message: Message,
+    status: str,
+    now_us: int,
+    model_id: str | None,
+) -> dict[str, Any]:
+    baseline = monitors.baseline
+    incident = stable_id(
+        spec.deployment_id, baseline.model_version, baseline.digest, monitor.name, message.partition, episode.number
+    )
+    return {
+        "id": stable_id(incident, status),
+        "incident_key": incident,
+        "deployment_id": spec.deployment_id,
+        "model_id": model_id or spec.model_id,
+        "model_version": baseline.model_version,
+        "monitor": monitor.name,
+        "severity": spec.severity(monitor.name),
+        "status": status,
+        "episode": episode.number,
+        "change_time_us": episode.change_us,
+        "detection_time_us": now_us,
+        "trigger_time_ms": message.timestamp_ms,
+        "log_evidence_nats": 0.0,
+        "threshold_nats": monitor.threshold_nats,
+        "rows_since_change": 0,
+        "causes": [],
+        "evidence_offsets": [
+            {
+                "topic": message.topic,
+                "partition": message.partition,
+                "first_offset": episode.first_offset,
+                "last_offset": message.offset,
+            }
+        ],
+        "baseline_digest": baseline.digest,
+        "spec_revision": spec.revision,
+        "false_alarms": promise(spec),
+        "owner": spec.owner,
+        "tags": dict(spec.tags),
+        "runbook_url": spec.runbook_url,
+    }
+
+
+def promise(spec: DeploymentSpec) -> str:
+    """The false-alarm budget in words."""
+    budget = spec.false_alarms
+    whom = "the whole fleet" if budget.scope == "fleet" else "this deployment"
+    return f"at most {budget.count:g} false alarm(s) expected per {budget.per_ms / _DAY_MS:g} days for {whom}"
+
+
+def _cause(block: Block, cause: Cause) -> dict[str, Any]:
+    stream, p0 = block.streams[cause.index], block.p0[cause.index]
+    rows = int(cause.counts.sum())
+    effects = effect_sizes(cause.counts[None], p0[None])[0]
+    independent = max(1.0, rows * block.least_tempering[cause.index])
+    observed = effects["total_variation"]
+    return {
+        "stream": stream.name,
+        "role": stream.role,
+        "evidence_share": cause.share,
+        "log_evidence_nats": cause.log_evidence_nats,
+        "change_time_us": cause.change_us,
+        "rows": rows,
+        "effects": effects,
+        "tv_low": float(distances.tv_lower_limit(observed, independent, block.layout.size, CONFIDENCE_ERROR)),
+        "tv_high": float(distances.tv_upper_limit(observed, independent, CONFIDENCE_ERROR)),
+        "bins": stream.bin_labels(),
+        "expected": p0.tolist(),
+        "observed": cause.counts.tolist(),
+    }
+
+
+def window_summary(
+    spec: DeploymentSpec, monitors: Monitors, partition: int, window_start_us: int, window: Window, *, final: bool
+) -> Emission:
+    """The ``WindowSummary`` of a window as it stands."""
+    version = monitors.baseline.model_version
+    streams = []
+    for block, counts in zip(monitors.blocks, window.counts, strict=True):
+        effects: Sequence[dict[str, float] | None]
+        effects = effect_sizes(counts, block.p0) if window.rows else [None] * len(block.streams)
+        streams += [
+            {
+                "name": stream.name,
+                "role": stream.role,
+                "layout": block.layout.name,
+                "counts": stream_counts,
+                "effects": stream_effects,
+            }
+            for stream, stream_counts, stream_effects in zip(block.streams, counts.tolist(), effects, strict=True)
+        ]
+    record = {
+        "id": stable_id("window", spec.deployment_id, version, monitors.baseline.digest, partition, window_start_us),
+        "deployment_id": spec.deployment_id,
+        "model_version": version,
+        "partition": partition,
+        "window_start_us": window_start_us,
+        "window_end_us": window_start_us + spec.window_ms * 1000,
+        "status": "final" if final else "provisional",
+        "revision": window.revision,
+        "rows": window.rows,
+        "baseline_digest": monitors.baseline.digest,
+        "streams": streams,
+    }
+    return Emission("windows", spec.deployment_id.encode(), "WindowSummary", record)
+
+
+def audit(
+    message: Message, action: str, subject: str, alert: Mapping[str, Any] | None = None, reason: str = ""
+) -> Emission:
+    """An ``AuditEvent`` caused by a message. Its time is the log's time stamp: the streams read no clock."""
+    where = f"{message.topic}/{message.partition}/{message.offset}"
+    record = {
+        "id": stable_id("audit", action, subject, where),
+        "time_us": message.timestamp_ms * 1000,
+        "source": f"streams/{message.partition}",
+        "actor_kind": "automation",
+        "actor": "driftline-streams",
+        "action": action,
+        "subject": subject,
+        "reason": reason,
+        "evidence": [where],
+        "detail": {},
+    }
+    if alert is not None:
+        record["after_digest"] = alert["baseline_digest"]
+        record["detail"] = {
+            "alert_id": alert["id"],
+            "deployment_id": alert["deployment_id"],
+            "model_version": alert["model_version"],
+            "monitor": alert["monitor"],
+            "severity": alert["severity"],
+            "log_evidence_nats": f"{alert['log_evidence_nats']:.3f}",
+            "threshold_nats": f"{alert['threshold_nats']:.3f}",
+        }
+    return Emission("audit", subject.encode(), "AuditEvent", record)
+
+
+def dead_letter(message: Message, reason: str, error: str, rows: Sequence[int] = ()) -> Emission:
+    """The ``DeadLetter`` of a message that could not be used, or of some of its rows."""
+    value = message.value
+    record = {
+        "id": stable_id("dead-letter", message.topic, message.partition, message.offset, reason),
+        "reason": reason,
+        "error": error,
+        "rows": list(rows),
+        "source_topic": message.topic,
+        "source_partition": message.partition,
+        "source_offset": message.offset,
+        "source_timestamp_ms": message.timestamp_ms,
+        "key": message.key,
+        "headers": [{"name": name, "value": data} for name, data in message.headers],
+        "value": value,
+        "value_bytes": len(value or b""),
+        "value_sha256": hashlib.sha256(value or b"").hexdigest(),
+    }
+    key = f"{message.topic}/{message.partition}".encode()
+    return Emission("dead_letters", key, "DeadLetter", record)

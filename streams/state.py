@@ -1,0 +1,118 @@
+"""The state of a partition as journal records, and back.
+
+Evidence is written in two records: what changes only when a start slot begins, and the counts since then. So a commit
+twice a second writes a few kilobytes per deployment that was active.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.codec import decode, encode
+from streams.baseline import Baseline
+from streams.monitor import BlockState, Episode, Monitors
+from streams.specification import DeploymentSpec
+from streams.windows import Window
+
+Fields = dict[str, Any]
+
+_EVIDENCE_ARRAYS = ("base", "since_counts", "since_start_us", "since_offset", "muted")
+_SLOT_ARRAYS = ("slot_counts", "resolve_counts")
+
+
+def pack(array: NDArray[Any]) -> Fields:
+    """An array as ``PackedArray``, little-endian, C order."""
+    dtype = array.dtype.newbyteorder("<")
+    return {
+        "dtype": dtype.str,
+        "shape": list(array.shape),
+        "data": np.ascontiguousarray(array, dtype=dtype).tobytes(),
+    }
+
+
+def unpack(fields: Mapping[str, Any]) -> NDArray[Any]:
+    """The array of a ``PackedArray``, writable."""
+    return np.frombuffer(fields["data"], fields["dtype"]).reshape(fields["shape"]).copy()
+
+
+def evidence_fields(monitors: Monitors) -> Fields:
+    """What changes when a start slot begins, an alarm is raised or resolved."""
+    fields: Fields = {"monitors": json.dumps(_monitor_facts(monitors), separators=(",", ":"))}
+    for b, state in enumerate(monitors.states):
+        fields |= {f"{name}_{b}": pack(getattr(state, name)) for name in _EVIDENCE_ARRAYS}
+    return fields
+
+
+def slot_fields(monitors: Monitors, slot: int) -> Fields:
+    """What changes with every event."""
+    fields: Fields = {"slot": slot}
+    for b, state in enumerate(monitors.states):
+        fields |= {f"{name}_{b}": pack(getattr(state, name)) for name in _SLOT_ARRAYS}
+    return fields
+
+
+def _monitor_facts(monitors: Monitors) -> Any:
+    return {
+        name: {
+            "episodes": monitor.episodes,
+            "open": [[e.number, e.fired_us, e.change_us, e.first_offset, e.causes] for e in monitor.open],
+        }
+        for name, monitor in monitors.monitors.items()
+    }
+
+
+def restore_monitors(spec: DeploymentSpec, baseline: Baseline, evidence: Fields, slot: Fields) -> Monitors:
+    """The monitors as they were written."""
+    monitors = Monitors(spec, baseline, 0, 0)
+    for b in range(len(monitors.blocks)):
+        arrays = {name: unpack(evidence[f"{name}_{b}"]) for name in _EVIDENCE_ARRAYS}
+        arrays |= {name: unpack(slot[f"{name}_{b}"]) for name in _SLOT_ARRAYS}
+        monitors.states[b] = BlockState(**arrays)
+    for name, facts in json.loads(evidence["monitors"]).items():
+        monitor = monitors.monitors.get(name)
+        if monitor is None:
+            continue
+        monitor.episodes = facts["episodes"]
+        monitor.open = [
+            Episode(number, fired, change, first, [(b, index) for b, index in causes])
+            for number, fired, change, first, causes in facts["open"]
+        ]
+    return monitors
+
+
+def window_fields(window: Window) -> Fields:
+    """One open window."""
+    fields: Fields = {"rows": window.rows, "revision": window.revision, "next": window.next_revision_rows}
+    return fields | {f"counts_{b}": pack(counts) for b, counts in enumerate(window.counts)}
+
+
+def restore_window(fields: Fields) -> Window:
+    """The window as it was written."""
+    blocks = sum(name.startswith("counts_") for name in fields)
+    counts = [unpack(fields[f"counts_{b}"]) for b in range(blocks)]
+    return Window(counts, fields["rows"], fields["revision"], fields["next"])
+
+
+def spec_fields(spec: DeploymentSpec) -> Fields:
+    """The specification in force."""
+    return {"record": encode("DeploymentSpec", spec.to_record())}
+
+
+def restore_spec(fields: Fields) -> DeploymentSpec:
+    """The specification as it was written."""
+    return DeploymentSpec.from_record(decode(fields["record"])[1])
+
+
+def baseline_fields(baseline: Baseline, first_offset: int) -> Fields:
+    """The baseline in force, and the offset from which on the version's rows count."""
+    return {"record": encode("Baseline", baseline.to_record()), "first_offset": first_offset}
+
+
+def restore_baseline(fields: Fields) -> Baseline:
+    """The baseline as it was written."""
+    return Baseline.from_record(decode(fields["record"])[1])

@@ -1,7 +1,7 @@
 """Specifications and baselines as they stand on their compacted topics.
 
-Workers follow the two topics with a plain consumer, outside any group: everybody needs all of them. The catalogue is read
-to its end before a partition opens, and again before a deployment is called unknown.
+Workers follow the two topics with a plain consumer, outside any group: everybody needs all of them. The catalogue is
+read to its end before a partition opens, and again before a deployment is called unknown.
 """
 
 from __future__ import annotations

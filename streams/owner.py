@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from driftline.codec import SchemaRegistry
+from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.settings import KafkaSettings
 from streams.catalogue import Catalogue
 from streams.errors import JournalError
@@ -63,7 +64,6 @@ class OwnedPartition:
         self._pending: list[Acknowledgeable] = []
         self._commit_lock = asyncio.Lock()
         self._accepted_gap: dict[str, int] = {}
-        self._emitted_alert = False
 
     async def open(self) -> None:
         """Fence earlier owners, read the state and the prediction ids (steps 1 and 2 of the journal)."""
@@ -82,7 +82,7 @@ class OwnedPartition:
         """Apply one source message.
 
         Returns:
-            The offset that the consumer must be placed at, if messages before this one have not been applied; else None.
+            The offset that the consumer must be placed at if messages before this one were not applied; else None.
         """
         position = self.partition.position[message.topic]
         if message.offset < position:
@@ -116,26 +116,31 @@ class OwnedPartition:
         columns = decoded.columns
         if columns is None or not self.partition.needs(columns):
             return
-        self.put_changes_in_force(columns.deployment_id)
+        self.put_changes_in_force(columns)
         if self.partition.needs(columns) and self._catalogue.read_at_ms <= decoded.message.timestamp_ms + 1000:
             await self._refresh_catalogue()
-            self.put_changes_in_force(columns.deployment_id)
+            self.put_changes_in_force(columns)
 
     async def _refresh_catalogue(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._catalogue_thread, self._catalogue.refresh)
 
-    def put_changes_in_force(self, also: str | None = None) -> None:
-        """Put in force what the catalogue says anew about deployments known here, and about ``also``."""
+    def put_changes_in_force(self, columns: PredictionColumns | OutcomeColumns | None = None) -> None:
+        """Put in force what the catalogue says anew about what is in force here, and about what ``columns`` need."""
         specs, baselines = self.partition.in_force()
-        for deployment_id in (*specs, *([also] if also is not None and also not in specs else ())):
+        wanted_specs, wanted_baselines = set(specs), set(baselines)
+        if columns is not None:
+            wanted_specs.add(columns.deployment_id)
+            if isinstance(columns, PredictionColumns):
+                wanted_baselines.add((columns.deployment_id, columns.model_version))
+        for deployment_id in sorted(wanted_specs):
             spec = self._catalogue.specs.get(deployment_id)
             if spec is not None and spec != specs.get(deployment_id):
                 self.partition.put_spec_in_force(spec)
                 specs[deployment_id] = spec
-        for key, baseline in list(self._catalogue.baselines.items()):
-            known = baselines.get(key)
-            if key[0] in specs and (known is None or known.digest != baseline.digest):
+        for key in sorted(wanted_baselines):
+            baseline, known = self._catalogue.baselines.get(key), baselines.get(key)
+            if baseline is not None and key[0] in specs and (known is None or known.digest != baseline.digest):
                 self.partition.put_baseline_in_force(baseline)
 
     async def _keep_up(self) -> None:

@@ -1,0 +1,46 @@
+# Everything a fresh machine with Python 3.11 or later needs: 'make demo' and 'make test' set themselves up.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+
+help: ## Show what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: requirements/build.lock requirements/all.lock pyproject.toml sdk/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Driftline needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 demo")'
+	@echo "Installing pinned packages into $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes -r requirements/build.lock
+	@$(PIP) --require-hashes --no-build-isolation -r requirements/all.lock
+	@$(PIP) --no-build-isolation --no-deps -e sdk -e .
+	@touch $@
+
+setup: $(VENV)/.ready ## Install the packages and the embedded broker's jars
+	@$(BIN)/driftline broker --download-only
+
+demo: setup ## Run the whole pipeline on real data and write demo-report.html
+	@$(BIN)/driftline demo
+
+test: setup ## Run the tests, with a real broker
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.ready ## Lint, format, types, direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy sdk/driftline streams services
+	@$(BIN)/lint-imports
+
+bench: setup ## Measure throughput, latency, memory, detection and the peers; writes build/bench/*.json
+	@$(BIN)/python -m bench.run
+
+lock: $(VENV)/.ready ## Pin the dependencies anew (needs uv)
+	@uv pip compile -q pyproject.toml --extra demo --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package driftline --no-emit-index-url --no-header -o requirements/all.lock
+	@uv pip compile -q requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/build.lock
+
+clean: ## Remove what the commands made, but not the broker's jars
+	@rm -rf $(VENV) .venv-peers build .driftline demo-report.html demo-report.json

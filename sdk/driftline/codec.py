@@ -47,10 +47,13 @@ class SchemaRegistry(Protocol):
     """What the codec asks of a schema registry."""
 
     def id_of(self, schema: Schema) -> int:
-        """The id under which the schema is registered; registers it if need be."""
+        """The id under which the schema is registered; registers it if need be. Raises :class:`RegistryError`."""
 
     def schema_of(self, schema_id: int) -> Schema:
-        """The schema behind an id. Raises :class:`CodecError` when there is none."""
+        """The schema behind an id.
+
+        Raises :class:`CodecError` when there is none, :class:`RegistryError` when the registry cannot be asked.
+        """
 
 
 def parse_schema(text: str) -> Schema:
@@ -114,6 +117,19 @@ def encode(name: str, record: Mapping[str, Any], registry: SchemaRegistry | None
     except (ValueError, TypeError, KeyError, OverflowError, UnicodeError) as error:
         raise CodecError(f"{name} cannot be encoded: {error}", reason="wrong_schema") from error
     return out.getvalue()
+
+
+def with_registry(data: bytes, registry: SchemaRegistry) -> bytes:
+    """A record in single-object encoding, changed to the Confluent wire format; the body is the same in both.
+
+    Raises:
+        CodecError: The bytes are not a record of a schema known here.
+        RegistryError: The registry cannot be reached.
+    """
+    schema = _BY_FINGERPRINT.get(data[2:10])
+    if data[:2] != _SINGLE_OBJECT_MARKER or schema is None:
+        raise CodecError("expected Avro single-object encoding with a released schema", reason="wrong_schema")
+    return _CONFLUENT_MARKER + struct.pack(">I", registry.id_of(schema)) + data[10:]
 
 
 def decode(

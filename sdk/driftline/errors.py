@@ -33,3 +33,15 @@ class SettingsError(DriftlineError):
 
 class ClientClosedError(DriftlineError):
     """The client was closed; nothing more can be logged with it."""
+
+
+class KafkaUnavailableError(DriftlineError):
+    """The client was told to wait for Kafka, and the time is over."""
+
+
+class SpoolFullError(DriftlineError):
+    """The spool has reached its limit."""
+
+
+class RegistryError(DriftlineError):
+    """The schema registry cannot be reached or refuses to answer. What was to be encoded or decoded is not at fault."""

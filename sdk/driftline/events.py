@@ -51,7 +51,7 @@ def category_text(value: Any) -> str | None:
     if value is None or value != value:  # NaN is the only value that differs from itself
         return None
     if isinstance(value, str):
-        return value
+        return str(value)  # numpy's strings are strings, and not only that
     if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
@@ -124,8 +124,8 @@ class PredictionColumns:
         rows = _checked_ids(ids)
         score, label, latency = record["prediction"], record["prediction_label"], record["latency_ms"]
         return cls(
-            deployment_id=_checked_name(record["deployment_id"], "deployment_id"),
-            model_version=_checked_name(record["model_version"], "model_version"),
+            deployment_id=checked_name(record["deployment_id"], "deployment_id"),
+            model_version=checked_name(record["model_version"], "model_version"),
             prediction_ids=ids,
             timestamps_us=_unpack(record["timestamps_us"], "<i8", rows, "timestamps_us"),
             numeric={name: _unpack(data, "<f8", rows, name) for name, data in record["numeric"].items()},
@@ -191,7 +191,7 @@ class OutcomeColumns:
         if value is None and label is None:
             raise EventError("an outcome needs actual_value or actual_label; both are missing")
         return cls(
-            deployment_id=_checked_name(record["deployment_id"], "deployment_id"),
+            deployment_id=checked_name(record["deployment_id"], "deployment_id"),
             prediction_ids=ids,
             actual_timestamps_us=_unpack(record["actual_timestamps_us"], "<i8", rows, "actual_timestamps_us"),
             actual_value=None if value is None else _unpack(value, "<f8", rows, "actual_value"),
@@ -216,8 +216,8 @@ def prediction_from_event(record: Record) -> PredictionColumns:
     score, label, latency = record["prediction"], record["prediction_label"], record["latency_ms"]
     _checked_ids([record["prediction_id"]])
     return PredictionColumns(
-        deployment_id=_checked_name(record["deployment_id"], "deployment_id"),
-        model_version=_checked_name(record["model_version"], "model_version"),
+        deployment_id=checked_name(record["deployment_id"], "deployment_id"),
+        model_version=checked_name(record["model_version"], "model_version"),
         prediction_ids=[record["prediction_id"]],
         timestamps_us=np.array([record["timestamp"]], dtype=np.int64),
         numeric=numeric,
@@ -240,7 +240,7 @@ def outcome_from_event(record: Record) -> OutcomeColumns:
         raise EventError("an outcome needs actual_value or actual_label; both are missing")
     _checked_ids([record["prediction_id"]])
     return OutcomeColumns(
-        deployment_id=_checked_name(record["deployment_id"], "deployment_id"),
+        deployment_id=checked_name(record["deployment_id"], "deployment_id"),
         prediction_ids=[record["prediction_id"]],
         actual_timestamps_us=np.array([record["actual_timestamp"]], dtype=np.int64),
         actual_value=None if value is None else np.array([value], dtype=np.float64),
@@ -288,7 +288,10 @@ def _checked_ids(ids: Sequence[str]) -> int:
     return len(ids)
 
 
-def _checked_name(name: str, field_name: str) -> str:
+def checked_name(name: str, field_name: str) -> str:
+    """The name of a deployment or version, fit to be a key or a part of one. Raises :class:`EventError`."""
+    if not isinstance(name, str):
+        raise EventError(f"{field_name}: expected text, came {type(name).__name__}")
     if not 0 < len(name) <= MAX_ID_LENGTH or "#" in name or "@" in name or any(c < " " for c in name):
         raise EventError(
             f"{field_name}: expected 1 to {MAX_ID_LENGTH} printable characters without '#' and '@' "

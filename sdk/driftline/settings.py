@@ -3,8 +3,9 @@
 ``DRIFTLINE_BOOTSTRAP_SERVERS`` is the one a real cluster needs. Any librdkafka property can be given as
 ``DRIFTLINE_KAFKA_<PROPERTY>`` with dots as underscores: ``DRIFTLINE_KAFKA_SECURITY_PROTOCOL=SASL_SSL``,
 ``DRIFTLINE_KAFKA_SASL_MECHANISM=SCRAM-SHA-512``, ``DRIFTLINE_KAFKA_SSL_CA_LOCATION``.
-A secret is better kept in a file: ``DRIFTLINE_KAFKA_SASL_PASSWORD_FILE`` names it. The same names, lower case and
-without the prefix, can stand in the TOML file that ``DRIFTLINE_CONFIG`` names; the environment wins.
+A secret is better kept in a file: ``DRIFTLINE_KAFKA_SASL_PASSWORD_FILE`` names it, and
+``DRIFTLINE_SCHEMA_REGISTRY_USER_INFO_FILE`` that with ``user:password`` for the schema registry. The same names, lower
+case and without the prefix, can stand in the TOML file that ``DRIFTLINE_CONFIG`` names; the environment wins.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class KafkaSettings:
         topics: Topic names.
         application_id: Prefix of consumer groups and transactional ids.
         schema_registry_url: Where schemas are registered; records use the Confluent wire format if given.
+        schema_registry_user_info: ``user:password`` for it.
         librdkafka: Further librdkafka properties (TLS, SASL), passed through.
     """
 
@@ -39,6 +41,7 @@ class KafkaSettings:
     topics: Topics = field(default_factory=Topics)
     application_id: str = "driftline"
     schema_registry_url: str | None = None
+    schema_registry_user_info: str | None = None
     librdkafka: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -55,6 +58,7 @@ class KafkaSettings:
             topics=Topics(given.get("topic_prefix", "")),
             application_id=given.get("application_id", "driftline"),
             schema_registry_url=given.get("schema_registry_url") or None,
+            schema_registry_user_info=given.get("schema_registry_user_info") or None,
             librdkafka={
                 _property(name.removeprefix("kafka_")): value
                 for name, value in sorted(given.items())
@@ -82,7 +86,7 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
     names = ("BOOTSTRAP_SERVERS", "TOPIC_PREFIX", "APPLICATION_ID", "SCHEMA_REGISTRY_URL")
     given = {name.lower(): env[prefix + name] for name in names if prefix + name in env}
     for name, value in env.items():
-        if name.startswith(prefix + "KAFKA_"):
+        if name.startswith((prefix + "KAFKA_", prefix + "SCHEMA_REGISTRY_USER_INFO")):
             given |= _read_secret(name.removeprefix(prefix).lower(), value)
     return given
 
@@ -107,5 +111,6 @@ def _from_file(path: str | None) -> dict[str, str]:
     for name, value in document.items():
         if isinstance(value, dict):
             continue  # tables belong to the services
-        given |= _read_secret(name, str(value)) if name.startswith("kafka_") else {name: str(value)}
+        secret = name.startswith(("kafka_", "schema_registry_user_info"))
+        given |= _read_secret(name, str(value)) if secret else {name: str(value)}
     return given

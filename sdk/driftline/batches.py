@@ -1,0 +1,239 @@
+"""Rows and columns to encoded messages that Kafka will take."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+
+from driftline import codec
+from driftline.columns import by_kind, floats, now_rfc3339
+from driftline.errors import CodecError
+from driftline.events import (
+    UNKNOWN_ACTED_ON,
+    CategoricalColumn,
+    Floats,
+    OutcomeColumns,
+    PredictionColumns,
+)
+
+log = logging.getLogger("driftline")
+
+CONTENT_TYPE = "application/avro"
+Columns = TypeVar("Columns", bound=PredictionColumns | OutcomeColumns)
+
+
+class PredictionRow(NamedTuple):
+    """One checked prediction, as the caller's thread leaves it."""
+
+    model_version: str
+    prediction_id: str
+    timestamp_us: int
+    features: dict[str, Any]
+    prediction: float | None
+    prediction_label: str | None
+    class_probabilities: Mapping[str, float | None] | None
+    segments: Mapping[str, str | None] | None
+    latency_ms: float | None
+
+
+class OutcomeRow(NamedTuple):
+    """One checked outcome."""
+
+    prediction_id: str
+    actual_timestamp_us: int
+    actual_value: float | None
+    actual_label: str | None
+    was_acted_on: bool | None
+
+
+@dataclass(slots=True)
+class Message:
+    """An encoded batch on its way to Kafka.
+
+    Attributes:
+        topic: Topic name.
+        key: Kafka key.
+        value: Avro, single-object encoding.
+        headers: CloudEvents and the user's.
+        rows: Rows in the batch.
+        sequence: Order in which the batches were made.
+        origin: The spool segment it was read from; None for a batch that never was on disk.
+    """
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, str]]
+    rows: int
+    sequence: int = 0
+    origin: Any = None
+
+
+def random_ids(count: int) -> list[str]:
+    """``count`` ids of 128 random bits, as 32 hexadecimal digits."""
+    digits = os.urandom(16 * count).hex()
+    return [digits[i : i + 32] for i in range(0, len(digits), 32)]
+
+
+def cloud_event_headers(record_name: str, deployment_id: str) -> list[tuple[str, str]]:
+    """The headers of CloudEvents' Kafka protocol binding 1.0.2, section 3.2 (binary content mode)."""
+    return [
+        ("ce_specversion", "1.0"),
+        ("ce_id", random_ids(1)[0]),
+        ("ce_type", f"driftline.{record_name}"),
+        ("ce_source", f"driftline/sdk/{quote(deployment_id, safe='')}"),
+        ("ce_time", now_rfc3339()),
+        ("content-type", CONTENT_TYPE),
+    ]
+
+
+# Rows to columns
+
+
+def prediction_columns(
+    rows: Sequence[PredictionRow], deployment_id: str, model_id: str | None
+) -> Iterator[PredictionColumns]:
+    """Predictions as columns, one batch per model version.
+
+    Rows of one version share a batch whatever features they have; what a row lacks is missing there.
+    """
+    by_version: dict[str, list[PredictionRow]] = {}
+    for row in rows:
+        by_version.setdefault(row.model_version, []).append(row)
+    for version, members in by_version.items():
+        numeric, categorical = _features([row.features for row in members])
+        yield PredictionColumns(
+            deployment_id=deployment_id,
+            model_version=version,
+            prediction_ids=[row.prediction_id for row in members],
+            timestamps_us=np.array([row.timestamp_us for row in members], dtype=np.int64),
+            numeric=numeric,
+            categorical=categorical,
+            prediction=_floats_or_none([row.prediction for row in members]),
+            prediction_label=_labels_or_none([row.prediction_label for row in members]),
+            class_probabilities={
+                name: floats(values)
+                for name, values in _transposed([row.class_probabilities for row in members]).items()
+            },
+            segments={
+                name: CategoricalColumn.from_values(values)
+                for name, values in _transposed([row.segments for row in members]).items()
+            },
+            latency_ms=_floats_or_none([row.latency_ms for row in members]),
+            model_id=model_id,
+        )
+
+
+def outcome_columns(rows: Sequence[OutcomeRow], deployment_id: str) -> OutcomeColumns:
+    """Outcomes as columns."""
+    acted = [row.was_acted_on for row in rows]
+    return OutcomeColumns(
+        deployment_id=deployment_id,
+        prediction_ids=[row.prediction_id for row in rows],
+        actual_timestamps_us=np.array([row.actual_timestamp_us for row in rows], dtype=np.int64),
+        actual_value=_floats_or_none([row.actual_value for row in rows]),
+        actual_label=_labels_or_none([row.actual_label for row in rows]),
+        was_acted_on=None
+        if all(value is None for value in acted)
+        else np.array([UNKNOWN_ACTED_ON if value is None else value for value in acted], dtype=np.uint8),
+    )
+
+
+def _features(features: list[dict[str, Any]]) -> tuple[dict[str, Floats], dict[str, CategoricalColumn]]:
+    numeric: dict[str, Floats] = {}
+    categorical: dict[str, CategoricalColumn] = {}
+    for name, values in _transposed(features).items():
+        as_numbers, as_text = by_kind(values)
+        if as_numbers is not None:
+            numeric[name] = as_numbers
+        if as_text is not None:
+            categorical[name] = as_text
+    return numeric, categorical
+
+
+def _transposed(rows: Sequence[Mapping[str, Any] | None]) -> dict[str, list[Any]]:
+    first = rows[0]
+    if first is not None and all(row is not None and row.keys() == first.keys() for row in rows):
+        return {name: [row[name] for row in rows if row is not None] for name in first}
+    empty: Mapping[str, Any] = {}
+    given = [empty if row is None else row for row in rows]
+    names = dict.fromkeys(name for row in given for name in row)
+    return {name: [row.get(name) for row in given] for name in names}
+
+
+def _floats_or_none(values: list[float | None]) -> Floats | None:
+    return None if all(value is None for value in values) else floats(values)
+
+
+def _labels_or_none(values: list[str | None]) -> CategoricalColumn | None:
+    return None if all(value is None for value in values) else CategoricalColumn.from_values(values)
+
+
+# Columns to messages
+
+
+def between(columns: Columns, start: int, stop: int) -> Columns:
+    """Rows ``start`` to ``stop`` of a batch; categorical columns keep only the categories they use."""
+    if start == 0 and stop >= columns.rows:
+        return columns
+    changed: dict[str, Any] = {}
+    for name in type(columns).__dataclass_fields__:
+        value = getattr(columns, name)
+        if isinstance(value, (np.ndarray, list, tuple)):
+            changed[name] = value[start:stop]
+        elif isinstance(value, CategoricalColumn):
+            changed[name] = _category_slice(value, start, stop)
+        elif isinstance(value, Mapping):
+            changed[name] = {
+                key: _category_slice(item, start, stop) if isinstance(item, CategoricalColumn) else item[start:stop]
+                for key, item in value.items()
+            }
+    return replace(columns, **changed)
+
+
+def _category_slice(column: CategoricalColumn, start: int, stop: int) -> CategoricalColumn:
+    used, codes = np.unique(column.codes[start:stop], return_inverse=True)
+    shift = int(used.size > 0 and used[0] < 0)
+    categories = [column.categories[code] for code in used[shift:].tolist()]
+    return CategoricalColumn(categories, (codes - shift).astype(np.int32))
+
+
+def least_row_bytes(columns: PredictionColumns | OutcomeColumns) -> int:
+    """What a row takes at least when encoded, bytes."""
+    if isinstance(columns, OutcomeColumns):
+        return 16
+    wide = len(columns.numeric) + len(columns.class_probabilities)
+    return 16 + 8 * wide + 4 * (len(columns.categorical) + len(columns.segments))
+
+
+def encoded(
+    columns: PredictionColumns | OutcomeColumns, max_bytes: int, refuse: Callable[[int, str], None]
+) -> Iterator[tuple[bytes, int]]:
+    """A batch as one or more encoded records, each of at most ``max_bytes``, with their numbers of rows.
+
+    A row that cannot be encoded, or is too large alone, costs only itself: ``refuse`` is told the number of rows
+    lost and why.
+    """
+    name = "OutcomeBatch" if isinstance(columns, OutcomeColumns) else "PredictionBatch"
+    reason = f"larger than max_message_bytes={max_bytes}"
+    if columns.rows == 1 or columns.rows * least_row_bytes(columns) <= max_bytes:
+        try:
+            data = codec.encode(name, columns.to_record())
+        except CodecError as error:
+            reason = str(error)
+        else:
+            if len(data) <= max_bytes:
+                yield data, columns.rows
+                return
+    if columns.rows == 1:
+        refuse(1, f"prediction {columns.prediction_ids[0]!r} cannot be sent: {reason}")
+        return
+    half = columns.rows // 2
+    yield from encoded(between(columns, 0, half), max_bytes, refuse)
+    yield from encoded(between(columns, half, columns.rows), max_bytes, refuse)

@@ -1,0 +1,414 @@
+"""The client of serving applications: hand over a prediction in microseconds, hear nothing more of it."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from driftline import columns as read
+from driftline.batches import OutcomeRow, PredictionRow, between, random_ids
+from driftline.buffer import Buffer, Counters
+from driftline.errors import ClientClosedError, DriftlineError, EventError, SettingsError
+from driftline.events import OutcomeColumns, PredictionColumns, checked_name
+from driftline.registry import Registry
+from driftline.sender import Delivery, Sender
+from driftline.settings import KafkaSettings
+from driftline.spool import default_directory, folder_for
+from driftline.tables import outcome_table, prediction_table, row_count
+
+log = logging.getLogger("driftline")
+
+WhenUnavailable = Literal["spool", "block", "drop"]
+_CHUNK_BATCHES = 20  # a large table is handed over in pieces of so many batches, so that it need not fit the buffer
+_EXIT_SECONDS = 10.0
+
+
+class Client:
+    """Publishes the predictions and outcomes of one deployment.
+
+    Rows are copied into a bounded buffer; a background thread batches, encodes and delivers them. Any number of
+    threads may share a client. A forked child starts afresh: rows waiting in the parent are the parent's to send.
+
+    **Monitoring must never break serving.** What cannot be a prediction or an outcome is counted as ``rejected`` and
+    logged at powers of ten; ``strict=True`` raises instead, for tests and for jobs that publish files.
+
+    When Kafka is away, ``when_unavailable`` decides:
+
+    ``"spool"``
+        Batches go to disk, and to Kafka in the same order when it is back, by this process or the next one of the
+        same deployment on this machine. Nothing waits for the network.
+    ``"block"``
+        Batches are offered again without end; once ``max_buffered_rows`` wait, the caller waits too, and gets
+        :class:`KafkaUnavailableError` after ``block_timeout_seconds``.
+    ``"drop"``
+        Batches are dropped after ``delivery_timeout_seconds``, new rows once the buffer is full; both are counted.
+
+    Delivery is at least once with the same prediction ids; the streams count an id once.
+
+    Args:
+        deployment_id: The deployment that serves; also the Kafka key.
+        model_version: The version that answers, unless a call names another.
+        model_id: The model behind the deployment.
+        settings: How to reach Kafka; by default from the environment.
+        shard: Which of the deployment's shards to use; an outcome must use its prediction's.
+        batch_rows: Rows that make a batch.
+        batch_ms: Milliseconds after which a smaller batch goes out.
+        max_buffered_rows: Rows in memory, at most.
+        when_unavailable: See above.
+        block_timeout_seconds: How long ``block`` waits.
+        delivery_timeout_seconds: How long Kafka has to acknowledge a batch.
+        spool_dir: Where spools lie, by default ``$XDG_STATE_HOME/driftline/spool``.
+        spool_limit_bytes: How large this process's spool may grow; then new batches are dropped.
+        max_message_bytes: Larger batches are split.
+        headers: Further Kafka headers of every message.
+        strict: Raise on bad input.
+
+    Raises:
+        EventError: ``deployment_id`` or ``model_version`` cannot be one.
+        SettingsError: A setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        deployment_id: str,
+        model_version: str,
+        *,
+        model_id: str | None = None,
+        settings: KafkaSettings | None = None,
+        shard: int | None = None,
+        batch_rows: int = 500,
+        batch_ms: int = 200,
+        max_buffered_rows: int = 100_000,
+        when_unavailable: WhenUnavailable = "spool",
+        block_timeout_seconds: float = 30.0,
+        delivery_timeout_seconds: float = 10.0,
+        spool_dir: str | Path | None = None,
+        spool_limit_bytes: int = 1 << 30,
+        max_message_bytes: int = 900_000,
+        headers: Mapping[str, str] | None = None,
+        strict: bool = False,
+    ) -> None:
+        _check("batch_rows", batch_rows, 1)
+        _check("batch_ms", batch_ms, 1)
+        _check("max_buffered_rows", max_buffered_rows, batch_rows)
+        _check("max_message_bytes", max_message_bytes, 1000)
+        _check("delivery_timeout_seconds", delivery_timeout_seconds, 0.1)
+        if when_unavailable not in ("spool", "block", "drop"):
+            raise SettingsError(f"when_unavailable: expected 'spool', 'block' or 'drop', came {when_unavailable!r}")
+        settings = KafkaSettings.from_environment() if settings is None else settings
+        self.deployment_id = checked_name(deployment_id, "deployment_id")
+        self.model_version = checked_name(model_version, "model_version")
+        self._strict = strict
+        self._closed = False
+        self._delivery = Delivery(
+            deployment_id=deployment_id,
+            model_id=model_id,
+            shard=shard,
+            settings=settings,
+            batch_rows=batch_rows,
+            max_buffered_rows=max_buffered_rows,
+            max_message_bytes=max_message_bytes,
+            when_unavailable=when_unavailable,
+            delivery_timeout_seconds=delivery_timeout_seconds,
+            spool_folder=folder_for(
+                default_directory() if spool_dir is None else Path(spool_dir),
+                settings.bootstrap_servers,
+                settings.topics.prefix,
+                deployment_id,
+            ),
+            spool_limit_bytes=spool_limit_bytes,
+            headers=tuple((headers or {}).items()),
+        )
+        self._batch_ms = batch_ms
+        self._block_timeout_seconds = block_timeout_seconds
+        self._registry = Registry.from_settings(settings)
+        self._lock = threading.Lock()
+        self._buffer = self._new_buffer()
+        self._sender: Sender | None = None
+        self._start(check=True)
+        _CLIENTS.add(self)
+
+    # Logging
+
+    def log_prediction(
+        self,
+        features: Mapping[str, Any],
+        prediction: float | None = None,
+        *,
+        prediction_id: Any = None,
+        prediction_label: Any = None,
+        class_probabilities: Mapping[Any, float] | None = None,
+        timestamp: Any = None,
+        segments: Mapping[str, Any] | None = None,
+        latency_ms: float | None = None,
+        model_version: str | None = None,
+    ) -> str:
+        """Log one prediction.
+
+        Args:
+            features: Name to number, text, boolean or None. Copied: the mapping may be used again.
+            prediction: Predicted value or score.
+            prediction_id: Unique within the deployment; made if not given.
+            prediction_label: Predicted class.
+            class_probabilities: Class to probability.
+            timestamp: ``datetime`` with a zone, integer of microseconds since 1970-01-01 UTC or RFC 3339 text; now if
+                not given.
+            segments: Segment attributes that are not features.
+            latency_ms: Milliseconds taken to answer.
+            model_version: The version that answered, if not the client's.
+
+        Returns:
+            The prediction id, for :meth:`log_outcome`.
+
+        Raises:
+            EventError: Bad input and ``strict``.
+            ClientClosedError: The client is closed and ``strict``.
+            KafkaUnavailableError: The policy is ``block`` and the time is over.
+        """
+        try:
+            row = PredictionRow(
+                self.model_version if model_version is None else checked_name(model_version, "model_version"),
+                random_ids(1)[0] if prediction_id is None else read.identifier(prediction_id),
+                time.time_ns() // 1000 if timestamp is None else read.time_us(timestamp),
+                read.plain_features(features),
+                read.number(prediction, "prediction"),
+                read.label(prediction_label, "prediction_label"),
+                None
+                if class_probabilities is None
+                else read.numbers_by_class(class_probabilities, "class_probabilities"),
+                None if segments is None else read.labels_by_name(segments, "segments"),
+                read.number(latency_ms, "latency_ms"),
+            )
+            self._ready()
+        except (EventError, ClientClosedError) as error:
+            self._reject(error, 1)
+            return random_ids(1)[0] if prediction_id is None else str(prediction_id)
+        self._buffer.add_prediction(row)
+        return row.prediction_id
+
+    def log_predictions(
+        self,
+        features: Any,
+        prediction: Any = None,
+        *,
+        prediction_ids: Any = None,
+        prediction_label: Any = None,
+        class_probabilities: Any = None,
+        timestamps: Any = None,
+        segments: Any = None,
+        latency_ms: Any = None,
+        model_version: str | None = None,
+    ) -> list[str]:
+        """Log many predictions, by columns of equal length.
+
+        A column is a numpy array, a list, or a pandas, polars or pyarrow column; ``features``,
+        ``class_probabilities`` and ``segments`` are mappings of name to column, data frames or tables. Columns are
+        copied. ``timestamps`` may be ``datetime64``, which is UTC; all are now if not given. For the other arguments
+        see :meth:`log_prediction`. A table with one bad value is rejected whole.
+
+        Returns:
+            The prediction ids.
+
+        Raises:
+            EventError: Bad input and ``strict``.
+            ClientClosedError: The client is closed and ``strict``.
+            KafkaUnavailableError: The policy is ``block`` and the time is over.
+        """
+        try:
+            table = prediction_table(
+                features,
+                prediction,
+                deployment_id=self.deployment_id,
+                model_version=self.model_version if model_version is None else model_version,
+                model_id=self._delivery.model_id,
+                prediction_ids=prediction_ids,
+                prediction_label=prediction_label,
+                class_probabilities=class_probabilities,
+                timestamps=timestamps,
+                segments=segments,
+                latency_ms=latency_ms,
+            )
+            self._ready()
+        except (EventError, ClientClosedError) as error:
+            rows = row_count(features, prediction_ids, prediction)
+            self._reject(error, rows)
+            return random_ids(rows) if prediction_ids is None else [str(value) for value in prediction_ids]
+        self._add_table(table)
+        return list(table.prediction_ids)
+
+    def log_outcome(
+        self,
+        prediction_id: Any,
+        actual_value: float | None = None,
+        actual_label: Any = None,
+        actual_timestamp: Any = None,
+        was_acted_on: bool | None = None,
+    ) -> None:
+        """Log what turned out to be true for one prediction; a value or a label is needed.
+
+        Args:
+            prediction_id: The prediction.
+            actual_value: Actual value.
+            actual_label: Actual class.
+            actual_timestamp: When it became known; now if not given. See :meth:`log_prediction`.
+            was_acted_on: Whether somebody acted on the prediction.
+
+        Raises:
+            EventError: Bad input and ``strict``.
+            ClientClosedError: The client is closed and ``strict``.
+            KafkaUnavailableError: The policy is ``block`` and the time is over.
+        """
+        try:
+            row = OutcomeRow(
+                read.identifier(prediction_id),
+                time.time_ns() // 1000 if actual_timestamp is None else read.time_us(actual_timestamp),
+                read.number(actual_value, "actual_value"),
+                read.label(actual_label, "actual_label"),
+                read.flag(was_acted_on, "was_acted_on"),
+            )
+            if row.actual_value is None and row.actual_label is None:
+                raise EventError("an outcome needs actual_value or actual_label; both are missing")
+            self._ready()
+        except (EventError, ClientClosedError) as error:
+            self._reject(error, 1)
+            return
+        self._buffer.add_outcome(row)
+
+    def log_outcomes(
+        self,
+        prediction_ids: Any,
+        actual_value: Any = None,
+        actual_label: Any = None,
+        actual_timestamps: Any = None,
+        was_acted_on: Any = None,
+    ) -> None:
+        """Log many outcomes, by columns of equal length; see :meth:`log_outcome` and :meth:`log_predictions`."""
+        try:
+            table = outcome_table(
+                self.deployment_id, prediction_ids, actual_value, actual_label, actual_timestamps, was_acted_on
+            )
+            self._ready()
+        except (EventError, ClientClosedError) as error:
+            self._reject(error, row_count({}, prediction_ids))
+            return
+        self._add_table(table)
+
+    # Life
+
+    def counters(self) -> Counters:
+        """What became of the rows so far; one consistent snapshot."""
+        return self._buffer.counters()
+
+    def flush(self, timeout_seconds: float | None = 10.0) -> int:
+        """Wait until everything logged so far is delivered, on disk or dropped.
+
+        Returns:
+            Rows still in memory when the time was over; 0 is success.
+        """
+        return self._buffer.flush(timeout_seconds)
+
+    def close(self, timeout_seconds: float = 10.0) -> None:
+        """Flush and end the background thread.
+
+        What Kafka has not acknowledged in time goes to disk (``spool``) or is dropped and counted. Without effect on
+        a closed client.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        _CLIENTS.discard(self)
+        self._buffer.close(time.monotonic() + timeout_seconds)
+        if self._sender is not None and not self._sender.join(timeout_seconds + 5.0):
+            log.error("the client's background thread did not end: %s", self.counters())
+        counters = self.counters()
+        if counters.dropped or counters.rejected:
+            log.warning("closed with rows lost: %s", counters)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.deployment_id!r}, {self.model_version!r}, {self.counters()})"
+
+    # Inner workings
+
+    def _new_buffer(self) -> Buffer:
+        return Buffer(
+            limit_rows=self._delivery.max_buffered_rows,
+            batch_rows=self._delivery.batch_rows,
+            batch_ms=self._batch_ms,
+            policy=self._delivery.when_unavailable,
+            block_timeout_seconds=self._block_timeout_seconds,
+        )
+
+    def _ready(self) -> None:
+        if self._closed:
+            raise ClientClosedError("the client is closed: make a new one")
+        if self._sender is None:
+            self._start()
+
+    def _start(self, *, check: bool = False) -> None:
+        with self._lock:
+            if self._sender is None:
+                sender = Sender(self._buffer, self._delivery, self._registry)
+                if check:
+                    sender.check()
+                sender.start()
+                self._sender = sender
+
+    def _add_table(self, table: PredictionColumns | OutcomeColumns) -> None:
+        delivery = self._delivery
+        step = max(1, min(_CHUNK_BATCHES * delivery.batch_rows, delivery.max_buffered_rows // 4))
+        for start in range(0, table.rows, step):
+            self._buffer.add_columns(between(table, start, min(start + step, table.rows)))
+
+    def _reject(self, error: DriftlineError, rows: int) -> None:
+        if self._strict:
+            raise error
+        before = self._buffer.reject(rows)
+        if not rows or len(str(before)) != len(str(before + rows)) or not before:
+            log.warning("rejected, not logged (%d so far): %s", before + rows, error)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        if self._sender is not None:
+            self._sender.abandon()
+        self._sender = None
+        self._buffer = self._new_buffer()
+
+
+def _check(name: str, value: float, least: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+        raise SettingsError(f"{name}: expected a number of at least {least}, came {value!r}")
+
+
+_CLIENTS: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for client in list(_CLIENTS):
+        client.close(_EXIT_SECONDS)
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_CLIENTS):
+        client._after_fork()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -58,6 +58,7 @@ class Worker:
         self._registry = registry
         self._stall_seconds = stall_seconds
         self._owned: dict[int, OwnedPartition] = {}
+        self._rebalances = 0
         self._catalogue = Catalogue(settings, registry)
         self._catalogue_thread = ThreadPoolExecutor(1, thread_name_prefix="catalogue")
         self.app = self._create_app(data_dir)
@@ -122,8 +123,12 @@ class Worker:
 
     async def _own(self, partition: int) -> OwnedPartition:
         owned = OwnedPartition(partition, self._settings, self._catalogue, self._catalogue_thread, self._registry)
-        self._owned[partition] = owned
+        rebalances = self._rebalances
         await owned.open()
+        if rebalances != self._rebalances:
+            owned.drop()  # it may be somebody else's by now; if it is still ours, the next message opens it again
+            return owned
+        self._owned[partition] = owned
         logger.info("partition %d: open at %s", partition, owned.partition.position)
         return owned
 
@@ -146,6 +151,7 @@ class Worker:
 
     async def _on_revoked(self, _app: Any, revoked: Any, *_: Any, **__: Any) -> None:
         topics = self._settings.topics
+        self._rebalances += 1
         for partition in {tp.partition for tp in revoked if tp.topic in (topics.predictions, topics.outcomes)}:
             owned = self._owned.pop(partition, None)
             if owned is not None:

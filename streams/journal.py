@@ -19,6 +19,7 @@ A failure in 5 leaves no trace in the log and an unusable journal: the worker mu
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -73,8 +74,8 @@ class Journal:
                 compression_type="lz4",
                 linger_ms=5,
                 message_max_bytes=MAX_MESSAGE_BYTES,
-                error_cb=self._on_error,
             )
+            | {"error_cb": self._on_error}
         )
         try:
             self._producer.init_transactions(OPEN_TIMEOUT_SECONDS)
@@ -96,21 +97,20 @@ class Journal:
         raw: dict[bytes, bytes] = {}
         try:
             consumer.assign([TopicPartition(self._topics.streams_state, self._partition, OFFSET_BEGINNING)])
+            deadline = time.monotonic() + OPEN_TIMEOUT_SECONDS
             while not self._read_some(consumer, raw):
-                pass
+                if time.monotonic() > deadline:
+                    raise JournalError(
+                        f"partition {self._partition}: {self._topics.streams_state} could not be read to its end in "
+                        f"{OPEN_TIMEOUT_SECONDS:.0f} s: is the broker up?"
+                    )
         finally:
             consumer.close()
         return {key: decode(value)[1]["fields"] for key, value in raw.items()}
 
     def _read_some(self, consumer: Consumer, raw: dict[bytes, bytes]) -> bool:
         """Read what is there; True at the end of the partition."""
-        messages = consumer.consume(10_000, timeout=OPEN_TIMEOUT_SECONDS)
-        if not messages:
-            raise JournalError(
-                f"partition {self._partition}: no answer for {OPEN_TIMEOUT_SECONDS:.0f} s while reading "
-                f"{self._topics.streams_state}: is the broker up?"
-            )
-        for message in messages:
+        for message in consumer.consume(1000, timeout=0.05):  # waits so long even when the end was reached
             error = message.error()
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:

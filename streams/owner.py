@@ -84,6 +84,8 @@ class OwnedPartition:
         Returns:
             The offset that the consumer must be placed at if messages before this one were not applied; else None.
         """
+        if self.dropped:
+            return None
         position = self.partition.position[message.topic]
         if message.offset < position:
             event.ack()
@@ -215,13 +217,14 @@ def read_range(settings: KafkaSettings, topic: str, partition: int, offsets: ran
     """
     consumer = _plain_consumer(settings)
     messages: list[Message] = []
+    deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
     try:
         consumer.assign([TopicPartition(topic, partition, offsets.start)])
         while True:
-            found = consumer.consume(1000, timeout=PROBE_TIMEOUT_SECONDS)
-            if not found:
+            if time.monotonic() > deadline:
                 raise JournalError(f"{topic}/{partition}: no answer while reading offsets {offsets}")
-            for message in found:
+            for message in consumer.consume(500, timeout=0.05):
+                deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
                 if message.error() is not None or (message.offset() or 0) >= offsets.stop:
                     return messages
                 messages.append(

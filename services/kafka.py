@@ -6,6 +6,7 @@ Everything goes through :class:`driftline.settings.KafkaSettings`, so TLS and SA
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -36,6 +37,11 @@ REACH_SECONDS = 10.0
 
 MAX_MESSAGE_BYTES = 12 * 1024 * 1024
 """Room for a message of 10 MB and what travels with it."""
+
+# librdkafka would write to standard error itself; what matters comes back as an error.
+_SILENT = logging.getLogger("driftline.librdkafka")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
 
 _STALL_SECONDS = 30.0
 _DELIVERY_SECONDS = 30.0
@@ -70,7 +76,7 @@ class _Ears:
 
 def quiet(properties: dict[str, Any], ears: _Ears | None = None) -> dict[str, Any]:
     """Keep librdkafka's own log off the terminal; what matters reaches the user as an error of ours."""
-    return {**properties, "log_level": 0, "error_cb": ears or _Ears()}
+    return {**properties, "logger": _SILENT, "error_cb": ears or _Ears()}
 
 
 def unreachable(settings: KafkaSettings, why: str) -> ClusterError:
@@ -327,9 +333,12 @@ class Publisher:
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Queue a message; an empty value deletes the key of a compacted topic."""
+        # In a transaction the commit answers for all messages, and a callback would turn the error of a fenced producer
+        # into a SystemError (confluent-kafka 2.16).
+        report: dict[str, Any] = {} if self._transactional else {"on_delivery": self._delivered}
         while True:
             try:
-                self._producer.produce(topic, value, key, headers=list(headers), on_delivery=self._delivered)
+                self._producer.produce(topic, value, key, headers=list(headers), **report)
             except BufferError:
                 self._producer.poll(_POLL_SECONDS)
                 continue
@@ -344,7 +353,10 @@ class Publisher:
 
     def flush(self) -> None:
         """Wait until every message is acknowledged."""
-        left = self._producer.flush(self._timeout_seconds)
+        try:
+            left = self._producer.flush(self._timeout_seconds)
+        except KafkaException as error:
+            raise ClusterError(f"cannot publish to {self._settings.bootstrap_servers}: {_text(error)}") from error
         if self._failures or left:
             why = self._failures[0] if self._failures else f"{left} not acknowledged in {self._timeout_seconds:.0f} s"
             lost = len(self._failures) + left
@@ -357,7 +369,6 @@ class Publisher:
         self._producer.begin_transaction()
 
     def _commit(self) -> None:
-        self.flush()
         try:
             self._producer.commit_transaction(self._timeout_seconds)
         except KafkaException as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import orjson
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -23,11 +26,41 @@ def safe(text: object) -> str:
 
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output."""
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    sys.stdout.write(orjson.dumps(document, option=options, default=str).decode() + "\n")
     sys.stdout.flush()
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = (), title: str | None = None
+) -> None:
+    """Print rows under headings; ``numbers`` names the columns that are set to the right.
+
+    Cells may be anything; text from data is made harmless.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title and safe(title), title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else safe(cell) for cell in row))
+    stdout.print(table)
+
+
+def note(message: str) -> None:
+    """Print a remark on standard error, where it does not mix with what was asked for."""
+    for line in message.split("\n"):
+        stderr.print(safe(line), soft_wrap=True, highlight=False)
+
+
+def show_error(message: str) -> None:
+    """Print what went wrong on standard error; the message may have several lines."""
+    first, *more = message.split("\n")
+    stderr.print(f"[bold red]error:[/] {safe(first)}", soft_wrap=True, highlight=False)
+    for line in more:
+        stderr.print(safe(line), soft_wrap=True, highlight=False)
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """Print what went wrong on standard error and end the command."""
-    stderr.print(f"[bold red]error:[/] {safe(message)}", soft_wrap=True)
+    show_error(message)
     raise typer.Exit(code)

@@ -1,0 +1,187 @@
+"""``driftline deployment``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.output import JSON_OPTION, print_json, print_table, safe, stdout
+
+if TYPE_CHECKING:
+    from services.deployments.store import Applied, Deployment
+
+deployment_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@deployment_app.callback()
+def deployment() -> None:
+    """Say which models are watched, and how: specifications in YAML."""
+
+
+@deployment_app.command(
+    epilog=(
+        "Examples:\n\n  driftline deployment apply delays.yaml --reason 'new model in service'\n\n"
+        "  driftline deployment apply fleet/*.yaml --dry-run\n\nA specification needs four lines:\n\n"
+        "  deployment: delays\n\n  model: delay-classifier\n\n  task: binary_classification\n\n"
+        "  features: {distance: numeric, carrier: categorical}\n\nAll fields: driftline deployment schema"
+    )
+)
+def apply(
+    files: Annotated[list[Path], typer.Argument(help="Specifications in YAML or JSON.", dir_okay=False)],
+    reason: Annotated[str, typer.Option(help="Why, for the audit record.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, change nothing.")] = False,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Put specifications in force, all of them or none.
+
+    Exit status 2 if one is refused; every flaw is named with line and field.
+    """
+    from services.cli.context import actor, kafka_settings
+    from services.deployments.checking import load_specification
+    from services.deployments.errors import Flaw, SpecificationError
+    from services.deployments.store import apply as apply_specs
+
+    specs, refusals = [], []
+    for file in files:
+        try:
+            specs.append(load_specification(file).to_spec())
+        except SpecificationError as error:
+            refusals.append(error)
+    if len(refusals) == 1:
+        raise refusals[0]
+    if refusals:
+        together = [Flaw(f.line, f.column, f"{r.source}: {f.field}", f.message) for r in refusals for f in r.flaws]
+        raise SpecificationError(f"{len(refusals)} files", together)
+    applied = apply_specs(kafka_settings(), specs, actor=actor(), reason=reason, dry_run=dry_run)
+    if as_json:
+        print_json({"dry_run": dry_run, "deployments": [_applied_document(item) for item in applied]})
+        return
+    for item in applied:
+        _show_applied(item, dry_run)
+
+
+def _applied_document(applied: Applied) -> dict[str, Any]:
+    return {
+        "deployment": applied.spec.deployment_id,
+        "result": applied.result,
+        "revision": applied.spec.revision,
+        "budget_share": applied.spec.false_alarms.share,
+        "digest": applied.spec.digest(),
+        "changes": [{"field": c.field, "before": c.before, "after": c.after} for c in applied.changes],
+    }
+
+
+def _show_applied(applied: Applied, dry_run: bool) -> None:
+    words = {
+        "created": "[green]created[/]",
+        "changed": "[yellow]changed[/]",
+        "unchanged": "[dim]unchanged[/]",
+        "shared": "[yellow]changed[/] (its part of the fleet's false-alarm budget)",
+    }
+    would = " [dim](dry run)[/]" if dry_run else ""
+    stdout.print(
+        f"{safe(applied.spec.deployment_id)}: {words[applied.result]}, revision {applied.spec.revision}{would}",
+        highlight=False,
+    )
+    for change in applied.changes:
+        before, after = (safe("not given" if v is None else v) for v in (change.before, change.after))
+        stdout.print(f"  {safe(change.field)}: {before} → {after}", highlight=False)
+
+
+@deployment_app.command("list", epilog="Examples:\n\n  driftline deployment list\n\n  driftline deployment list --json")
+def list_(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
+    """List the deployments in force."""
+    from services.cli.context import kafka_settings
+    from services.deployments.durations import duration_text
+    from services.deployments.store import load_deployments
+
+    found = load_deployments(kafka_settings())
+    if as_json:
+        print_json([_deployment_document(item) for item in found.values()])
+        return
+    if not found:
+        stdout.print("no deployments yet: driftline deployment apply FILE", highlight=False)
+        return
+    print_table(
+        ["deployment", "model", "task", "features", "window", "false alarms", "owner", "revision"],
+        [
+            (
+                spec.deployment_id,
+                spec.model_id,
+                spec.task.replace("_", " "),
+                len(spec.features),
+                duration_text(spec.window_ms),
+                f"{spec.false_alarms.count:g} per {duration_text(spec.false_alarms.per_ms)}, {spec.false_alarms.scope}",
+                spec.owner,
+                spec.revision,
+            )
+            for spec in (item.spec for item in found.values())
+        ],
+        numbers=("features", "window", "revision"),
+    )
+
+
+def _deployment_document(item: Deployment) -> dict[str, Any]:
+    from services.deployments.specification import to_document
+
+    return {
+        "deployment": item.spec.deployment_id,
+        "revision": item.spec.revision,
+        "digest": item.spec.digest(),
+        "applied_ms": item.applied_ms,
+        "budget_share": item.spec.false_alarms.share,
+        "specification": to_document(item.spec),
+    }
+
+
+def complete_deployment(incomplete: str) -> list[str]:
+    """Deployment names for the shell; nothing where Kafka does not answer at once."""
+    from confluent_kafka.admin import AdminClient
+
+    from driftline.errors import DriftlineError
+    from services.cli.context import kafka_settings
+    from services.deployments.store import load_deployments
+    from services.kafka import quiet
+
+    try:
+        settings = kafka_settings()
+        AdminClient(quiet(settings.client())).list_topics(timeout=1.0)
+        return [name for name in load_deployments(settings) if name.startswith(incomplete)]
+    except (DriftlineError, Exception):
+        return []
+
+
+@deployment_app.command(
+    epilog="Examples:\n\n  driftline deployment show delays > delays.yaml\n\n  driftline deployment show delays --json"
+)
+def show(
+    deployment_id: Annotated[str, typer.Argument(metavar="DEPLOYMENT", autocompletion=complete_deployment)],
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Show a deployment in force, as YAML that can be applied again."""
+    import yaml
+
+    from services.cli.context import kafka_settings
+    from services.deployments.specification import to_document
+    from services.deployments.store import get_deployment
+    from services.event_time import rfc3339
+
+    item = get_deployment(kafka_settings(), deployment_id)
+    if as_json:
+        print_json(_deployment_document(item))
+        return
+    since = f", in force since {rfc3339(item.applied_ms * 1000)}" if item.applied_ms else ""
+    budget = item.spec.false_alarms
+    part = f", {budget.share:.4g} of the fleet's false-alarm budget" if budget.scope == "fleet" else ""
+    typer.echo(f"# revision {item.spec.revision}{since}{part}\n# sha256 {item.spec.digest()}")
+    typer.echo(yaml.safe_dump(to_document(item.spec), sort_keys=False, allow_unicode=False, width=110), nl=False)
+
+
+@deployment_app.command(epilog="Examples:\n\n  driftline deployment schema > deployment.schema.json")
+def schema() -> None:
+    """Print the JSON schema of a specification, for editors."""
+    from services.deployments.specification import Specification
+
+    print_json(Specification.model_json_schema())

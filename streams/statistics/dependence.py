@@ -11,17 +11,18 @@ if the scaled cumulant generating function
 is not positive, so gamma is its positive root (Dembo and Zeitouni, "Large Deviations Techniques and Applications",
 section 3.1). Two measurements on the reference give it.
 
-1. *Shape.* Treat the bins as a Markov chain; then exp Lambda(gamma) is the largest eigenvalue of P diag(exp(gamma (H
-- log Z))). 2. *Length.* Real dependence outlasts one step. The variance inflation factor (VIF) of block sums measures
-by how much; slowing a process down by
-   a factor of l divides its root by l, so gamma = gamma_Markov / max(1, VIF / VIF_Markov).
+1. *Shape.* Treat the bins as a Markov chain; then exp Lambda(gamma) is the largest eigenvalue of
+   P diag(exp(gamma (H - log Z))).
+2. *Length.* Real dependence outlasts one step. The variance inflation factor (VIF) of block sums measures by how
+   much; slowing a process down by a factor of l divides its root by l, so
+   gamma = gamma_Markov / max(1, VIF / VIF_Markov).
 
-For sums that are nearly normal this is gamma = 1/VIF. For tilts whose score sits in few bins it is less than that,
-and must be: with phi = 0.9, gamma = 1/VIF and the tenfold tilt of a tail bin, the tempered e-value of 80 events has a
-mean above 100.
+For sums that are nearly normal this is gamma = 1/VIF. For tilts whose score sits in few bins it is less, and must be:
+a tail bin that comes in clusters breaks the bound at gamma = 1/VIF, because the mean of the tempered e-value is made
+by the rare long cluster, of which a variance says little.
 
 This is an asymptotic argument, not a theorem, and it needs a reference that shows the dependence; replaying the
-reference is the check. A column that cycles by itself (hour of day, weekday) gets an exponent of less than a
+reference is the check. A column that cycles by itself (hour of day, weekday) gets an exponent of about a
 hundredth and becomes quiet, which is right: within a day its distribution is never the baseline's.
 """
 
@@ -74,7 +75,7 @@ def tempering(codes: ArrayLike, tilts: Tilts) -> Floats:
     transitions, stationary = markov_chain(series, tilts.layout)
     stretch = variance_inflation(series, tilts) / markov_variance_inflation(transitions, stationary, tilts.shapes)
     gamma = markov_tempering(transitions, stationary, tilts.shapes) / np.maximum(stretch, 1.0)
-    for tail, neighbour in TAIL_NEIGHBOURS if tilts.layout is NUMERIC else ():
+    for tail, neighbour in TAIL_NEIGHBOURS if tilts.layout == NUMERIC else ():
         sparse = tilts.bins == tail
         gamma[sparse] = np.minimum(gamma[sparse], gamma[tilts.bins == neighbour].min())
     return np.asarray(np.clip(gamma, SMALLEST_TEMPERING, 1.0))
@@ -126,8 +127,7 @@ def _block_counts(series: NDArray[np.int64], length: int, bins: int) -> Floats:
 
 
 def variance_degrees_of_freedom(blocks: int, excess_kurtosis: ArrayLike) -> Floats:
-    """Degrees of freedom nu of the chi-square that the variance of ``blocks`` independent block sums follows
-    approximately.
+    """Degrees of freedom nu of the chi-square that the variance of ``blocks`` independent sums approximately follows.
 
     Var(s^2) = sigma^4 (2/(B-1) + kappa/B); equating it with 2 sigma^4 / nu gives nu = 2 / (2/(B-1) + kappa/B) (Box,
     "Non-normality and tests on variances", Biometrika 40, 1953). kappa is the excess kurtosis of a block sum: that of
@@ -165,9 +165,8 @@ def markov_chain(series: NDArray[np.int64], layout: Layout) -> tuple[Floats, Flo
 def markov_variance_inflation(transitions: Floats, stationary: Floats, shapes: Floats) -> Floats:
     """VIF float64[I] that a Markov chain gives to long sums of each tilt's score.
 
-    With f the centred score and g solving Poisson's equation (I - P) g = f, the asymptotic variance is
-    2 <f, g> - <f, f> under the stationary distribution (Asmussen and Glynn,
-    "Stochastic Simulation", 2007, chapter IV).
+    With f the centred score and g solving Poisson's equation (I - P) g = f, the asymptotic variance is 2 <f, g> - <f, f>
+    under the stationary distribution (Asmussen and Glynn, "Stochastic Simulation", 2007, chapter IV).
     """
     centred = shapes - (shapes @ stationary)[:, None]
     potential = np.linalg.solve(np.eye(len(stationary)) - transitions + stationary, centred.T).T

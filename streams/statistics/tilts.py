@@ -156,7 +156,7 @@ def tilts_of(layout: Layout) -> Tilts:
 def log_normaliser(shapes: NDArray[np.float64], p0: ArrayLike, margin: ArrayLike) -> NDArray[np.float64]:
     """The log Z of equation (1), rounded up to the grid.
 
-    ``shapes``: float64[I, K]; ``p0``: float64[S, K], rows that add up to one; ``margin``: eps in [0, 1), a number or
+    ``shapes``: float64[I, K]; ``p0``: float64[S, K], rows that add up to one; ``margin``: eps in [0, 1], a number or
     float64[S]. Returns float64[S, I].
 
     The supremum is attained by water-filling: the objective is linear in p, and the ball allows eps of mass to move,
@@ -164,8 +164,8 @@ def log_normaliser(shapes: NDArray[np.float64], p0: ArrayLike, margin: ArrayLike
     """
     baseline = np.atleast_2d(np.asarray(p0, np.float64))
     eps = np.broadcast_to(np.asarray(margin, np.float64), (len(baseline),))
-    if not ((eps >= 0) & (eps < 1)).all():
-        raise ValueError(f"a margin is a total variation distance in [0, 1), got {eps.min()} to {eps.max()}")
+    if not ((eps >= 0) & (eps <= 1)).all():
+        raise ValueError(f"a margin is a total variation distance in [0, 1], got {eps.min()} to {eps.max()}")
     order = np.argsort(shapes, axis=1, kind="stable")
     values = np.exp(np.take_along_axis(shapes, order, axis=1))
     mass = baseline[:, order]

@@ -9,7 +9,14 @@ from streams.statistics.budget import best_growth_nats
 from streams.statistics.dependence import tempering
 from streams.statistics.distances import effective_margin
 from streams.statistics.evidence import make_bets
-from streams.statistics.layouts import NUMERIC, bin_numeric, count_codes, fit_numeric, nominal_probabilities
+from streams.statistics.layouts import (
+    NUMERIC,
+    NumericBins,
+    bin_numeric,
+    count_codes,
+    fit_numeric,
+    nominal_probabilities,
+)
 from streams.statistics.replay import replay, step_counts
 from streams.statistics.tilts import CATEGORICAL_TILTS, NUMERIC_TILTS
 
@@ -124,8 +131,6 @@ def test_an_autocorrelated_stream_stays_within_the_bound_only_when_tempered() ->
     streams, threshold = 40, np.log(100)
     references = ar1(rng, streams, 30_000, 0.9)
     edges = np.concatenate([[-9.0], norm.ppf(np.cumsum(P0)[1:12]), [9.0]])
-    from streams.statistics.layouts import NumericBins
-
     bins = NumericBins(edges, np.arange(14, dtype=np.uint8))
     gamma = np.array([tempering(bin_numeric(bins, reference), NUMERIC_TILTS) for reference in references])
     live = step_counts(bin_numeric(bins, ar1(rng, streams, 40_000, 0.9)), 20, 15)
@@ -134,6 +139,17 @@ def test_an_autocorrelated_stream_stays_within_the_bound_only_when_tempered() ->
     tempered = replay(make_bets(NUMERIC_TILTS, known, 0.0, gamma), live, 1, threshold).alarms_over_bound(threshold)
     assert untempered > 10
     assert 0.1 < tempered <= 1.0
+
+
+def test_a_small_reference_of_a_strongly_dependent_stream_still_tempers_enough() -> None:
+    """5,000 events at phi = 0.9 are some 260 independent ones."""
+    rng = np.random.default_rng(21)
+    streams, threshold = 40, np.log(1_000)
+    bins = NumericBins(np.concatenate([[-9.0], norm.ppf(np.cumsum(P0)[1:12]), [9.0]]), np.arange(14, dtype=np.uint8))
+    gamma = [tempering(bin_numeric(bins, column), NUMERIC_TILTS) for column in ar1(rng, streams, 5_000, 0.9)]
+    live = step_counts(bin_numeric(bins, ar1(rng, streams, 40_000, 0.9)), 20, 15)
+    bets = make_bets(NUMERIC_TILTS, np.tile(P0, (streams, 1)), 0.0, np.array(gamma))
+    assert replay(bets, live, 1, threshold).alarms_over_bound(threshold) <= 1.0
 
 
 def test_a_broken_pipeline_alarms_within_a_few_dozen_events() -> None:

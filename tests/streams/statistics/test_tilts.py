@@ -65,9 +65,15 @@ def test_margins_may_differ_by_stream_and_must_be_distances() -> None:
     both = log_normaliser(NUMERIC_TILTS.shapes, p0, [0.0, 0.1])
     assert (both[0] == log_normaliser(NUMERIC_TILTS.shapes, p0[0], 0.0)).all()
     assert (both[1] == log_normaliser(NUMERIC_TILTS.shapes, p0[1], 0.1)).all()
-    for wrong in (-0.1, 1.0, float("nan")):
+    for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="margin"):
             log_normaliser(NUMERIC_TILTS.shapes, p0, wrong)
+
+
+def test_a_margin_of_one_leaves_nothing_to_bet_on() -> None:
+    """What a reference of a handful of events leads to: no event can then raise the evidence."""
+    log_z = log_normaliser(NUMERIC_TILTS.shapes, nominal_probabilities(), 1.0)
+    assert (NUMERIC_TILTS.shapes <= log_z[0][:, None]).all()
 
 
 @pytest.mark.parametrize("tilts", TABLES, ids=lambda t: t.layout.name)

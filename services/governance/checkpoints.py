@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from driftline.codec import decode, encode
 from driftline.errors import CodecError
 from services.governance.checkpoint import Checkpoint, SigningKey, VerifierKey, open_checkpoint, sign_checkpoint
 from services.governance.errors import CheckpointError
-from services.governance.ledger import Head, Ledger
 from services.governance.topic import LogRecord, TopicReader
 from services.governance.verify import SealRecord
+
+if TYPE_CHECKING:  # reading checkpoints needs no database
+    from services.governance.ledger import Head, Ledger
 
 _FIRST_LOOK = 100
 

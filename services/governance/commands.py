@@ -23,7 +23,6 @@ from services.governance.checkpoints import seal_records
 from services.governance.errors import GovernanceError, KeyFileError
 from services.governance.export import export_topic
 from services.governance.replay import Filter, ReplayedEvent, iso_time, parse_time, replay
-from services.governance.service import GovernanceService
 from services.governance.settings import GovernanceSettings
 from services.governance.topic import LogRecord, TopicReader
 from services.governance.verify import SEAL_WITHIN_SECONDS, Verification, verify, verify_export
@@ -72,6 +71,8 @@ def governance() -> None:
     Settings: DRIFTLINE_GOVERNANCE_DATABASE_URL (sqlite:///.driftline/governance.db), DRIFTLINE_AUDIT_KEY_FILE
     (.driftline/audit-key), DRIFTLINE_AUDIT_ORIGIN (driftline.local/audit).
     """
+    from services.governance.service import GovernanceService  # brings the database, which no other command needs
+
     logger = logging.getLogger("driftline.governance")
     if not logger.hasHandlers():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

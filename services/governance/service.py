@@ -71,6 +71,7 @@ class GovernanceService:
                         writer = _Writer(self._kafka, self._settings, ledger, key, stack)
                         trail = stack.enter_context(AuditTrail(self._kafka, "governance"))
                         writer.prepare()
+                        patience.worked()
                         _say_started(trail, ledger, key, created)
                         created = False
                         writer.keep(stop, patience)

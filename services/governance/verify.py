@@ -526,7 +526,7 @@ class _Walk:
         where = None if head.source is None else head.source.offset
         if head.source is None:
             message = f"forked: the first {head.size} records are not those of the checkpoint seen before"
-            return FirstBad("forked", message, start)
+            return FirstBad("forked", message)  # which of them, that checkpoint alone does not tell
         message = (
             f"records {start} to {head.size - 1} do not give the root signed in the checkpoint at offset {where}: "
             "at least one was altered, and its hash in the checkpoint's list with it"

@@ -1,0 +1,187 @@
+"""The tables, and how the database is opened.
+
+Everything in it but the state of sending can be rebuilt from the topic ``alerts``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from services.alerting.errors import DatabaseError
+
+SCHEMA_VERSION = 1
+
+metadata = sa.MetaData()
+
+positions = sa.Table(
+    "positions",
+    metadata,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
+    # Alerts before this offset were there before the service was; see AlertingSettings.history.
+    sa.Column("history_end", sa.BigInteger, nullable=False),
+    sa.Column("history_told", sa.Boolean, nullable=False),
+)
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("record", sa.LargeBinary, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("partition", sa.Integer, nullable=False),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+)
+
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("incident_key", sa.Text, nullable=False),
+    sa.Column("episode", sa.BigInteger, nullable=False),
+    sa.Column("deployment_id", sa.Text, nullable=False),
+    sa.Column("model_version", sa.Text, nullable=False),
+    sa.Column("monitor", sa.Text, nullable=False),
+    sa.Column("severity", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("change_time_us", sa.BigInteger, nullable=False),
+    # Event time. None where the record that says so was never seen.
+    sa.Column("opened_us", sa.BigInteger),
+    sa.Column("resolved_us", sa.BigInteger),
+    sa.Column("firing_alert_id", sa.Text, sa.ForeignKey("alerts.id")),
+    sa.Column("resolved_alert_id", sa.Text, sa.ForeignKey("alerts.id")),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("partition", sa.Integer, nullable=False),
+    sa.Column("updated_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("incident_key", "episode"),
+    sa.Index("incidents_by_status", "status"),
+)
+
+notifications = sa.Table(
+    "notifications",
+    metadata,
+    # The order in which they were decided.
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False, unique=True),
+    sa.Column("incident_id", sa.Integer, sa.ForeignKey("incidents.id"), nullable=False),
+    # Within a destination, messages of one lane are sent one after the other, in order.
+    sa.Column("lane", sa.Text, nullable=False),
+    sa.Column("destination", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("alert_id", sa.Text, sa.ForeignKey("alerts.id"), nullable=False),
+    sa.Column("urgency", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_attempt_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("finished_ms", sa.BigInteger),
+    sa.Column("last_error", sa.Text, nullable=False),
+    sa.Column("receipt", sa.JSON, nullable=False),
+    sa.Index("notifications_by_destination", "destination", "status"),
+    sa.Index("notifications_by_incident", "incident_id", "destination"),
+)
+
+destinations = sa.Table(
+    "destinations",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("hold_until_ms", sa.BigInteger, nullable=False),
+)
+
+publications = sa.Table(
+    "publications",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("key", sa.LargeBinary),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+    sa.Column("headers", sa.JSON, nullable=False),
+)
+
+
+def open_engine(url: str) -> sa.Engine:
+    """Open the database, creating it where it is missing.
+
+    SQLite in WAL mode with ``synchronous=FULL``: what a transaction wrote is on the disk when it ends.
+
+    Raises:
+        DatabaseError: The URL is none of SQLite's, the file cannot be used, or a later release wrote it.
+    """
+    path = database_path(url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url, connect_args={"timeout": 30})
+        sa.event.listen(engine, "connect", _configure)
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        with engine.begin() as connection:
+            version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+            if version > SCHEMA_VERSION:
+                raise DatabaseError(
+                    f"{path} was written by a later release (layout {version}, this release reads {SCHEMA_VERSION}): "
+                    "upgrade, or give another database"
+                )
+            metadata.create_all(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except OSError as error:
+        raise DatabaseError(f"{path.parent}: cannot be created: {error.strerror}") from error
+    except sa.exc.DBAPIError as error:
+        raise DatabaseError(f"{path} cannot be used as the alerting database: {error.orig}") from error
+    return engine
+
+
+def database_path(url: str) -> Path:
+    """The file behind a SQLite URL.
+
+    Raises:
+        DatabaseError: It is none.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise DatabaseError("DRIFTLINE_ALERTING_DATABASE_URL: expected sqlite:///FILE") from error
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        raise DatabaseError(
+            f"DRIFTLINE_ALERTING_DATABASE_URL: expected sqlite:///FILE, came {parsed.get_backend_name()!r}; what is "
+            "not yet sent must outlive the process, so it cannot be kept in memory"
+        )
+    return Path(parsed.database)
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where SQLAlchemy says so, not where the driver guesses
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+@contextlib.contextmanager
+def sole_owner(url: str) -> Iterator[None]:
+    """Hold the database for one service: two would send everything twice. The lock ends with the process.
+
+    Raises:
+        DatabaseError: Another service holds it.
+    """
+    path = database_path(url)
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_path.open("a")
+    except OSError as error:
+        raise DatabaseError(f"{lock_path}: cannot be created: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DatabaseError(
+                f"another alerting service runs on {path}: stop it, or set DRIFTLINE_ALERTING_DATABASE_URL to a "
+                "database of its own"
+            ) from error
+        yield

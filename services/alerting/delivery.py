@@ -1,0 +1,178 @@
+"""What a channel is, what comes of a message, and how an HTTP answer is read.
+
+Error texts are made here from status codes and kinds of exceptions, never from an exception's own text: those of HTTP
+libraries quote addresses, and an address may be the secret.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import json
+import re
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+
+from services.alerting.store import Claim
+from services.alerting.text import clean, shorten
+
+CONNECT_SECONDS = 5.0
+MAX_RETRY_AFTER_SECONDS = 3600.0
+"""A receiver may ask for patience, not for silence until next year."""
+
+_ERROR_CHARACTERS = 300
+# 408 and 425 are the client errors that say "again"; 429 is a matter of pace.
+_RETRIED_STATUSES = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """It arrived; ``receipt`` is what the channel wants to see again at the resolve."""
+
+    receipt: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """It did not arrive, and may later.
+
+    Attributes:
+        error: Why, for people.
+        retry_after_seconds: What the receiver asked for.
+        too_fast: The receiver is busy with us (429): the whole destination must wait.
+    """
+
+    error: str
+    retry_after_seconds: float | None = None
+    too_fast: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It will never arrive."""
+
+    error: str
+
+
+Outcome = Sent | Again | Failed
+
+Pacer = Callable[[], Awaitable[None]]
+"""Waits until one more request may be sent. Called before each request."""
+
+
+class Channel(Protocol):
+    """A way to a destination."""
+
+    async def send(self, claim: Claim, pace: Pacer) -> Outcome:
+        """Send a message. Errors of the network come back as an :data:`Outcome`."""
+
+
+def outcome_of_status(status: int, headers: Mapping[str, str], body: str, now: dt.datetime) -> Outcome | None:
+    """What an HTTP status that is no success means; None for 2xx.
+
+    A redirect is not followed, since the secret would go along; it may be a gateway's and pass, so it is tried again.
+    """
+    if 200 <= status < 300:
+        return None
+    said = shorten(clean(body.strip()), _ERROR_CHARACTERS)
+    error = f"HTTP {status}" + (f": {said}" if said else "")
+    if 300 <= status < 400:
+        return Again(f"HTTP {status}: redirects are not followed, for they would take the secret elsewhere")
+    if status >= 500 or status in _RETRIED_STATUSES:
+        return Again(error, retry_after(headers.get("Retry-After"), now), too_fast=status == 429)
+    return Failed(error)
+
+
+def retry_after(value: str | None, now: dt.datetime) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for (RFC 9110, section 10.2.3): a number or a date; None if it has
+    none.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text):
+        seconds = float(text)
+    else:
+        try:
+            moment = email.utils.parsedate_to_datetime(text)
+        except (ValueError, TypeError):
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=dt.UTC)
+        seconds = (moment - now).total_seconds()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def network_error(error: BaseException) -> Again:
+    """What an exception of the HTTP client means, without quoting it."""
+    if isinstance(error, RedirectRefusedError):
+        return Again("a redirect came; redirects are not followed, for they would take the secret elsewhere")
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Again(f"no connection within {CONNECT_SECONDS:.0f} s")
+    if isinstance(error, TimeoutError):
+        return Again("no answer in time")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Again("the receiver's TLS certificate is not valid")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return Again("the receiver's name cannot be resolved")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return Again(f"no connection: {error.os_error.strerror or type(error.os_error).__name__}")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return Again("the receiver closed the connection without an answer")
+    return Again(f"the request failed: {type(error).__name__}")
+
+
+class RedirectRefusedError(aiohttp.ClientError):
+    """A receiver answered with a redirect."""
+
+
+async def _refuse_redirect(*_: object) -> None:
+    raise RedirectRefusedError
+
+
+def http_session(timeout_seconds: float) -> aiohttp.ClientSession:
+    """A session that never follows a redirect (whatever library uses it), keeps no cookies and has time-outs."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_refuse_redirect)  # slack-sdk leaves aiohttp's default, which is to follow
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds, connect=None, sock_connect=CONNECT_SECONDS),
+        trace_configs=[trace],
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that the environment sets for an address; ``NO_PROXY`` is heeded, and this machine needs none."""
+    parts = urlsplit(url)
+    if parts.hostname in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+class Redactor:
+    """Takes secrets out of texts. The last line of defence: no text should have one.
+
+    Args:
+        secrets: Those to take out, also as they look inside JSON or an address.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for s in secrets if s for form in (s, json.dumps(s)[1:-1], quote(s, safe=""), *_parts_of(s))}
+        longest_first = sorted((form for form in forms if len(form) >= 4), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def __call__(self, text: str) -> str:
+        """The text without the secrets."""
+        return self._pattern.sub("***", text) if self._pattern else text
+
+
+def _parts_of(secret: str) -> list[str]:
+    """Of an address that is a secret, the path alone is the secret too."""
+    path = urlsplit(secret).path if secret.startswith(("http://", "https://")) else ""
+    return [path] if len(path) >= 8 else []

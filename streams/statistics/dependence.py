@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2
 
 from streams.statistics.arrays import Floats
-from streams.statistics.layouts import FIRST_CORE, HIGH_TAIL, LOW_TAIL, NUMERIC, Layout
+from streams.statistics.layouts import ABOVE_MAX, BELOW_MIN, FIRST_CORE, HIGH_TAIL, LOW_TAIL, NUMERIC, Layout
 from streams.statistics.tilts import Tilts
 
 MINIMUM_BLOCKS = 24
@@ -56,9 +56,15 @@ the limit 0.5 to 0.8.
 PRIOR_EVENTS = 50.0
 """How many transitions out of each bin the prior of :func:`markov_chain` counts for."""
 
-TAIL_NEIGHBOURS = ((LOW_TAIL, FIRST_CORE), (HIGH_TAIL, HIGH_TAIL - 1))
-"""A tail holds one event in two hundred: too few to show its clusters in a small reference. Its tilts are tempered at
-least as much as those of the core bin beside it.
+OUTER_BINS = (
+    (BELOW_MIN, FIRST_CORE),
+    (LOW_TAIL, FIRST_CORE),
+    (HIGH_TAIL, HIGH_TAIL - 1),
+    (ABOVE_MAX, HIGH_TAIL - 1),
+)
+"""A tail holds one event in two hundred, out of range lies none: too few to show their clusters. Their tilts are
+tempered at least as much as those of the outermost core bin on their side, because a column that lingers there lingers
+beyond as well: an hour that is warmer than any of the reference is one observation, not one per event of that hour.
 """
 
 SMALLEST_TEMPERING = 1e-6
@@ -75,8 +81,8 @@ def tempering(codes: ArrayLike, tilts: Tilts) -> Floats:
     transitions, stationary = markov_chain(series, tilts.layout)
     stretch = variance_inflation(series, tilts) / markov_variance_inflation(transitions, stationary, tilts.shapes)
     gamma = markov_tempering(transitions, stationary, tilts.shapes) / np.maximum(stretch, 1.0)
-    for tail, neighbour in TAIL_NEIGHBOURS if tilts.layout == NUMERIC else ():
-        sparse = tilts.bins == tail
+    for outer, neighbour in OUTER_BINS if tilts.layout == NUMERIC else ():
+        sparse = tilts.bins == outer
         gamma[sparse] = np.minimum(gamma[sparse], gamma[tilts.bins == neighbour].min())
     return np.asarray(np.clip(gamma, SMALLEST_TEMPERING, 1.0))
 
@@ -165,7 +171,8 @@ def markov_chain(series: NDArray[np.int64], layout: Layout) -> tuple[Floats, Flo
 def markov_variance_inflation(transitions: Floats, stationary: Floats, shapes: Floats) -> Floats:
     """VIF float64[I] that a Markov chain gives to long sums of each tilt's score.
 
-    With f the centred score and g solving Poisson's equation (I - P) g = f, the asymptotic variance is 2 <f, g> - <f, f>
+    With f the centred score and g solving Poisson's equation (I - P) g = f, the asymptotic variance is
+    2 <f, g> - <f, f>
     under the stationary distribution (Asmussen and Glynn, "Stochastic Simulation", 2007, chapter IV).
     """
     centred = shapes - (shapes @ stationary)[:, None]

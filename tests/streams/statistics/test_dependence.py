@@ -71,6 +71,13 @@ def test_a_column_that_cycles_by_itself_becomes_quiet_but_not_blind_to_missing_v
     assert dependence.tempering(weekday, CATEGORICAL_TILTS)[:20].max() < 0.01
 
 
+def test_a_run_beyond_the_range_of_a_slow_column_is_not_taken_for_many_observations() -> None:
+    slow = np.repeat(np.random.default_rng(10).normal(size=1_000), 30)
+    gamma = dependence.tempering(codes_of(slow), NUMERIC_TILTS)
+    assert gamma[np.isin(NUMERIC_TILTS.bins, [0, 13])].max() < 0.1
+    assert (gamma[MISSING] == 1).all()
+
+
 def test_three_neighbouring_rare_events_do_not_silence_their_bin_but_a_long_burst_does() -> None:
     codes = codes_of(np.random.default_rng(5).normal(size=30_000))
     codes[10_000:10_003] = 14

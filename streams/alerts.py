@@ -62,10 +62,10 @@ def alert_resolved(
     message: Message,
     now_us: int,
     model_id: str | None,
+    reason: str = "every cause is back within its margin",
 ) -> list[Emission]:
     """The resolving ``Alert`` of an episode, and its audit event."""
     alert = _alert(spec, monitors, monitor, episode, message, "resolved", now_us, model_id)
-    reason = "every cause is back within its margin"
     return [
         _emission(spec, alert),
         audit(message, "alert.resolved", f"incident:{alert['incident_key']}", alert, reason),
@@ -135,7 +135,7 @@ def _cause(block: Block, cause: Cause) -> dict[str, Any]:
     stream, p0 = block.streams[cause.index], block.p0[cause.index]
     rows = int(cause.counts.sum())
     effects = effect_sizes(cause.counts[None], p0[None])[0]
-    independent = max(1.0, rows * block.least_tempering[cause.index])
+    independent = max(1.0, rows * block.independence[cause.index])
     observed = effects["total_variation"]
     return {
         "stream": stream.name,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.baseline import FEATURE, Baseline, BaselineStream
+from streams.history import History
 from streams.specification import DATA_DRIFT, PREDICTION_DRIFT, DeploymentSpec
 from streams.statistics import distances
 from streams.statistics.arrays import log_sum_exp
@@ -24,7 +25,6 @@ from streams.statistics.evidence import (
     empty_counts,
     make_bets,
     monitor_log_weights,
-    regenerate,
     since_log_evidence,
     start_slot,
     stream_log_evidence,
@@ -45,9 +45,9 @@ Floats = NDArray[np.float64]
 BUDGET_SHARES = {DATA_DRIFT: 0.4, PREDICTION_DRIFT: 0.5}
 """A deployment's budget by monitor. The tenth that is left belongs to the humility and rate monitors."""
 
-CAUSE_LOG_EVIDENCE = float(np.log(100.0))
-"""A stream counts as a cause of an alarm if its own evidence since its change point reaches 100 to 1; by Ville's
-inequality an unchanged one does so at most once in a hundred change points."""
+CAUSE_ODDS = 100.0
+"""A stream counts as a cause of an alarm if its own evidence since its change point reaches 100 to 1 for each change
+point it could have; by Ville's inequality and the union bound an unchanged one does so with probability below 1/100."""
 
 CONFIDENCE_ERROR = 0.05
 """Confidence limits are given at 95 %."""
@@ -63,7 +63,7 @@ class Block:
         p0: float64[S, K], baseline distribution.
         bets: What the detectors bet on.
         numeric: The cuts, for the numeric layout.
-        least_tempering: float64[S], the smallest tempering exponent: independent events per event.
+        independence: float64[S], independent events per event: the median tempering of the tilts that can be bet on.
         rows_to_resolve: int64[S], events after which an unchanged stream can be told to be back within its margin.
     """
 
@@ -72,7 +72,7 @@ class Block:
     p0: Floats
     bets: Bets
     numeric: NumericBlock | None
-    least_tempering: Floats
+    independence: Floats
     rows_to_resolve: Counts
 
     @property
@@ -87,16 +87,17 @@ def compile_block(layout: Layout, streams: Sequence[BaselineStream]) -> Block:
     margin = np.array([stream.margin_tv for stream in streams])
     tempering = np.array([stream.tempering for stream in streams])
     p0 = reference_probabilities(counts)
-    least = tempering.min(axis=1)
-    resolve = distances.rows_to_resolve(p0, margin, CONFIDENCE_ERROR) / least
+    bets = make_bets(tilts_of(layout), counts, margin, tempering)
+    independence = np.nanmedian(np.where(np.isfinite(bets.log_weights), tempering, np.nan), axis=1)
+    resolve = distances.rows_to_resolve(p0, margin, CONFIDENCE_ERROR) / independence
     cuts = [stream.bins for stream in streams if isinstance(stream.bins, NumericBins)]
     return Block(
         layout=layout,
         streams=tuple(streams),
         p0=p0,
-        bets=make_bets(tilts_of(layout), counts, margin, tempering),
+        bets=bets,
         numeric=stack_numeric(cuts) if layout is NUMERIC else None,
-        least_tempering=least,
+        independence=independence,
         rows_to_resolve=np.ceil(resolve).astype(np.int64),
     )
 
@@ -106,28 +107,21 @@ class BlockState:
     """What is known of a block's streams; see :mod:`streams.statistics.evidence` for the arrays.
 
     ``muted``: bool[S], streams of an open alarm. ``resolve_counts``: int64[S, K], counts of a muted stream since the
-    last look at whether it is back within its margin. ``since_offset``: int64[S], message offset of the change point.
+    last look at whether it is back within its margin.
     """
 
     base: Floats
     slot_counts: Counts
-    since_counts: Counts
-    since_start_us: Counts
-    since_offset: Counts
     muted: NDArray[np.bool_]
     resolve_counts: Counts
 
     @classmethod
-    def new(cls, block: Block, now_us: int, offset: int) -> BlockState:
+    def new(cls, block: Block) -> BlockState:
         """The state before the first event."""
-        size = block.bets.streams
         return cls(
             base=empty_base(block.bets),
             slot_counts=empty_counts(block.bets),
-            since_counts=empty_counts(block.bets),
-            since_start_us=np.full(size, now_us, dtype=np.int64),
-            since_offset=np.full(size, offset, dtype=np.int64),
-            muted=np.zeros(size, dtype=bool),
+            muted=np.zeros(block.bets.streams, dtype=bool),
             resolve_counts=empty_counts(block.bets),
         )
 
@@ -202,7 +196,9 @@ class Monitors:
             for layout in (NUMERIC, CATEGORICAL)
             if (streams := [stream for stream in baseline.streams if stream.layout is layout])
         ]
-        self.states = [BlockState.new(block, now_us, offset) for block in self.blocks]
+        self.states = [BlockState.new(block) for block in self.blocks]
+        self.history = History()
+        self.slot_start_us, self.slot_offset = now_us, offset
         self.monitors: dict[str, Monitor] = {}
         self._compile_monitors(spec)
 
@@ -239,12 +235,11 @@ class Monitors:
 
     def start(self, now_us: int, offset: int, log_start_mass: float) -> None:
         """Begin a start slot, before its first event is counted."""
+        if any(state.slot_counts.any() for state in self.states):
+            self.history.append(self.slot_start_us, self.slot_offset, [state.slot_counts for state in self.states])
+        self.slot_start_us, self.slot_offset = now_us, offset
         for block, state in zip(self.blocks, self.states, strict=True):
-            state.since_counts += state.slot_counts
             state.base, state.slot_counts = start_slot(block.bets, state.base, state.slot_counts, log_start_mass)
-            before = state.since_start_us
-            state.since_counts, state.since_start_us = regenerate(block.bets, state.since_counts, before, now_us)
-            state.since_offset = np.where(state.since_start_us != before, offset, state.since_offset)
 
     def count(self, counts: Sequence[Counts]) -> None:
         """Take in the events of one slot: per block int64[S, K]."""
@@ -273,21 +268,28 @@ class Monitors:
     def _fire(self, monitor: Monitor, weighted: list[Floats], total: float, now_us: int) -> Alarm:
         causes = []
         top = max(float(w.max()) for w in weighted)
+        boundaries = [(self.slot_start_us, self.slot_offset)]
+        boundaries += [(past.start_us, past.offset) for past in reversed(self.history.blocks)]
         for b, (block, state) in enumerate(zip(self.blocks, self.states, strict=True)):
-            since = state.since_counts + state.slot_counts
-            own = since_log_evidence(block.bets, since)
+            since = self.history.since(b, state.slot_counts)
+            own = np.stack([since_log_evidence(block.bets, counts) for counts in since])
+            # the latest of equally likely boundaries: a stream whose past was forgotten has zeros there
+            change = own.argmax(axis=0)
             for index in np.flatnonzero(np.isfinite(weighted[b])).tolist():
-                if own[index] < CAUSE_LOG_EVIDENCE and weighted[b][index] < top:
+                at = int(change[index])
+                log_evidence = float(own[at, index])
+                if log_evidence < np.log(CAUSE_ODDS * len(own)) and weighted[b][index] < top:
                     continue
+                change_us, first_offset = boundaries[at]
                 causes.append(
                     Cause(
                         block=b,
                         index=index,
                         share=float(np.exp(weighted[b][index] - total)),
-                        log_evidence_nats=float(own[index]),
-                        change_us=int(state.since_start_us[index]),
-                        first_offset=int(state.since_offset[index]),
-                        counts=since[index].copy(),
+                        log_evidence_nats=log_evidence,
+                        change_us=change_us,
+                        first_offset=first_offset,
+                        counts=since[at, index].copy(),
                     )
                 )
         causes.sort(key=lambda cause: (-cause.share, cause.block, cause.index))
@@ -303,22 +305,31 @@ class Monitors:
         for b, state in enumerate(self.states):
             state.base[np.isfinite(monitor.log_weights[b])] = -np.inf
         for b, index in episode.causes:
-            self._mute(self.states[b], index, muted=True)
+            self._mute(b, index, muted=True)
         return Alarm(monitor, episode, total, causes)
 
-    @staticmethod
-    def _mute(state: BlockState, index: int, *, muted: bool) -> None:
-        """Mute or unmute a stream; either way its evidence and change point begin anew."""
+    def give_up(self) -> list[tuple[Monitor, Episode]]:
+        """Close every open alarm: what is normal is being redefined."""
+        closed = [(monitor, episode) for monitor in self.monitors.values() for episode in monitor.open]
+        for monitor in self.monitors.values():
+            monitor.open = []
+        return closed
+
+    def _mute(self, b: int, index: int, *, muted: bool) -> None:
+        """Mute or unmute a stream; either way its evidence and its past begin anew."""
+        state = self.states[b]
         state.muted[index] = muted
         state.base[index] = -np.inf
+        state.slot_counts[index] = 0
         state.resolve_counts[index] = 0
+        self.history.forget(b, index)
 
-    def resolutions(self, now_us: int, offset: int) -> list[tuple[Monitor, Episode]]:
+    def resolutions(self) -> list[tuple[Monitor, Episode]]:
         """Look for alarms whose causes are all back within their margins, with 95 % confidence each."""
         for b, (block, state) in enumerate(zip(self.blocks, self.states, strict=True)):
             ready = state.muted & (state.resolve_counts.sum(axis=1) >= block.rows_to_resolve)
             for index in np.flatnonzero(ready).tolist():
-                self._look_back(b, index, now_us, offset)
+                self._look_back(b, index)
         resolved = []
         for monitor in self.monitors.values():
             for episode in [e for e in monitor.open if not e.causes]:
@@ -326,20 +337,16 @@ class Monitors:
                 resolved.append((monitor, episode))
         return resolved
 
-    def _look_back(self, b: int, index: int, now_us: int, offset: int) -> None:
+    def _look_back(self, b: int, index: int) -> None:
         block, state = self.blocks[b], self.states[b]
         counts = state.resolve_counts[index]
-        events = counts.sum() * block.least_tempering[index]
+        events = counts.sum() * block.independence[index]
         observed = distances.total_variation(counts, block.p0[index])
         upper = distances.tv_upper_limit(observed, events, CONFIDENCE_ERROR)
         if upper > block.streams[index].margin_tv:
             state.resolve_counts[index] = 0
             return
-        self._mute(state, index, muted=False)
-        state.since_counts[index] = 0
-        state.slot_counts[index] = 0
-        state.since_start_us[index] = now_us
-        state.since_offset[index] = offset
+        self._mute(b, index, muted=False)
         for monitor in self.monitors.values():
             for episode in monitor.open:
                 if (b, index) in episode.causes:

@@ -129,6 +129,7 @@ class Partition:
         self.position = {topics.predictions: 0, topics.outcomes: 0}
         self.messages = 0
         self.dead_letters = 0
+        self._log_time_ms = 0
 
     def needs(self, columns: PredictionColumns | OutcomeColumns) -> bool:
         """Whether a specification or baseline has to be looked up before these columns can be applied."""
@@ -176,6 +177,7 @@ class Partition:
         known = deployment.versions.get(baseline.model_version)
         if known is not None:
             self._close_windows(deployment, everything=True, only=baseline.model_version)
+            self._close_alarms(deployment, known)
         offset = self.position[self._topics.predictions]
         version = Version(
             baseline,
@@ -197,6 +199,7 @@ class Partition:
         self._order_message(message)
         self.position[message.topic] = message.offset + 1
         self.messages += 1
+        self._log_time_ms = message.timestamp_ms
         if decoded.refusal is not None:
             self._refuse(message, *decoded.refusal)
         elif isinstance(decoded.columns, PredictionColumns):
@@ -344,7 +347,7 @@ class Partition:
         alarms = monitors.alarms(now_us)
         for alarm in alarms:
             self._emissions += alert_fired(spec, monitors, alarm, message, columns.model_id)
-        resolutions = monitors.resolutions(now_us, message.offset)
+        resolutions = monitors.resolutions()
         for monitor, episode in resolutions:
             self._emissions += alert_resolved(spec, monitors, monitor, episode, message, now_us, columns.model_id)
         return bool(alarms or resolutions)
@@ -371,6 +374,22 @@ class Partition:
                 window.revision += 1
                 self._emit_window(deployment, version, start_us, window, final=True)
                 self._dirty[_key("window", spec.deployment_id, name, start_us)] = None
+
+    def _close_alarms(self, deployment: Deployment, version: Version) -> None:
+        """Resolve every open alarm of a version whose baseline is being replaced."""
+        offset = self.position[self._topics.predictions] - 1
+        message = Message(self._topics.predictions, self.number, offset, self._log_time_ms, None, None)
+        for monitor, episode in version.monitors.give_up():
+            self._emissions += alert_resolved(
+                deployment.spec,
+                version.monitors,
+                monitor,
+                episode,
+                message,
+                deployment.clock_us or 0,
+                None,
+                "a new baseline came into force",
+            )
 
     def _emit_window(
         self, deployment: Deployment, version: Version, start_us: int, window: Window, *, final: bool
@@ -434,6 +453,7 @@ class Partition:
             "younger_ids_offset": self._identities.younger_offset,
             "messages": self.messages,
             "dead_letters": self.dead_letters,
+            "log_time_ms": self._log_time_ms,
         }
 
     def restore(self, records: Mapping[bytes, Mapping[str, Any]]) -> range:
@@ -472,6 +492,7 @@ class Partition:
             self._topics.outcomes: position["outcomes"],
         }
         self.messages, self.dead_letters = position["messages"], position["dead_letters"]
+        self._log_time_ms = position["log_time_ms"]
         self._identities.restore(position["older_ids_offset"], position["younger_ids_offset"])
         return range(position["older_ids_offset"], position["predictions"])
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from driftline.codec import decode, encode
 from streams.baseline import Baseline
+from streams.history import PastBlock
 from streams.monitor import BlockState, Episode, Monitors
 from streams.specification import DeploymentSpec
 from streams.windows import Window
 
 Fields = dict[str, Any]
 
-_EVIDENCE_ARRAYS = ("base", "since_counts", "since_start_us", "since_offset", "muted")
+_EVIDENCE_ARRAYS = ("base", "muted")
 _SLOT_ARRAYS = ("slot_counts", "resolve_counts")
 
 
@@ -43,8 +44,14 @@ def unpack(fields: Mapping[str, Any]) -> NDArray[Any]:
 def evidence_fields(monitors: Monitors) -> Fields:
     """What changes when a start slot begins, an alarm is raised or resolved."""
     fields: Fields = {"monitors": json.dumps(_monitor_facts(monitors), separators=(",", ":"))}
+    past = monitors.history.blocks
+    facts = [[block.start_us, block.offset, block.slots] for block in past]
+    fields["past"] = pack(np.array(facts, dtype=np.int64).reshape(-1, 3))
+    fields |= {"slot_start_us": monitors.slot_start_us, "slot_offset": monitors.slot_offset}
     for b, state in enumerate(monitors.states):
         fields |= {f"{name}_{b}": pack(getattr(state, name)) for name in _EVIDENCE_ARRAYS}
+        if past:
+            fields[f"past_counts_{b}"] = pack(np.stack([block.counts[b] for block in past]))
     return fields
 
 
@@ -73,6 +80,12 @@ def restore_monitors(spec: DeploymentSpec, baseline: Baseline, evidence: Fields,
         arrays = {name: unpack(evidence[f"{name}_{b}"]) for name in _EVIDENCE_ARRAYS}
         arrays |= {name: unpack(slot[f"{name}_{b}"]) for name in _SLOT_ARRAYS}
         monitors.states[b] = BlockState(**arrays)
+    monitors.slot_start_us, monitors.slot_offset = evidence["slot_start_us"], evidence["slot_offset"]
+    past_counts = [unpack(evidence[name]) for name in sorted(evidence) if name.startswith("past_counts_")]
+    monitors.history.blocks = [
+        PastBlock(start_us, offset, slots, [counts[i].copy() for counts in past_counts])
+        for i, (start_us, offset, slots) in enumerate(unpack(evidence["past"]).tolist())
+    ]
     for name, facts in json.loads(evidence["monitors"]).items():
         monitor = monitors.monitors.get(name)
         if monitor is None:

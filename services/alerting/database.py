@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,26 @@ publications = sa.Table(
 )
 
 
-def open_engine(url: str) -> sa.Engine:
+class Database:
+    """An open database. Thread-safe: one transaction at a time."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        # SQLite takes one writer at a time; waiting here is fair and quick, waiting there is a sleep of growing length.
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A transaction: all of the block, or nothing."""
+        with self._lock, self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Release the file."""
+        self._engine.dispose()
+
+
+def open_database(url: str) -> Database:
     """Open the database, creating it where it is missing.
 
     SQLite in WAL mode with ``synchronous=FULL``: what a transaction wrote is on the disk when it ends.
@@ -134,7 +154,7 @@ def open_engine(url: str) -> sa.Engine:
         raise DatabaseError(f"{path.parent}: cannot be created: {error.strerror}") from error
     except sa.exc.DBAPIError as error:
         raise DatabaseError(f"{path} cannot be used as the alerting database: {error.orig}") from error
-    return engine
+    return Database(engine)
 
 
 def database_path(url: str) -> Path:

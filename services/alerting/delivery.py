@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from services.alerting.store import Claim
+from services.alerting.outbox import Claim
 from services.alerting.text import clean, shorten
 
 CONNECT_SECONDS = 5.0

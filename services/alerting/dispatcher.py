@@ -1,4 +1,4 @@
-"""Sends what the store says is to be sent, one destination each.
+"""Sends what the outbox says is to be sent, one destination each.
 
 Within a destination one message is under way at a time. A lane (an incident key) goes on only after its oldest
 message has arrived or was given up, so a resolve is never sent before its trigger. A message that fails waits by
@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from services.alerting.delivery import Again, Channel, Failed, Outcome, Sent
 from services.alerting.metrics import Metrics
+from services.alerting.outbox import Claim, Outbox
 from services.alerting.settings import Destination, Pace
-from services.alerting.store import Claim, Store
 
 log = logging.getLogger("driftline.alerting")
 
@@ -72,7 +72,7 @@ class Dispatcher:
     Args:
         destination: Its settings.
         channel: The way there.
-        store: Where messages come from and results go.
+        outbox: Where messages come from and results go.
         metrics: What is counted.
         give_up_seconds: Age at which a message is given up.
         hold_until_ms: Kept back until then, from an earlier run.
@@ -84,7 +84,7 @@ class Dispatcher:
         self,
         destination: Destination,
         channel: Channel,
-        store: Store,
+        outbox: Outbox,
         metrics: Metrics,
         *,
         give_up_seconds: float,
@@ -95,7 +95,7 @@ class Dispatcher:
         self._name = destination.name
         self._bucket = TokenBucket(destination.pace)
         self._channel = channel
-        self._store = store
+        self._outbox = outbox
         self._metrics = metrics
         self._give_up_ms = give_up_seconds * 1000
         self._hold_until_ms = hold_until_ms
@@ -119,7 +119,7 @@ class Dispatcher:
             self._wake.clear()
             wait_seconds = max((self._hold_until_ms - self._now_ms()) / 1000, self._bucket.wait_seconds())
             if wait_seconds <= 0:
-                claim = await asyncio.to_thread(self._store.claim, self._name)
+                claim = await asyncio.to_thread(self._outbox.claim, self._name)
                 if claim is not None:
                     await self._deliver(claim)
                     continue
@@ -127,7 +127,7 @@ class Dispatcher:
             await self._sleep(wait_seconds)
 
     async def _until_due(self) -> float:
-        due_ms = await asyncio.to_thread(self._store.next_due_ms, self._name)
+        due_ms = await asyncio.to_thread(self._outbox.next_due_ms, self._name)
         return _LONGEST_SLEEP_SECONDS if due_ms is None else max((due_ms - self._now_ms()) / 1000, 0.001)
 
     async def _sleep(self, seconds: float) -> None:
@@ -157,11 +157,11 @@ class Dispatcher:
         self._metrics.attempt(self._name, claim.kind, outcome)
         about = (self._name, claim.kind, claim.alert["id"])
         if isinstance(outcome, Sent):
-            await asyncio.to_thread(self._store.sent, claim, outcome.receipt)
+            await asyncio.to_thread(self._outbox.sent, claim, outcome.receipt)
             self._metrics.delivered(self._name, (self._now_ms() - claim.created_ms) / 1000)
             log.info("%s: %s of alert %s sent", *about)
         elif isinstance(outcome, Failed):
-            await asyncio.to_thread(self._store.give_up, claim, outcome.error)
+            await asyncio.to_thread(self._outbox.give_up, claim, outcome.error)
             log.error("%s: %s of alert %s failed for good: %s", *about, outcome.error)
         else:
             await self._try_again(claim, outcome, now)
@@ -178,4 +178,4 @@ class Dispatcher:
             kept = self._hold_until_ms = next_ms
         else:
             self._hold_until_ms = now_ms + int(min(wait_seconds, PAUSE_MOST_SECONDS) * 1000)
-        await asyncio.to_thread(self._store.retry, claim, outcome.error, next_ms, kept)
+        await asyncio.to_thread(self._outbox.retry, claim, outcome.error, next_ms, kept)

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from services.alerting.errors import AlertingError
 from services.alerting.metrics import Metrics
+from services.alerting.outbox import Outbox
 from services.alerting.store import Store
 
 HOST = "127.0.0.1"
@@ -21,14 +22,16 @@ class HealthServer:
         port: To listen on.
         trouble: What is wrong, in words; empty when all is well.
         metrics: What ``/metrics`` shows.
-        store: What the gauges are read from.
+        store: Of incidents, for the gauges.
+        outbox: Of messages, for the gauges.
     """
 
-    def __init__(self, port: int, trouble: Callable[[], str], metrics: Metrics, store: Store) -> None:
+    def __init__(self, port: int, trouble: Callable[[], str], metrics: Metrics, store: Store, outbox: Outbox) -> None:
         self._port = port
         self._trouble = trouble
         self._metrics = metrics
         self._store = store
+        self._outbox = outbox
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -60,8 +63,10 @@ class HealthServer:
         return web.json_response({"ok": not trouble, "trouble": trouble}, status=503 if trouble else 200)
 
     async def _show_metrics(self, _: web.Request) -> web.Response:
-        backlog, counts = await asyncio.to_thread(lambda: (self._store.backlog(), self._store.counts()))
-        self._metrics.state(backlog, counts)
+        await asyncio.to_thread(self._read_state)
         return web.Response(
             body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
+
+    def _read_state(self) -> None:
+        self._metrics.state(self._outbox.backlog(), self._store.firing(), self._outbox.unpublished())

@@ -69,13 +69,13 @@ class Metrics:
         """Set how far behind the topic's end the service is."""
         self._lag.set(messages)
 
-    def state(self, backlog: Mapping[tuple[str, str], int], counts: Mapping[str, int]) -> None:
+    def state(self, backlog: Mapping[tuple[str, str], int], firing: int, unpublished: int) -> None:
         """Set what the database holds now."""
         self._messages.clear()
         for (destination, status), count in backlog.items():
             self._messages.labels(destination, status).set(count)
-        self._firing.set(counts["firing"])
-        self._unpublished.set(counts["unpublished"])
+        self._firing.set(firing)
+        self._unpublished.set(unpublished)
 
     def text(self) -> bytes:
         """Prometheus' text format."""

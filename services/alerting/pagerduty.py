@@ -22,8 +22,8 @@ from driftline.codec import Record
 from services.alerting.delivery import Outcome, Pacer, Redactor, Sent, network_error, outcome_of_status, proxy_for
 from services.alerting.incidents import TRIGGER
 from services.alerting.message import describe_alert, stream_line
+from services.alerting.outbox import Claim
 from services.alerting.settings import PagerDutySettings
-from services.alerting.store import Claim
 from services.alerting.text import clean, shorten
 
 MAX_BODY_BYTES = 512 * 1024

@@ -1,4 +1,4 @@
-"""Publishes what the store decided to say on Kafka: audit events and dead letters, in order, at least once.
+"""Publishes what was decided to say on Kafka: audit events and dead letters, in order, at least once.
 
 Rows are deleted only after every in-sync replica has acknowledged them. A repeat carries the same event id and the
 same bytes.
@@ -10,8 +10,8 @@ import asyncio
 import logging
 
 from driftline.settings import KafkaSettings
+from services.alerting.outbox import Outbox
 from services.alerting.records import Publication
-from services.alerting.store import Store
 from services.kafka import ClusterError, Publisher
 
 log = logging.getLogger("driftline.alerting")
@@ -24,9 +24,9 @@ _IDLE_SECONDS = 5.0
 class PublicationLoop:
     """Publishes until :meth:`stop`; while Kafka is away, what is to be said waits in the database."""
 
-    def __init__(self, kafka: KafkaSettings, store: Store) -> None:
+    def __init__(self, kafka: KafkaSettings, outbox: Outbox) -> None:
         self._kafka = kafka
-        self._store = store
+        self._outbox = outbox
         self._publisher: Publisher | None = None
         self._wake = asyncio.Event()
         self._stopping = False
@@ -62,7 +62,7 @@ class PublicationLoop:
                 pass
 
     def _publish_some(self) -> bool:
-        rows = self._store.publications(_BATCH)
+        rows = self._outbox.publications(_BATCH)
         if not rows:
             return False
         if self._publisher is None:
@@ -70,7 +70,7 @@ class PublicationLoop:
         for _, message in rows:
             self._send(self._publisher, message)
         self._publisher.flush()
-        self._store.published(rows[-1][0])
+        self._outbox.published(rows[-1][0])
         return len(rows) == _BATCH
 
     @staticmethod

@@ -21,18 +21,19 @@ import aiohttp
 import sqlalchemy as sa
 
 from driftline.settings import KafkaSettings
-from services.alerting.database import open_engine, sole_owner
+from services.alerting.database import Database, open_database, sole_owner
 from services.alerting.delivery import Channel, Redactor, http_session
 from services.alerting.dispatcher import Dispatcher
 from services.alerting.errors import AlertingError
 from services.alerting.health import HealthServer
 from services.alerting.intake import Intake
 from services.alerting.metrics import Metrics
+from services.alerting.outbox import DEAD, SENT, Outbox
 from services.alerting.pagerduty import PagerDutyChannel
 from services.alerting.publications import PublicationLoop
 from services.alerting.settings import AlertingSettings, Destination, PagerDutySettings
 from services.alerting.slack import SlackChannel
-from services.alerting.store import DEAD, SENT, Store
+from services.alerting.store import Store
 
 log = logging.getLogger("driftline.alerting")
 
@@ -91,20 +92,21 @@ class AlertingService:
             with contextlib.suppress(RuntimeError, ValueError):  # only the main thread may
                 loop.add_signal_handler(number, self._stop.set)
         with sole_owner(self._settings.database_url):
-            engine = open_engine(self._settings.database_url)
+            database = open_database(self._settings.database_url)
             try:
-                await self._run_with(engine, ready)
+                await self._run_with(database, ready)
             except sa.exc.DBAPIError as error:
                 raise AlertingError(f"the alerting database failed, so the service ends: {error.orig}") from error
             finally:
-                engine.dispose()
+                database.close()
 
-    async def _run_with(self, engine: sa.Engine, ready: Callable[[], None]) -> None:
+    async def _run_with(self, database: Database, ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        store = Store(engine, self._settings, self._kafka.topics, self._now_ms)
-        self._announce(store)
-        publications = PublicationLoop(self._kafka, store)
-        async with self._dispatchers(store) as dispatchers:
+        store = Store(database, self._settings, self._kafka.topics, self._now_ms)
+        outbox = Outbox(database, self._kafka.topics, self._now_ms)
+        self._announce(outbox)
+        publications = PublicationLoop(self._kafka, outbox)
+        async with self._dispatchers(outbox) as dispatchers:
 
             def wake() -> None:
                 publications.wake()
@@ -122,8 +124,9 @@ class AlertingService:
                 give_up_seconds=self._settings.kafka_timeout_seconds,
                 now_ms=self._now_ms,
             )
-            health = HealthServer(self._port, lambda: _trouble(intake), self._metrics, store) if self._port else None
-            if health is not None:
+            health = None
+            if self._port:
+                health = HealthServer(self._port, lambda: _trouble(intake), self._metrics, store, outbox)
                 await health.start()
             try:
                 await self._until_stopped(intake, dispatchers, publications, ready)
@@ -131,7 +134,7 @@ class AlertingService:
                 if health is not None:
                     await health.stop()
 
-    def _announce(self, store: Store) -> None:
+    def _announce(self, outbox: Outbox) -> None:
         names = [destination.name for destination in self._settings.destinations]
         if names:
             log.info("messages go to %s", ", ".join(names))
@@ -140,11 +143,11 @@ class AlertingService:
                 "no destination is configured: incidents are kept and nobody is told. Set DRIFTLINE_SLACK_WEBHOOK_URL, "
                 "DRIFTLINE_SLACK_TOKEN or DRIFTLINE_PAGERDUTY_ROUTING_KEY, or give --config."
             )
-        if in_doubt := store.recover():
+        if in_doubt := outbox.recover():
             self._metrics.in_doubt(in_doubt)
             log.warning("%d message(s) were being sent when the service was killed; they are sent again", in_doubt)
         waiting: dict[str, int] = {}
-        for (name, status), count in store.backlog().items():
+        for (name, status), count in outbox.backlog().items():
             if status not in (SENT, DEAD):
                 waiting[name] = waiting.get(name, 0) + count
         for name, count in waiting.items():
@@ -154,8 +157,8 @@ class AlertingService:
                 log.warning("%d message(s) wait for %r, which is no destination any more", count, name)
 
     @contextlib.asynccontextmanager
-    async def _dispatchers(self, store: Store) -> AsyncIterator[list[Dispatcher]]:
-        holds = store.holds()
+    async def _dispatchers(self, outbox: Outbox) -> AsyncIterator[list[Dispatcher]]:
+        holds = outbox.holds()
         redact = Redactor(self._settings.secrets())
         async with contextlib.AsyncExitStack() as stack:
             dispatchers = []
@@ -165,7 +168,7 @@ class AlertingService:
                     Dispatcher(
                         destination,
                         _channel(destination, session, redact),
-                        store,
+                        outbox,
                         self._metrics,
                         give_up_seconds=self._settings.give_up_seconds,
                         hold_until_ms=holds.get(destination.name, 0),

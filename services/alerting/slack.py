@@ -43,8 +43,8 @@ from services.alerting.delivery import (
 )
 from services.alerting.incidents import TRIGGER
 from services.alerting.message import AlertText, describe_alert
+from services.alerting.outbox import Claim
 from services.alerting.settings import SlackSettings
-from services.alerting.store import Claim
 from services.alerting.text import Line, Value, clean, shorten
 
 MAX_HEADER = 150

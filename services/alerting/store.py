@@ -1,19 +1,12 @@
-"""What the service knows, and the transactions that keep it true.
+"""Taking alerts in.
 
-The guarantee rests on three of them:
-
-1. :meth:`Store.take`: the dedup row, the incident's change, the messages to send, the audit events and the topic's
-   next offset, all or nothing. The consumer is placed from that offset, never from a group's commit: an alert that
-   was taken is never read again in vain, and one that was not taken is read again.
-2. :meth:`Store.claim`: before a message is sent, that it is being sent.
-3. :meth:`Store.sent`, :meth:`Store.retry`, :meth:`Store.give_up`: what came of it, with its audit event.
-
-A process killed between 2 and 3 leaves the message *in doubt*; the next start sends it again (:meth:`Store.recover`).
+One transaction (:meth:`Store.take`) holds the dedup rows, the incidents' changes, the messages to send, the audit
+events and the topic's next offset: all or nothing. The consumer is placed from that offset, never from a group's
+commit: an alert that was taken is never read again in vain, and one that was not taken is read again.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,17 +17,14 @@ import sqlalchemy as sa
 from driftline.codec import Record, decode, encode
 from driftline.topics import Topics
 from services.alerting import database as db
+from services.alerting.database import Database
 from services.alerting.incidents import FIRING, RESOLVED, TRIGGER, Change, Decision, decide, takes
-from services.alerting.records import Publication, alert_evidence, audit_event, deterministic_id, digest
-from services.alerting.settings import SEVERITIES, AlertingSettings
-
-PENDING, SENDING, SENT, DEAD = "pending", "sending", "sent", "dead"
-_UNFINISHED = (PENDING, SENDING)
+from services.alerting.outbox import enqueue, publish
+from services.alerting.records import Publication, alert_evidence, audit_event, digest
+from services.alerting.settings import AlertingSettings
 
 DUPLICATE = "duplicate"
 REFUSED = "refused"
-
-IN_DOUBT = "the service ended while sending, so it is not known whether this arrived: sent again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +46,31 @@ class Position:
     history_end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A message that is being sent.
-
-    Attributes:
-        id: Row.
-        key: The same for every attempt.
-        destination: Name of the destination.
-        kind: ``trigger`` or ``resolve``.
-        attempts: Counting this one.
-        alert: The record that is told.
-        firing: The record that opened the incident; None if it was never seen.
-        trigger_receipt: What the channel returned for the trigger; empty if there is none.
-        created_ms: When it was decided.
-    """
-
-    id: int
-    key: str
-    destination: str
-    kind: str
-    attempts: int
-    alert: Record
-    firing: Record | None
-    trigger_receipt: Mapping[str, Any]
-    created_ms: int
-
-
 class Store:
-    """The database of one service. Thread-safe: one transaction at a time."""
+    """Where alerts go. Thread-safe."""
 
     def __init__(
-        self, engine: sa.Engine, settings: AlertingSettings, topics: Topics, now_ms: Callable[[], int]
+        self, database: Database, settings: AlertingSettings, topics: Topics, now_ms: Callable[[], int]
     ) -> None:
-        self._engine = engine
+        self._database = database
         self._destinations = settings.destinations
         self._history = settings.history
         self._topics = topics
         self._now_ms = now_ms
-        # SQLite takes one writer at a time; waiting here is fair and quick, waiting there is a sleep of growing length.
-        self._lock = threading.Lock()
-
-    # Reading the topic
 
     def positions(self, topic: str) -> dict[int, Position]:
         """Where each known partition goes on."""
-        with self._lock, self._engine.begin() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute(sa.select(db.positions).where(db.positions.c.topic == topic))
             return {row.partition: Position(row.next_offset, row.history_end) for row in rows}
 
     def place(self, topic: str, partition: int, next_offset: int, history_end: int, gap: str = "") -> None:
-        """Set where a partition goes on: at its first sight, or when the log no longer has the stored offset (``gap``
-        says why).
+        """Set where a partition goes on.
+
+        At its first sight, or when the log no longer has the stored offset: ``gap`` says why.
         """
         where = (db.positions.c.topic == topic) & (db.positions.c.partition == partition)
-        with self._lock, self._engine.begin() as connection:
+        with self._database.transaction() as connection:
             known = connection.execute(sa.select(db.positions.c.next_offset).where(where)).scalar()
             if known is None:
                 told = self._history != "open" or history_end <= next_offset
@@ -128,12 +88,12 @@ class Store:
                     reason=gap,
                     detail={"stored_offset": known, "next_offset": next_offset},
                 )
-                _publish(connection, [event])
+                publish(connection, [event])
 
     def take(self, batch: Sequence[Incoming]) -> Counter[str]:
         """Take messages in, in one transaction; returns how many did what (a :class:`Change`, duplicate, refused)."""
         results: Counter[str] = Counter()
-        with self._lock, self._engine.begin() as connection:
+        with self._database.transaction() as connection:
             places = {(m.topic, m.partition): self._place_of(connection, m) for m in batch}
             ends: dict[tuple[str, int], int] = {}
             for message in batch:
@@ -149,7 +109,7 @@ class Store:
 
     def advance(self, topic: str, partition: int, next_offset: int) -> None:
         """Move a position over offsets that hold no message (transaction markers, aborted records)."""
-        with self._lock, self._engine.begin() as connection:
+        with self._database.transaction() as connection:
             self._advance(connection, topic, partition, next_offset)
 
     @staticmethod
@@ -160,7 +120,7 @@ class Store:
     def _take_one(self, connection: sa.Connection, message: Incoming, *, quiet: bool) -> str:
         alert = message.alert
         if alert is None:
-            _publish(connection, message.refusal)
+            publish(connection, message.refusal)
             return REFUSED
         seen = sa.select(db.alerts.c.id).where(db.alerts.c.id == alert["id"])
         if connection.execute(seen).first() is not None:
@@ -178,9 +138,9 @@ class Store:
         incident_id = _keep_incident(connection, alert, decision, None if known is None else known.id, place, now)
         if not quiet:
             for name in decision.destinations:
-                _enqueue(connection, alert, incident_id, name, str(decision.kind), now)
+                enqueue(connection, alert, incident_id, name, str(decision.kind), now)
         position = (message.topic, message.partition, message.offset)
-        _publish(connection, self._incident_events(alert, record, decision, position, quiet=quiet, now=now))
+        publish(connection, self._incident_events(alert, record, decision, position, quiet=quiet, now=now))
         return decision.change.value
 
     @staticmethod
@@ -261,174 +221,13 @@ class Store:
             alert = decode(record)[1]
             for destination in self._destinations:
                 if takes(destination, alert["severity"]):
-                    _enqueue(connection, alert, incident_id, destination.name, TRIGGER, self._now_ms())
+                    enqueue(connection, alert, incident_id, destination.name, TRIGGER, self._now_ms())
 
-    # Sending
-
-    def recover(self) -> int:
-        """Make messages that a killed process was sending due again; returns how many are in doubt."""
-        n = db.notifications.c
-        with self._lock, self._engine.begin() as connection:
-            in_doubt = sa.select(n.id, n.key, n.attempts, n.destination, n.kind, db.incidents).join(db.incidents)
-            rows = connection.execute(in_doubt.where(n.status == SENDING)).mappings().all()
-            for row in rows:
-                where = db.notifications.c.id == row["id"]
-                connection.execute(sa.update(db.notifications).where(where).values(status=PENDING, last_error=IN_DOUBT))
-                event = audit_event(
-                    self._topics.audit,
-                    action="notification.retried",
-                    subject=f"incident:{row['incident_key']}",
-                    identity=(row["key"], "in-doubt", row["attempts"]),
-                    time_ms=self._now_ms(),
-                    reason=IN_DOUBT,
-                    detail={"destination": row["destination"], "kind": row["kind"], "attempts": row["attempts"]},
-                )
-                _publish(connection, [event])
-            return len(rows)
-
-    def claim(self, destination: str) -> Claim | None:
-        """The next message that is due at a destination, marked as being sent; None if nothing is due.
-
-        Of the oldest unfinished message of each lane, the most urgent and then the oldest.
-        """
-        n = db.notifications.c
-        with self._lock, self._engine.begin() as connection:
-            due = n.next_attempt_ms <= self._now_ms()
-            query = sa.select(db.notifications).where(n.id.in_(_heads(destination)), due)
-            row = connection.execute(query.order_by(n.urgency, n.id).limit(1)).first()
-            if row is None:
-                return None
-            sending = (
-                sa.update(db.notifications).where(n.id == row.id).values(status=SENDING, attempts=row.attempts + 1)
-            )
-            connection.execute(sending)
-            records = self._records(connection, row.incident_id, row.alert_id)
-            trigger = sa.select(n.receipt).where(
-                n.incident_id == row.incident_id, n.destination == destination, n.kind == TRIGGER, n.status == SENT
-            )
-            receipt = {} if row.kind == TRIGGER else connection.execute(trigger).scalar() or {}
-        return Claim(
-            id=row.id,
-            key=row.key,
-            destination=destination,
-            kind=row.kind,
-            attempts=row.attempts + 1,
-            alert=decode(records[0])[1],
-            firing=None if records[1] is None else decode(records[1])[1],
-            trigger_receipt=receipt,
-            created_ms=row.created_ms,
-        )
-
-    @staticmethod
-    def _records(connection: sa.Connection, incident_id: int, alert_id: str) -> tuple[bytes, bytes | None]:
-        told = sa.select(db.alerts.c.record).where(db.alerts.c.id == alert_id)
-        firing = sa.select(db.alerts.c.record).join(db.incidents, db.incidents.c.firing_alert_id == db.alerts.c.id)
-        first = connection.execute(firing.where(db.incidents.c.id == incident_id)).scalar()
-        return connection.execute(told).scalar_one(), first
-
-    def next_due_ms(self, destination: str) -> int | None:
-        """When the next message of a destination is due; None if none waits."""
-        query = sa.select(sa.func.min(db.notifications.c.next_attempt_ms))
-        with self._lock, self._engine.begin() as connection:
-            due = connection.execute(query.where(db.notifications.c.id.in_(_heads(destination)))).scalar()
-            return None if due is None else int(due)
-
-    def sent(self, claim: Claim, receipt: Mapping[str, Any]) -> None:
-        """A message arrived; ``receipt`` is what the channel needs to refer to it later."""
-        now = self._now_ms()
-        values = {"status": SENT, "finished_ms": now, "receipt": dict(receipt), "last_error": ""}
-        waited = {"seconds_waited": f"{max(now - claim.created_ms, 0) / 1000:.3f}"}
-        self._finish(claim, values, "notification.sent", "", now, waited)
-
-    def retry(self, claim: Claim, error: str, next_attempt_ms: int, hold_until_ms: int | None = None) -> None:
-        """A message did not arrive and will be sent again; ``hold_until_ms`` keeps the whole destination back until
-        then.
-        """
-        values = {"status": PENDING, "next_attempt_ms": next_attempt_ms, "last_error": error}
-        # The first one only: a destination that is away for hours would fill the audit with itself.
-        action = "notification.retried" if claim.attempts == 1 else None
-        self._finish(claim, values, action, error, self._now_ms(), {}, hold_until_ms)
-
-    def give_up(self, claim: Claim, error: str) -> None:
-        """A message will never arrive."""
-        now = self._now_ms()
-        values = {"status": DEAD, "finished_ms": now, "last_error": error}
-        self._finish(claim, values, "notification.failed", error, now, {})
-
-    def _finish(
-        self,
-        claim: Claim,
-        values: Mapping[str, Any],
-        action: str | None,
-        reason: str,
-        now: int,
-        detail: Mapping[str, object],
-        hold_until_ms: int | None = None,
-    ) -> None:
-        with self._lock, self._engine.begin() as connection:
-            connection.execute(sa.update(db.notifications).where(db.notifications.c.id == claim.id).values(**values))
-            if hold_until_ms is not None:
-                _hold(connection, claim.destination, hold_until_ms)
-            if action is None:
-                return
-            facts = {"destination": claim.destination, "kind": claim.kind, "attempts": claim.attempts, **detail}
-            event = audit_event(
-                self._topics.audit,
-                action=action,
-                subject=f"incident:{claim.alert['incident_key']}",
-                identity=(claim.key,),
-                time_ms=now,
-                reason=reason,
-                evidence=[f"alert:{claim.alert['id']}"],
-                detail={"deployment": claim.alert["deployment_id"], **facts},
-            )
-            _publish(connection, [event])
-
-    def holds(self) -> dict[str, int]:
-        """Until when each destination is kept back, milliseconds since 1970 UTC."""
-        with self._lock, self._engine.begin() as connection:
-            return {row.name: row.hold_until_ms for row in connection.execute(sa.select(db.destinations))}
-
-    # Publishing
-
-    def publications(self, limit: int) -> list[tuple[int, Publication]]:
-        """The oldest messages that are not yet known to be published, with their row ids."""
-        query = sa.select(db.publications).order_by(db.publications.c.id).limit(limit)
-        with self._lock, self._engine.begin() as connection:
-            return [
-                (r.id, Publication(r.topic, r.key, r.value, [(name, value) for name, value in r.headers]))
-                for r in connection.execute(query)
-            ]
-
-    def published(self, last_id: int) -> None:
-        """Everything up to a row id is published."""
-        with self._lock, self._engine.begin() as connection:
-            connection.execute(sa.delete(db.publications).where(db.publications.c.id <= last_id))
-
-    # Looking
-
-    def backlog(self) -> dict[tuple[str, str], int]:
-        """How many messages each (destination, status) has."""
-        n = db.notifications.c
-        query = sa.select(n.destination, n.status, sa.func.count()).group_by(n.destination, n.status)
-        with self._lock, self._engine.begin() as connection:
-            return {(name, status): count for name, status, count in connection.execute(query)}
-
-    def counts(self) -> dict[str, int]:
-        """Firing incidents, and messages that wait to be published."""
-        firing = sa.select(sa.func.count()).select_from(db.incidents).where(db.incidents.c.status == FIRING)
-        waiting = sa.select(sa.func.count()).select_from(db.publications)
-        with self._lock, self._engine.begin() as connection:
-            return {
-                "firing": int(connection.execute(firing).scalar_one()),
-                "unpublished": int(connection.execute(waiting).scalar_one()),
-            }
-
-
-def _heads(destination: str) -> sa.Select[Any]:
-    """The oldest unfinished message of each lane: the only one of it that may be sent."""
-    n = db.notifications.c
-    return sa.select(sa.func.min(n.id)).where(n.destination == destination, n.status.in_(_UNFINISHED)).group_by(n.lane)
+    def firing(self) -> int:
+        """How many incidents are open."""
+        query = sa.select(sa.func.count()).select_from(db.incidents).where(db.incidents.c.status == FIRING)
+        with self._database.transaction() as connection:
+            return int(connection.execute(query).scalar_one())
 
 
 def _keep_incident(
@@ -454,41 +253,3 @@ def _keep_incident(
     inserted = connection.execute(sa.insert(db.incidents).values(**values)).inserted_primary_key
     assert inserted is not None
     return int(inserted[0])
-
-
-def _enqueue(connection: sa.Connection, alert: Record, incident_id: int, destination: str, kind: str, now: int) -> None:
-    key = deterministic_id("notification", alert["incident_key"], alert["episode"], destination, kind)
-    known = sa.select(db.notifications.c.id).where(db.notifications.c.key == key)
-    if connection.execute(known).first() is not None:
-        return
-    connection.execute(
-        sa.insert(db.notifications).values(
-            key=key,
-            incident_id=incident_id,
-            lane=alert["incident_key"],
-            destination=destination,
-            kind=kind,
-            alert_id=alert["id"],
-            urgency=SEVERITIES.index(alert["severity"]),
-            status=PENDING,
-            attempts=0,
-            next_attempt_ms=now,
-            created_ms=now,
-            last_error="",
-            receipt={},
-        )
-    )
-
-
-def _hold(connection: sa.Connection, destination: str, until_ms: int) -> None:
-    connection.execute(sa.delete(db.destinations).where(db.destinations.c.name == destination))
-    connection.execute(sa.insert(db.destinations).values(name=destination, hold_until_ms=until_ms))
-
-
-def _publish(connection: sa.Connection, messages: Sequence[Publication]) -> None:
-    for message in messages:
-        connection.execute(
-            sa.insert(db.publications).values(
-                topic=message.topic, key=message.key, value=message.value, headers=[list(h) for h in message.headers]
-            )
-        )

@@ -67,8 +67,10 @@ def count_numeric_block(
     if values.ndim != 2 or values.shape[0] != columns:
         raise ValueError(f"expected values of shape ({columns}, n), one row per column, got {values.shape}")
     reached = np.zeros(values.shape, np.uint8)
+    does_reach = np.empty(values.shape, np.bool_)
     for edge in block.edges:
-        reached += values >= edge
+        np.greater_equal(values, edge, out=does_reach)
+        reached += does_reach.view(np.uint8)
     index = reached + block.offsets
     if segments is not None:
         index += segments * (columns * width)

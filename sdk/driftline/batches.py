@@ -130,10 +130,10 @@ def prediction_columns(
         )
 
 
-def outcome_columns(rows: Sequence[OutcomeRow], deployment_id: str) -> OutcomeColumns:
-    """Outcomes as columns."""
+def outcome_columns(rows: Sequence[OutcomeRow], deployment_id: str) -> Iterator[OutcomeColumns]:
+    """Outcomes as columns, one batch."""
     acted = [row.was_acted_on for row in rows]
-    return OutcomeColumns(
+    yield OutcomeColumns(
         deployment_id=deployment_id,
         prediction_ids=[row.prediction_id for row in rows],
         actual_timestamps_us=np.array([row.actual_timestamp_us for row in rows], dtype=np.int64),
@@ -213,12 +213,12 @@ def least_row_bytes(columns: PredictionColumns | OutcomeColumns) -> int:
 
 
 def encoded(
-    columns: PredictionColumns | OutcomeColumns, max_bytes: int, refuse: Callable[[int, str], None]
+    columns: PredictionColumns | OutcomeColumns, max_bytes: int, refuse: Callable[[int, str, str], None]
 ) -> Iterator[tuple[bytes, int]]:
     """A batch as one or more encoded records, each of at most ``max_bytes``, with their numbers of rows.
 
     A row that cannot be encoded, or is too large alone, costs only itself: ``refuse`` is told the number of rows
-    lost and why.
+    lost, the kind of trouble and the reason.
     """
     name = "OutcomeBatch" if isinstance(columns, OutcomeColumns) else "PredictionBatch"
     reason = f"larger than max_message_bytes={max_bytes}"
@@ -232,7 +232,7 @@ def encoded(
                 yield data, columns.rows
                 return
     if columns.rows == 1:
-        refuse(1, f"prediction {columns.prediction_ids[0]!r} cannot be sent: {reason}")
+        refuse(1, "unfit", f"prediction {columns.prediction_ids[0]!r} cannot be sent: {reason}")
         return
     half = columns.rows // 2
     yield from encoded(between(columns, 0, half), max_bytes, refuse)

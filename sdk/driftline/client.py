@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -14,12 +15,13 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from driftline import columns as read
+from driftline.batcher import Delivery
 from driftline.batches import OutcomeRow, PredictionRow, between, random_ids
 from driftline.buffer import Buffer, Counters
 from driftline.errors import ClientClosedError, DriftlineError, EventError, SettingsError
 from driftline.events import OutcomeColumns, PredictionColumns, checked_name
 from driftline.registry import Registry
-from driftline.sender import Delivery, Sender
+from driftline.sender import Sender
 from driftline.settings import KafkaSettings
 from driftline.spool import default_directory, folder_for
 from driftline.tables import outcome_table, prediction_table, row_count
@@ -29,6 +31,7 @@ log = logging.getLogger("driftline")
 WhenUnavailable = Literal["spool", "block", "drop"]
 _CHUNK_BATCHES = 20  # a large table is handed over in pieces of so many batches, so that it need not fit the buffer
 _EXIT_SECONDS = 10.0
+_MAX_VERSIONS = 1000
 
 
 class Client:
@@ -104,8 +107,9 @@ class Client:
         if when_unavailable not in ("spool", "block", "drop"):
             raise SettingsError(f"when_unavailable: expected 'spool', 'block' or 'drop', came {when_unavailable!r}")
         settings = KafkaSettings.from_environment() if settings is None else settings
-        self.deployment_id = checked_name(deployment_id, "deployment_id")
-        self.model_version = checked_name(model_version, "model_version")
+        self._deployment_id = checked_name(deployment_id, "deployment_id")
+        self._model_version = checked_name(model_version, "model_version")
+        self._versions = {model_version}
         self._strict = strict
         self._closed = False
         self._delivery = Delivery(
@@ -175,7 +179,7 @@ class Client:
         """
         try:
             row = PredictionRow(
-                self.model_version if model_version is None else checked_name(model_version, "model_version"),
+                self._model_version if model_version is None else self._version(model_version),
                 random_ids(1)[0] if prediction_id is None else read.identifier(prediction_id),
                 time.time_ns() // 1000 if timestamp is None else read.time_us(timestamp),
                 read.plain_features(features),
@@ -226,8 +230,8 @@ class Client:
             table = prediction_table(
                 features,
                 prediction,
-                deployment_id=self.deployment_id,
-                model_version=self.model_version if model_version is None else model_version,
+                deployment_id=self._deployment_id,
+                model_version=self._model_version if model_version is None else model_version,
                 model_id=self._delivery.model_id,
                 prediction_ids=prediction_ids,
                 prediction_label=prediction_label,
@@ -293,7 +297,7 @@ class Client:
         """Log many outcomes, by columns of equal length; see :meth:`log_outcome` and :meth:`log_predictions`."""
         try:
             table = outcome_table(
-                self.deployment_id, prediction_ids, actual_value, actual_label, actual_timestamps, was_acted_on
+                self._deployment_id, prediction_ids, actual_value, actual_label, actual_timestamps, was_acted_on
             )
             self._ready()
         except (EventError, ClientClosedError) as error:
@@ -342,7 +346,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Client({self.deployment_id!r}, {self.model_version!r}, {self.counters()})"
+        return f"Client({self._deployment_id!r}, {self._model_version!r}, {self.counters()})"
 
     # Inner workings
 
@@ -354,6 +358,13 @@ class Client:
             policy=self._delivery.when_unavailable,
             block_timeout_seconds=self._block_timeout_seconds,
         )
+
+    def _version(self, name: str) -> str:
+        if name not in self._versions:
+            checked_name(name, "model_version")
+            if len(self._versions) < _MAX_VERSIONS:
+                self._versions.add(name)
+        return name
 
     def _ready(self) -> None:
         if self._closed:
@@ -369,6 +380,7 @@ class Client:
                     sender.check()
                 sender.start()
                 self._sender = sender
+                _close_with_worker()
 
     def _add_table(self, table: PredictionColumns | OutcomeColumns) -> None:
         delivery = self._delivery
@@ -389,6 +401,7 @@ class Client:
             self._sender.abandon()
         self._sender = None
         self._buffer = self._new_buffer()
+        self._registry = Registry.from_settings(self._delivery.settings)
 
 
 def _check(name: str, value: float, least: float) -> None:
@@ -402,6 +415,13 @@ _CLIENTS: weakref.WeakSet[Client] = weakref.WeakSet()
 def _close_all() -> None:
     for client in list(_CLIENTS):
         client.close(_EXIT_SECONDS)
+
+
+def _close_with_worker() -> None:
+    """Close at the end of a worker of multiprocessing, too: such a child leaves without running ``atexit``."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, _close_all, exitpriority=100)
 
 
 def _after_fork_in_child() -> None:

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
 from driftline import codec
-from driftline.batches import (
-    Message,
-    between,
-    cloud_event_headers,
-    encoded,
-    outcome_columns,
-    prediction_columns,
-)
-from driftline.buffer import Buffer, Work
-from driftline.errors import RegistryError, SettingsError, SpoolFullError
+from driftline.batcher import Batcher, Delivery
+from driftline.batches import Message, between
+from driftline.buffer import Buffer
+from driftline.errors import SpoolFullError
 from driftline.events import OutcomeColumns, PredictionColumns
-from driftline.settings import KafkaSettings
+from driftline.producer import REFUSED, TOO_LARGE, discard, leak, make_producer
 from driftline.spool import Spool, adoptable
-from driftline.topics import PARTITIONER, record_key
 
 log = logging.getLogger("driftline")
 
@@ -37,41 +26,7 @@ _STALL_SECONDS = 0.5  # a full window without one acknowledgement for so long: K
 _RETRY_SECONDS = 1.0
 _ADOPTION_SECONDS = 30.0
 _REPLAY_WINDOW = 32  # batches from disk that are on their way at the same time
-_QUEUE_KBYTES = 262_144
 _LEAST_MESSAGE_BYTES = 16_384
-
-# What Kafka will not take however often it is offered. Missing rights and missing topics are not among them:
-# somebody may be about to mend those.
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
-_REFUSED = _TOO_LARGE | {KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where batches go, and what happens to them when Kafka is away."""
-
-    deployment_id: str
-    model_id: str | None
-    shard: int | None
-    settings: KafkaSettings = field(repr=False)
-    batch_rows: int
-    max_buffered_rows: int
-    max_message_bytes: int
-    when_unavailable: str
-    delivery_timeout_seconds: float
-    spool_folder: Path
-    spool_limit_bytes: int
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-class _QuietLog:
-    """Takes librdkafka's log, which repeats itself several times a second while Kafka is away, at debug level.
-
-    What matters of it arrives through the error callback, too.
-    """
-
-    def log(self, _level: int, message: str, *arguments: Any) -> None:
-        logging.getLogger("driftline.kafka").debug(message, *arguments)
 
 
 class Sender:
@@ -83,6 +38,8 @@ class Sender:
     4. Going offline takes everything back from the producer, in order, and starts a new one: an idempotent producer
        whose messages were purged has lost its sequence.
     5. What is on disk is offered again, oldest first; the first acknowledgement means that Kafka is back.
+
+    Callbacks only take notes: librdkafka does not allow a poll within a poll.
     """
 
     def __init__(self, buffer: Buffer, delivery: Delivery, registry: codec.SchemaRegistry | None) -> None:
@@ -90,38 +47,31 @@ class Sender:
         self._delivery = delivery
         self._registry = registry
         self._spools = delivery.when_unavailable == "spool"
-        self._key = record_key(delivery.deployment_id, delivery.shard)
-        self._max_bytes = delivery.max_message_bytes
+        self._batcher = Batcher(delivery, self._drop)
         self._window_rows = max(delivery.batch_rows, delivery.max_buffered_rows // 2)
         self._own = Spool.create(delivery.spool_folder, delivery.spool_limit_bytes)
         self._adopted: deque[Spool] = deque()
         self._adoption_at = 0.0
         self._producer: Any = None
         self._generation = 0
-        self._sequence = 0
         self._in_flight: dict[int, Message] = {}
         self._in_flight_rows = 0
         self._replaying = 0
         self._failed: list[Message] = []
+        self._too_large: list[Message] = []
         self._again: deque[Message] = deque()
         self._again_at = 0.0
         self._progress_at = 0.0
         self._offline = False
         self._brokers_down = False
+        self._fatal = False
         self._gave_up = False
         self._warned: set[str] = set()
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Make the producer now, so that a wrong setting shows at once.
-
-        Raises:
-            SettingsError: librdkafka does not take the settings.
-        """
-        try:
-            self._live_producer()
-        except (KafkaException, TypeError, ValueError) as error:
-            raise SettingsError(f"the Kafka client does not take its settings: {error}") from None
+        """Make the producer now, so that a wrong setting shows at once. Raises :class:`SettingsError`."""
+        self._live_producer()
 
     def start(self) -> None:
         """Start the thread; a daemon, so that a process can end without closing its client."""
@@ -136,117 +86,92 @@ class Sender:
         return True
 
     def abandon(self) -> None:
-        """In a forked child: keep away from what belongs to the parent.
-
-        The producer's threads do not exist here, and its destructor would wait for them: it is never called.
-        """
+        """In a forked child: keep away from what belongs to the parent."""
         if self._producer is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._producer))
+            leak(self._producer)
         for spool in (self._own, *self._adopted):
             spool.abandon()
 
     # The loop
 
     def _run(self) -> None:
-        while not self._finished():
-            busy = self._in_flight or self._again
-            work = self._buffer.take(0.02 if busy else 0.2 if self._waiting_on_disk() else 1.0)
+        while True:
             try:
-                for columns in self._columns(work):
-                    self._send(columns)
+                if self._finished():
+                    break
+                work = self._buffer.take(self._wait_seconds())
+                for message in self._batcher.messages(work):
+                    self._dispatch(message)
                 self._turn()
             except Exception:  # the thread must outlive whatever happens to one batch
                 log.exception("the client's background thread met an error and goes on")
                 time.sleep(0.1)
-        self._end()
-
-    def _finished(self) -> bool:
-        deadline = self._buffer.close_at
-        if deadline is None:
-            return False
-        if time.monotonic() >= deadline and not self._gave_up:
-            self._give_up()
-        if self._buffer.counters().pending:
-            return False
-        return self._gave_up or self._offline or not (self._in_flight or self._waiting_on_disk())
-
-    def _end(self) -> None:
         self._discard_producer()
         for spool in (self._own, *self._adopted):
             spool.close()
 
+    def _wait_seconds(self) -> float:
+        if self._in_flight or self._again or self._buffer.close_at is not None:
+            return 0.02
+        return 0.2 if self._waiting_on_disk() else 1.0
+
+    def _finished(self) -> bool:
+        if self._buffer.close_at is None:
+            return False
+        self._give_up_when_late()
+        if self._buffer.counters().pending:
+            return False
+        return self._gave_up or self._offline or not (self._in_flight or self._waiting_on_disk())
+
     def _waiting_on_disk(self) -> bool:
         return not self._own.empty or bool(self._adopted)
 
-    def _columns(self, work: Work) -> Iterator[PredictionColumns | OutcomeColumns]:
-        delivery, step = self._delivery, self._delivery.batch_rows
-        for start in range(0, len(work.predictions), step):
-            yield from self._guarded(
-                lambda rows: prediction_columns(rows, delivery.deployment_id, delivery.model_id),
-                work.predictions[start : start + step],
-            )
-        for start in range(0, len(work.outcomes), step):
-            yield from self._guarded(
-                lambda rows: [outcome_columns(rows, delivery.deployment_id)], work.outcomes[start : start + step]
-            )
-        for columns in work.columns:
-            for start in range(0, columns.rows, step):
-                yield between(columns, start, min(start + step, columns.rows))
-
-    def _guarded(self, build: Any, rows: list[Any]) -> list[PredictionColumns | OutcomeColumns]:
-        try:
-            return list(build(rows))
-        except Exception as error:  # checked rows build; a mistake in that must cost one batch, not the thread
-            self._drop(len(rows), f"a batch of {len(rows)} rows could not be built: {error!r}")
-            return []
-
-    def _send(self, columns: PredictionColumns | OutcomeColumns) -> None:
-        left = columns.rows
-        try:
-            for message in self._messages(columns):
-                self._dispatch(message)
-                left -= message.rows
-        except Exception as error:
-            self._drop(left, f"{left} rows could not be sent: {error!r}")
-
-    def _messages(self, columns: PredictionColumns | OutcomeColumns) -> Iterator[Message]:
-        topics, outcome = self._delivery.settings.topics, isinstance(columns, OutcomeColumns)
-        name = "OutcomeBatch" if outcome else "PredictionBatch"
-        for value, rows in encoded(columns, self._max_bytes, self._drop):
-            self._sequence += 1
-            yield Message(
-                topic=topics.outcomes if outcome else topics.predictions,
-                key=self._key,
-                value=value,
-                headers=[*cloud_event_headers(name, self._delivery.deployment_id), *self._delivery.headers],
-                rows=rows,
-                sequence=self._sequence,
-            )
+    def _turn(self) -> None:
+        self._poll(0)
+        if self._gave_up:
+            return
+        self._offer_again()
+        if self._spools:
+            now = time.monotonic()
+            if now >= self._adoption_at and self._buffer.close_at is None:
+                self._adopt(now)
+            self._replay(now)
 
     # Delivery
 
     def _dispatch(self, message: Message) -> None:
-        while not self._gave_up:
+        while True:
+            if self._failed or self._too_large:
+                self._poll(0)
+            if self._gave_up:
+                return self._keep_or_drop([message])
             if self._spools and (self._offline or not self._own.empty):
                 return self._to_spool([message])
-            if self._in_flight_rows + message.rows <= self._window_rows or not self._in_flight:
+            self._offer_again()
+            if not self._again and self._room_for(message):
                 return self._produce(message)
             self._poll(0.02)
-            if self._spools and time.monotonic() - self._progress_at > _STALL_SECONDS:
+            if self._spools and self._in_flight and time.monotonic() - self._progress_at > _STALL_SECONDS:
                 self._go_offline("the broker stopped acknowledging")
-            deadline = self._buffer.close_at
-            if deadline is not None and time.monotonic() >= deadline:
-                self._give_up()
-        return self._keep_or_drop([message])
+            self._give_up_when_late()
+
+    def _room_for(self, message: Message) -> bool:
+        return not self._in_flight or self._in_flight_rows + message.rows <= self._window_rows
+
+    def _offer_again(self) -> None:
+        if time.monotonic() < self._again_at:
+            return
+        while self._again and not self._failed and self._room_for(self._again[0]):
+            self._produce(self._again.popleft())
 
     def _produce(self, message: Message) -> None:
-        value = message.value
         if not self._in_flight:
             self._progress_at = time.monotonic()
         self._in_flight[message.sequence] = message
         self._in_flight_rows += message.rows
         self._replaying += message.origin is not None
         try:
+            value = message.value
             if self._registry is not None:
                 value = codec.with_registry(value, self._registry)
             self._live_producer().produce(
@@ -256,13 +181,10 @@ class Sender:
                 headers=message.headers,
                 on_delivery=partial(self._reported, self._generation, message.sequence),
             )
-        except BufferError:
-            self._land(message.sequence)
-            self._failed.append(message)
         except KafkaException as error:
             self._reported(self._generation, message.sequence, error.args[0], None)
-        except RegistryError as error:
-            self._warn("registry", str(error))
+        except Exception as error:  # the queue is full, the registry away, a header refused …
+            self._warn(type(error).__name__, f"a batch was not delivered: {error}")
             self._land(message.sequence)
             self._failed.append(message)
 
@@ -283,9 +205,9 @@ class Sender:
                 log.warning("Kafka is back")
             self._offline = False
             self._settle(message, delivered=message.rows)
-        elif error.code() in _TOO_LARGE and message.origin is None and message.rows > 1:
-            self._too_large(message)
-        elif error.code() in _REFUSED:
+        elif error.code() in TOO_LARGE and message.origin is None and message.rows > 1:
+            self._too_large.append(message)
+        elif error.code() in REFUSED:
             self._warn("refused", f"Kafka refuses a batch of {len(message.value)} bytes, which is dropped: {error}")
             self._settle(message, dropped=message.rows)
         else:
@@ -298,65 +220,62 @@ class Sender:
             return
         spool: Spool = message.origin[0]
         spool.acknowledge(message)
-        if not spool.own:
+        if spool.own:
+            self._buffer.settle_spooled(delivered=delivered, dropped=dropped)
+        else:
             self._buffer.settle_spooled(adopted=delivered)
-            return
-        self._buffer.settle_spooled(delivered=delivered, dropped=dropped)
-
-    def _too_large(self, message: Message) -> None:
-        """The topic takes less than thought: halve this batch, and those to come."""
-        self._max_bytes = max(_LEAST_MESSAGE_BYTES, min(self._max_bytes, len(message.value) // 2))
-        self._warn("too_large", f"{message.topic} takes no {len(message.value)} bytes: smaller batches from now on")
-        name, record = codec.decode(message.value)
-        reader = OutcomeColumns if name == "OutcomeBatch" else PredictionColumns
-        columns = reader.from_record(record)
-        for start, stop in ((0, columns.rows // 2), (columns.rows // 2, columns.rows)):
-            self._again.extend(self._messages(between(columns, start, stop)))
-        # The producer joins messages into requests of up to the old size: that limit is set when it is made.
-        self._again.extend(self._take_back())
-        self._again_at = 0.0
 
     def _poll(self, seconds: float) -> None:
+        """Hear what became of messages, and act on it."""
         if self._producer is not None:
             self._producer.poll(seconds)
         else:
             time.sleep(seconds)
+        if self._too_large:
+            self._split()
+        if self._fatal:  # an idempotent producer does not recover from these; a new one may
+            self._fatal = False
+            self._again.extend(self._take_back())
         if self._brokers_down:
             self._brokers_down = False
-            if self._spools and not self._offline and self._in_flight_rows:
+            if self._spools and not self._offline and self._in_flight:
                 self._go_offline("no broker answers")
         if self._failed:
             if self._spools:
                 self._go_offline("a batch was not delivered")
             elif self._delivery.when_unavailable == "block":
-                self._again.extend(self._failed)
+                self._again.extendleft(sorted(self._failed, key=_newest_first))
                 self._failed.clear()
                 self._again_at = time.monotonic() + _RETRY_SECONDS
             else:
                 failed, self._failed = self._failed, []
                 self._keep_or_drop(failed)
 
-    def _turn(self) -> None:
-        self._poll(0)
-        now = time.monotonic()
-        if self._gave_up:
-            return
-        if self._again and now >= self._again_at:
-            again, self._again = self._again, deque()
-            for message in again:
-                self._dispatch(message)
-        if self._spools:
-            if now >= self._adoption_at and self._buffer.close_at is None:
-                self._adopt(now)
-            self._replay(now)
+    def _split(self) -> None:
+        """The topic takes less than thought: halve what it refused, and make smaller batches from now on."""
+        refused, self._too_large = self._too_large, []
+        size = min(len(message.value) for message in refused)
+        self._batcher.max_bytes = max(_LEAST_MESSAGE_BYTES, min(self._batcher.max_bytes, size // 2))
+        self._warn("too_large", f"{refused[0].topic} takes no {size} bytes: smaller batches from now on")
+        # The producer joins messages into requests of up to the old size; that limit is set when it is made.
+        self._again.extend(self._take_back())
+        for message in refused:
+            name, record = codec.decode(message.value)
+            columns: PredictionColumns | OutcomeColumns = (
+                OutcomeColumns.from_record(record) if name == "OutcomeBatch" else PredictionColumns.from_record(record)
+            )
+            half = columns.rows // 2
+            self._again.extend(self._batcher.encode(between(columns, 0, half)))
+            self._again.extend(self._batcher.encode(between(columns, half, columns.rows)))
 
     # Away and back
 
     def _take_back(self) -> list[Message]:
         """Every message that is on its way, oldest first; the producer is given up."""
-        messages = sorted((*self._failed, *self._in_flight.values()), key=lambda message: message.sequence)
-        self._failed = []
-        self._in_flight = {}
+        messages = sorted((*self._failed, *self._again, *self._in_flight.values()), key=_oldest_first)
+        self._failed.clear()
+        self._again.clear()
+        self._in_flight.clear()
         self._in_flight_rows = self._replaying = 0
         self._discard_producer()
         return messages
@@ -366,28 +285,33 @@ class Sender:
             log.warning("Kafka is away (%s): batches go to %s", reason, self._own.directory)
         self._offline = True
         self._again_at = time.monotonic() + _RETRY_SECONDS
-        messages = sorted((*self._again, *self._take_back()), key=lambda message: message.sequence)
-        self._again.clear()
-        self._keep_or_drop(messages)
+        self._keep_or_drop(self._take_back())
+
+    def _give_up_when_late(self) -> None:
+        """When the time to close is over, what is on its way goes to disk, or is dropped."""
+        deadline = self._buffer.close_at
+        if deadline is not None and time.monotonic() >= deadline and not self._gave_up:
+            self._gave_up = True
+            self._keep_or_drop(self._take_back())
 
     def _keep_or_drop(self, messages: list[Message]) -> None:
-        fresh = [message for message in messages if message.origin is None]
         for spool in (self._own, *self._adopted):
-            spool.put_back(m for m in messages if m.origin is not None and m.origin[0] is spool)
+            spool.put_back([m for m in messages if m.origin is not None and m.origin[0] is spool])
+        fresh = [message for message in messages if message.origin is None]
         if self._spools:
             self._to_spool(fresh)
         elif fresh:
             self._drop(
-                sum(message.rows for message in fresh), "batches that Kafka did not take are dropped and counted"
+                sum(message.rows for message in fresh), "dropped", "what Kafka did not take is dropped and counted"
             )
 
-    def _to_spool(self, messages: Iterable[Message]) -> None:
+    def _to_spool(self, messages: list[Message]) -> None:
         spooled = 0
         for message in messages:
             try:
                 self._own.append(message)
             except (OSError, SpoolFullError) as error:
-                self._drop(message.rows, f"a batch is dropped: {error}")
+                self._drop(message.rows, type(error).__name__, f"a batch is dropped: {error}")
             else:
                 spooled += message.rows
         try:
@@ -406,8 +330,7 @@ class Sender:
                 if self._offline and not self._replaying:
                     self._offline = False  # nothing left to try with: the next batch will tell
                 return
-            self._sequence += 1
-            message.sequence = self._sequence
+            message.sequence = self._batcher.next_sequence()
             self._produce(message)
 
     def _next_on_disk(self) -> Message | None:
@@ -432,15 +355,8 @@ class Sender:
             log.warning("adopting the spool %s of a process that has ended", spool.directory)
             self._adopted.append(spool)
 
-    def _give_up(self) -> None:
-        """The time to close is over: what is on its way goes to disk, or is dropped."""
-        self._gave_up = True
-        messages = sorted((*self._again, *self._take_back()), key=lambda message: message.sequence)
-        self._again.clear()
-        self._keep_or_drop(messages)
-
-    def _drop(self, rows: int, reason: str) -> None:
-        self._warn("dropped", reason)
+    def _drop(self, rows: int, kind: str, reason: str) -> None:
+        self._warn(kind, reason)
         self._buffer.settle(dropped=rows)
 
     def _warn(self, kind: str, message: str) -> None:
@@ -452,35 +368,32 @@ class Sender:
 
     def _live_producer(self) -> Any:
         if self._producer is None:
-            chosen = self._delivery.settings.librdkafka
-            defaults = {"compression.type": "lz4", "linger.ms": "5", "client.id": "driftline"}
-            self._producer = Producer(
-                {
-                    **{name: value for name, value in defaults.items() if name not in chosen},
-                    **self._delivery.settings.client(
-                        enable_idempotence=True,
-                        acks="all",
-                        partitioner=PARTITIONER,
-                        message_timeout_ms=int(self._delivery.delivery_timeout_seconds * 1000),
-                        message_max_bytes=max(1_000_000, self._delivery.max_message_bytes + 65_536),
-                        batch_size=self._max_bytes,
-                        queue_buffering_max_kbytes=_QUEUE_KBYTES,
-                        reconnect_backoff_max_ms=1000,
-                    ),
-                    "error_cb": self._kafka_error,
-                    "logger": _QuietLog(),
-                }
+            self._producer = make_producer(
+                self._delivery.settings,
+                timeout_seconds=self._delivery.delivery_timeout_seconds,
+                max_message_bytes=self._delivery.max_message_bytes,
+                max_request_bytes=self._batcher.max_bytes,
+                on_error=self._kafka_error,
             )
         return self._producer
 
     def _kafka_error(self, error: KafkaError) -> None:
         self._warn(f"kafka {error.code()}", f"Kafka client: {error.str()}")
-        if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._brokers_down = True
+        if error.fatal():
+            self._fatal = True
 
     def _discard_producer(self) -> None:
         self._generation += 1
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.purge()
-            producer.poll(0)  # the reports of what was purged; they belong to a generation that is over
+            discard(producer)
+
+
+def _oldest_first(message: Message) -> int:
+    return message.sequence
+
+
+def _newest_first(message: Message) -> int:
+    return -message.sequence

@@ -72,8 +72,13 @@ class KafkaSettings:
         merged.update({name.replace("_", "."): value for name, value in properties.items()})
         return merged
 
+    def secret_names(self) -> list[str]:
+        """The librdkafka properties whose values must not be shown."""
+        return [name for name in self.librdkafka if any(secret in name for secret in _SECRETS)]
+
     def __repr__(self) -> str:
-        shown = {k: "***" if any(s in k for s in _SECRETS) else v for k, v in self.librdkafka.items()}
+        secret = self.secret_names()
+        shown = {name: "***" if name in secret else value for name, value in self.librdkafka.items()}
         return f"KafkaSettings({self.bootstrap_servers!r}, {self.topics!r}, {self.application_id!r}, {shown!r})"
 
 

@@ -153,6 +153,9 @@ class Spool:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, segment.bytes)
                 os.lseek(self._file, segment.bytes, os.SEEK_SET)
+            if not segment.rows:
+                self._seal()
+                self._remove(segment)
             raise
         segment.bytes += len(frame)
         segment.rows += message.rows
@@ -232,6 +235,9 @@ class Spool:
         lost = segment.rows - segment.rows_acknowledged
         self.lost_rows += lost
         self.rows -= lost
+        self._remove(segment)
+
+    def _remove(self, segment: Segment) -> None:
         self._segments.remove(segment)
         with contextlib.suppress(OSError):
             segment.path.unlink()

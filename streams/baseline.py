@@ -48,9 +48,6 @@ from streams.statistics.tilts import tilts_of
 MINIMUM_ROWS = 200
 """Fewer reference rows leave a margin so wide that nothing would be found."""
 
-COMMON_BIN_ROWS = 100
-"""A bin with fewer reference rows says nothing about how its values follow each other."""
-
 REFERENCE_ERROR_PROBABILITY = 1e-3
 """Probability that a stream's true distribution lies outside the margin that its reference's size gives."""
 
@@ -301,26 +298,9 @@ def _stream(
         bins=bins,
         counts=counts,
         margin_tv=effective_margin(spec.margin_tv, len(codes), int((counts > 0).sum()), REFERENCE_ERROR_PROBABILITY),
-        tempering=_tempering(codes, layout),
+        tempering=tempering(codes, tilts_of(layout)),
         importance=importance,
     )
-
-
-def _tempering(codes: NDArray[np.integer], layout: Layout) -> Floats:
-    """Tempering per tilt; bins that the reference (almost) never filled are taken to cluster like the others.
-
-    A hot afternoon puts a hundred rows above a maximum that March never reached. The reference cannot show how values
-    up there follow each other, but how those below do: where the column comes in runs, so will what is new in it. A
-    column of independent values keeps the exponent one, and with it an alarm within a handful of broken rows.
-    """
-    tilts = tilts_of(layout)
-    gamma = tempering(codes, tilts)
-    counts = count_codes(codes, layout)
-    bins = tilts.bins
-    common = (bins < 0) | (counts[bins] >= COMMON_BIN_ROWS)
-    if not common.any():
-        return gamma
-    return np.where(common, gamma, np.minimum(gamma, np.median(gamma[common])))
 
 
 def _numeric_labels(bins: NumericBins) -> list[str]:

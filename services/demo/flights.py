@@ -55,8 +55,8 @@ window: 1d
 start_slot: 1h
 margin: 0.05
 
-# The promise: at most one false alarm expected in 30 days, for all deployments together.
-false_alarms: {count: 1, per: 30d, scope: fleet}
+# The promise: at most one false alarm expected in 90 days, for all deployments together.
+false_alarms: {count: 1, per: 90d, scope: fleet}
 
 runbook: https://example.org/runbooks/late-arrival
 """
@@ -87,7 +87,14 @@ def load_flights() -> pd.DataFrame:
     flights["weekday"] = departure.dt.tz_convert(TIME_ZONE).dt.weekday + 1
     date = departure.dt.tz_convert(TIME_ZONE).dt.strftime("%Y-%m-%d")
     flights["flight_id"] = (
-        date + " " + flights["carrier"] + flights["flight"].astype(str) + " " + flights["origin"] + "-" + flights["dest"]
+        date
+        + " "
+        + flights["carrier"]
+        + flights["flight"].astype(str)
+        + " "
+        + flights["origin"]
+        + "-"
+        + flights["dest"]
     )
     flights = flights.sort_values(["scheduled_departure", "flight_id"], kind="stable")
     return flights.drop_duplicates("flight_id").reset_index(drop=True)

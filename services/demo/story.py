@@ -1,0 +1,138 @@
+"""What a run of the demonstration found: the facts that the terminal, the report and ``--json`` all tell."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.demo.flights import SCHEDULE, WEATHER
+
+PREDICTION_STREAMS = ("prediction", "prediction_label")
+QUIET_PSI = 0.1
+"""The effect size below which a month counts as quiet in the table; a customary value, and no alarm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command that was run: its words, and how long it took."""
+
+    command: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Story:
+    """The facts of one run.
+
+    Attributes:
+        steps: The commands, in order.
+        published: Rows that ``publish predictions`` sent.
+        applied: Rows that the streams counted.
+        outcomes_published: Rows that ``publish outcomes`` sent.
+        outcomes_applied: Outcome rows that the streams took in.
+        dead_letters: Messages refused.
+        months: Such as ``2013-04``, in order.
+        psi: Stream to PSI per month.
+        daily_psi: Stream to (day, PSI) pairs.
+        alerts: ``Alert`` records, in order.
+        slack: Bodies that the Slack receiver took.
+        pagerduty: Bodies that the PagerDuty receiver took.
+        verification: Result of ``audit verify``.
+        tampered: Result of ``audit verify`` on the copy with one flipped byte.
+        seconds: Of the whole run.
+    """
+
+    steps: Sequence[Step]
+    published: int
+    applied: int
+    outcomes_published: int
+    outcomes_applied: int
+    dead_letters: int
+    months: Sequence[str]
+    psi: Mapping[str, Sequence[float]]
+    daily_psi: Mapping[str, Sequence[tuple[str, float]]]
+    alerts: Sequence[Mapping[str, Any]]
+    slack: Sequence[Mapping[str, Any]]
+    pagerduty: Sequence[Mapping[str, Any]]
+    verification: Mapping[str, Any]
+    tampered: Mapping[str, Any]
+    seconds: float
+    latency: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def firing(self) -> list[Mapping[str, Any]]:
+        """Alarms that were raised."""
+        return [alert for alert in self.alerts if alert["status"] == "firing"]
+
+    @property
+    def alarmed_streams(self) -> set[str]:
+        """Streams named as a cause of any alarm."""
+        return {cause["stream"] for alert in self.firing for cause in alert["causes"]}
+
+    def problems(self) -> list[str]:
+        """What should have been otherwise; empty when the demonstration shows what it is meant to show."""
+        checks = {
+            f"published {self.published:,} predictions, but {self.applied:,} were applied": self.published
+            == self.applied,
+            f"published {self.outcomes_published:,} outcomes, but {self.outcomes_applied:,} arrived": (
+                self.outcomes_published == self.outcomes_applied
+            ),
+            f"{self.dead_letters} dead letters": self.dead_letters == 0,
+            "a schedule feature raised an alarm": not self.alarmed_streams & set(SCHEDULE),
+            "no weather feature raised an alarm": bool(self.alarmed_streams & set(WEATHER)),
+            "Slack was not told of every alarm": len(self.slack) >= len(self.firing),
+            "PagerDuty was not told of every alarm": len(self.pagerduty) >= len(self.firing),
+            "the audit record does not verify": bool(self.verification.get("ok")),
+            "the altered copy of the audit record was not refused": not self.tampered.get("ok", True),
+        }
+        return [problem for problem, holds in checks.items() if not holds]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for machines."""
+        return {
+            "published": self.published,
+            "applied": self.applied,
+            "outcomes_published": self.outcomes_published,
+            "outcomes_applied": self.outcomes_applied,
+            "dead_letters": self.dead_letters,
+            "psi_by_month": {"months": list(self.months), **{name: list(row) for name, row in self.psi.items()}},
+            "alerts": [brief(alert) for alert in self.alerts],
+            "slack_messages": len(self.slack),
+            "pagerduty_events": len(self.pagerduty),
+            "audit": dict(self.verification),
+            "altered_copy": dict(self.tampered),
+            "steps": [{"command": step.command, "seconds": round(step.seconds, 2)} for step in self.steps],
+            "seconds": round(self.seconds, 1),
+            "problems": self.problems(),
+        }
+
+
+def brief(alert: Mapping[str, Any]) -> dict[str, Any]:
+    """An alert without its histograms."""
+    return {
+        "id": alert["id"],
+        "incident_key": alert["incident_key"],
+        "monitor": alert["monitor"],
+        "status": alert["status"],
+        "severity": alert["severity"],
+        "change_time": when(alert["change_time_us"]),
+        "detection_time": when(alert["detection_time_us"]),
+        "log_evidence_nats": round(alert["log_evidence_nats"], 2),
+        "threshold_nats": round(alert["threshold_nats"], 2),
+        "causes": [
+            {
+                "stream": cause["stream"],
+                "share": round(cause["evidence_share"], 3),
+                "psi": round(cause["effects"]["psi"], 3),
+                "rows": cause["rows"],
+            }
+            for cause in alert["causes"]
+        ],
+    }
+
+
+def when(time_us: int) -> str:
+    """Event time for people: ``2013-04-10 17:15``, UTC."""
+    return dt.datetime.fromtimestamp(time_us / 1e6, dt.UTC).strftime("%Y-%m-%d %H:%M")

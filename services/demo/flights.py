@@ -55,8 +55,8 @@ window: 1d
 start_slot: 1h
 margin: 0.05
 
-# The promise: at most one false alarm expected in 90 days, for all deployments together.
-false_alarms: {count: 1, per: 90d, scope: fleet}
+# The promise: at most one false alarm expected in 60 days, for all deployments together.
+false_alarms: {count: 1, per: 60d, scope: fleet}
 
 runbook: https://example.org/runbooks/late-arrival
 """

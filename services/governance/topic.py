@@ -83,7 +83,7 @@ class TopicReader:
         self._consumer.assign([TopicPartition(self._partition.topic, 0, offset)])
 
     def poll(self, wait_seconds: float, most: int = _BATCH) -> Batch:
-        """What has come.
+        """What has come, as soon as anything has.
 
         Raises:
             LogChangedError: The offset asked for is not there any more.
@@ -91,7 +91,10 @@ class TopicReader:
         """
         records: list[LogRecord] = []
         end = None
-        for message in self._consumer.consume(most, wait_seconds):
+        messages = self._consumer.consume(1, wait_seconds)  # asked for more, it would wait for all of them
+        if messages:
+            messages += self._consumer.consume(most - 1, 0)
+        for message in messages:
             error = message.error()
             if error is None:
                 end = None

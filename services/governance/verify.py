@@ -511,7 +511,9 @@ class _Walk:
                 first_wanted = count if first_wanted is None else first_wanted
         came_signed, wanted_signed = signed[at:].count(came), signed[at:].count(wanted)
         extra, lacking = came_here > came_signed, wanted_here < wanted_signed
-        if extra and lacking:
+        following = signed[at + 1 : at + 9]
+        in_its_place = bool(following) and hashes[at + 1 : at + 1 + len(following)] == following
+        if (extra and lacking) or (in_its_place and not came_signed):
             return "altered", "its bytes are not those that were signed"
         if extra:
             many = first_wanted or 1

@@ -199,7 +199,18 @@ def _read_json(data: bytes, name: str) -> Record:
     if len(data) > _MAX_JSON_BYTES:
         raise CodecError(f"a JSON event may have {_MAX_JSON_BYTES} bytes, came {len(data)}", reason="too_large")
     try:
-        document = json.loads(data)
+        document = json.loads(data.decode("utf-8"))  # json.loads lets surrogates in bytes pass
     except (ValueError, RecursionError) as error:
         raise CodecError(f"not JSON: {error}") from error
+    if b"\\u" in data and not _is_unicode(document):
+        raise CodecError("not Unicode: a lone surrogate (\\ud800 to \\udfff) stands in a text")
     return record_from_json(name, document)
+
+
+def _is_unicode(document: Any) -> bool:
+    """Whether every text can be encoded: JSON lets half a character pass, nothing after it does."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

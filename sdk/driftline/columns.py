@@ -196,10 +196,11 @@ def by_kind(values: Sequence[Any]) -> tuple[Floats | None, CategoricalColumn | N
     if kinds <= _TEXTS_OR_MISSING:
         return None, CategoricalColumn.from_values(values)
     texts = [type(value) in _TEXTS for value in values]
-    return (
-        floats([None if is_text else value for value, is_text in zip(values, texts, strict=True)]),
-        CategoricalColumn.from_values([v if is_text else None for v, is_text in zip(values, texts, strict=True)]),
+    as_numbers = floats([None if is_text else value for value, is_text in zip(values, texts, strict=True)])
+    as_text = CategoricalColumn.from_values(
+        [value if is_text else None for value, is_text in zip(values, texts, strict=True)]
     )
+    return (None if np.isnan(as_numbers).all() else as_numbers), as_text  # pandas writes a missing text as NaN
 
 
 def named_columns(table: Any, what: str) -> dict[str, Any]:

@@ -196,7 +196,7 @@ class OutcomeColumns:
             actual_timestamps_us=_unpack(record["actual_timestamps_us"], "<i8", rows, "actual_timestamps_us"),
             actual_value=None if value is None else _unpack(value, "<f8", rows, "actual_value"),
             actual_label=None if label is None else _unpack_categorical(label, rows, "actual_label"),
-            was_acted_on=None if acted is None else _unpack(acted, "u1", rows, "was_acted_on"),
+            was_acted_on=None if acted is None else _unpack_flags(acted, rows),
         )
 
 
@@ -265,6 +265,13 @@ def _unpack(data: bytes, dtype: str, rows: int, name: str) -> Any:
             reason="unequal_columns",
         )
     return np.frombuffer(data, dtype)
+
+
+def _unpack_flags(data: bytes, rows: int) -> NDArray[np.uint8]:
+    flags: NDArray[np.uint8] = _unpack(data, "u1", rows, "was_acted_on")
+    if ((flags > 1) & (flags != UNKNOWN_ACTED_ON)).any():
+        raise EventError(f"was_acted_on: expected 0, 1 or {UNKNOWN_ACTED_ON} for unknown, came {flags.max()}")
+    return flags
 
 
 def _unpack_categorical(record: Record, rows: int, name: str) -> CategoricalColumn:

@@ -34,7 +34,9 @@ def timestamp_us(value: Any) -> int:
     if isinstance(value, bool):
         raise EventError(f"expected a time, came {value!r}", reason="event_time")
     if isinstance(value, int):
-        return value
+        if not -(1 << 63) <= value < 1 << 63:
+            raise EventError(f"the time {str(value)[:40]} lies beyond 64 bits of microseconds", reason="event_time")
+        return int(value)
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value)

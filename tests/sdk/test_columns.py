@@ -1,0 +1,390 @@
+"""What callers hand over, row by row or as tables, becomes the columns they meant."""
+
+import datetime as dt
+import decimal
+import enum
+import math
+import uuid
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline import columns as read
+from driftline.batches import (
+    OutcomeRow,
+    PredictionRow,
+    between,
+    cloud_event_headers,
+    encoded,
+    outcome_columns,
+    prediction_columns,
+    random_ids,
+)
+from driftline.codec import decode
+from driftline.errors import EventError
+from driftline.events import CategoricalColumn, PredictionColumns
+from driftline.tables import outcome_table, prediction_table
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
+VALUE = st.none() | st.booleans() | st.floats() | st.integers(-(2**60), 2**60) | TEXT
+FEATURES = st.dictionaries(st.sampled_from("abcdef"), VALUE, max_size=6)
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+def row(features: dict[str, Any], key: str = "p", version: str = "v1", **fields: Any) -> PredictionRow:
+    given_fields = {
+        "prediction": None,
+        "prediction_label": None,
+        "class_probabilities": None,
+        "segments": None,
+        "latency_ms": None,
+        **fields,
+    }
+    return PredictionRow(version, key, 0, features, **given_fields)
+
+
+def value_at(columns: PredictionColumns, name: str, index: int) -> Any:
+    """The value of a feature as a reader sees it: of either kind, or missing."""
+    number = columns.numeric[name][index] if name in columns.numeric else math.nan
+    text = columns.categorical[name].values()[index] if name in columns.categorical else None
+    assert math.isnan(number) or text is None, "a value must not have two kinds"
+    return text if math.isnan(number) else number
+
+
+def expected(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value if isinstance(value, str) else float(value)
+
+
+@given(st.lists(FEATURES, min_size=1, max_size=20))
+def test_what_becomes_of_a_row_does_not_depend_on_its_neighbours(features: list[dict[str, Any]]) -> None:
+    (columns,) = prediction_columns([row(f, f"p{i}") for i, f in enumerate(features)], "d", None)
+    for index, feature_values in enumerate(features):
+        for name in "abcdef":
+            assert value_at(columns, name, index) == expected(feature_values.get(name))
+
+
+def test_model_versions_do_not_share_a_batch() -> None:
+    rows = [row({"a": i}, f"p{i}", version=f"v{i % 2}") for i in range(6)]
+    first, second = prediction_columns(rows, "d", "m")
+    assert (first.model_version, second.model_version) == ("v0", "v1")
+    assert first.prediction_ids == ["p0", "p2", "p4"]
+    assert second.numeric["a"].tolist() == [1.0, 3.0, 5.0]
+    assert second.model_id == "m"
+
+
+def test_optional_fields_of_some_rows_are_missing_in_the_others() -> None:
+    rows = [
+        row({}, prediction=1.0, prediction_label="x", latency_ms=2.0, class_probabilities={"x": 1.0}),
+        row({}, segments={"region": "eu"}),
+    ]
+    (columns,) = prediction_columns(rows, "d", None)
+    assert columns.prediction is not None and columns.prediction[0] == 1.0 and math.isnan(columns.prediction[1])
+    assert columns.prediction_label is not None and columns.prediction_label.values() == ["x", None]
+    assert math.isnan(columns.class_probabilities["x"][1])
+    assert columns.segments["region"].values() == [None, "eu"]
+    (bare,) = prediction_columns([row({})], "d", None)
+    assert bare.prediction is bare.prediction_label is bare.latency_ms is None
+
+
+def test_outcomes_keep_unknown_apart_from_no() -> None:
+    rows = [
+        OutcomeRow("a", 1, 1.0, None, True),
+        OutcomeRow("b", 2, None, "x", None),
+        OutcomeRow("c", 3, 0.0, None, False),
+    ]
+    (columns,) = outcome_columns(rows, "d")
+    assert columns.was_acted_on is not None and columns.was_acted_on.tolist() == [1, 255, 0]
+    assert columns.actual_label is not None and columns.actual_label.values() == [None, "x", None]
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int8(-3), -3),
+        (np.bool_(True), True),
+        (np.str_("x"), "x"),
+        (np.array(2.5), 2.5),
+        (Colour.RED, "red"),
+        (decimal.Decimal("1.25"), 1.25),
+        (10**400, 10**400),
+        (pd.NA, None),
+        (pd.NaT, None),
+        (None, None),
+    ],
+)
+def test_a_single_value_of_a_known_kind_is_taken(value: Any, plain: Any) -> None:
+    came = read.plain(value, "x")
+    assert came == plain
+    assert not isinstance(came, (str,)) or type(came) is str
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[1], {}, b"x", 1j, np.complex64(1), dt.datetime(2026, 1, 1), np.array([1.0]), object(), np.datetime64("2026")],
+)
+def test_a_value_of_another_kind_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(EventError, match="feature 'age': expected a number, text, a boolean or None"):
+        read.plain_features({"age": value})
+
+
+def test_features_are_copied() -> None:
+    given_features: dict[str, Any] = {"a": 1}
+    copy = read.plain_features(given_features)
+    given_features["a"] = 2
+    assert copy == {"a": 1}
+
+
+@pytest.mark.parametrize("features", [[("a", 1)], None, "a", {1: 2}])
+def test_features_must_be_a_mapping_of_names(features: Any) -> None:
+    with pytest.raises(EventError, match="features"):
+        read.plain_features(features)
+
+
+def test_a_class_given_as_prediction_is_told_where_to_go() -> None:
+    with pytest.raises(EventError, match="label"):
+        read.number("late", "prediction")
+
+
+@pytest.mark.parametrize("value", ["", "x" * 257, "a\ud800", None, 1.5, True, b"x"])
+def test_an_impossible_prediction_id_is_refused(value: Any) -> None:
+    with pytest.raises(EventError, match="prediction_id"):
+        read.identifier(value)
+
+
+def test_integers_and_uuids_are_prediction_ids() -> None:
+    key = uuid.uuid4()
+    assert [read.identifier(value) for value in (7, np.int64(8), key)] == ["7", "8", str(key)]
+
+
+def table(features: Any, prediction: Any = None, **fields: Any) -> PredictionColumns:
+    names = ("prediction_ids", "prediction_label", "class_probabilities", "timestamps", "segments", "latency_ms")
+    return prediction_table(
+        features,
+        prediction,
+        deployment_id="d",
+        model_version="v",
+        model_id=None,
+        **{name: fields.get(name) for name in names},
+    )
+
+
+NUMBERS = [1.0, None, 3.0]
+TEXTS = ["x", None, "y"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        NUMBERS,
+        tuple(NUMBERS),
+        np.array([1.0, np.nan, 3.0], dtype=np.float32),
+        np.array(NUMBERS, dtype=object),
+        pd.Series(NUMBERS),
+        pd.Series([1, None, 3], dtype="Int64"),
+        pa.array(NUMBERS),
+        pa.array([1, None, 3]),
+        pa.chunked_array([[1.0], [None, 3.0]]),
+        [decimal.Decimal(1), None, 3],
+    ],
+    ids=lambda column: type(column).__name__,
+)
+def test_numbers_of_every_library_are_numeric(column: Any) -> None:
+    columns = table({"a": column})
+    assert columns.categorical == {}
+    assert np.array_equal(columns.numeric["a"], [1.0, np.nan, 3.0], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        TEXTS,
+        np.array(TEXTS, dtype=object),
+        pd.Series(TEXTS),
+        pd.Series(TEXTS, dtype="string"),
+        pd.Series(TEXTS, dtype="category"),
+        pa.array(TEXTS),
+        pa.chunked_array([["x"], [None, "y"]]),
+        pa.array(TEXTS).dictionary_encode(),
+    ],
+    ids=lambda column: type(column).__name__,
+)
+def test_texts_of_every_library_are_categorical(column: Any) -> None:
+    columns = table({"a": column})
+    assert columns.numeric == {}
+    assert columns.categorical["a"].values() == TEXTS
+
+
+@pytest.mark.parametrize(
+    "column", [[True, False], np.array([True, False]), pd.Series([True, False]), pa.array([True, False])]
+)
+def test_booleans_are_categorical(column: Any) -> None:
+    assert table({"a": column}).categorical["a"].values() == ["true", "false"]
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pa.table], ids=["pandas", "pyarrow"])
+def test_whole_frames_are_features(frame: Any) -> None:
+    columns = table(frame({"a": [1, 2], "b": ["x", "y"]}))
+    assert columns.numeric["a"].tolist() == [1.0, 2.0]
+    assert columns.categorical["b"].values() == ["x", "y"]
+    assert len(set(columns.prediction_ids)) == 2
+
+
+def test_mixed_columns_keep_each_value_under_its_own_kind() -> None:
+    columns = table({"a": [1, "x", None, True]})
+    assert [value_at(columns, "a", i) for i in range(4)] == [1.0, "x", None, "true"]
+
+
+def test_a_column_without_a_value_is_left_out() -> None:
+    columns = table({"a": [None, None], "b": [1, 2]})
+    assert list(columns.numeric) == ["b"]
+    assert columns.categorical == {}
+
+
+MOMENT = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
+MICROSECONDS = 1_767_323_045_678_901
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [MOMENT],
+        [MICROSECONDS],
+        ["2026-01-02T04:04:05.678901+01:00"],
+        np.array([MICROSECONDS]),
+        np.array(["2026-01-02T03:04:05.678901"], dtype="datetime64[us]"),
+        np.array(["2026-01-02T03:04:05.678901999"], dtype="datetime64[ns]"),
+        pd.Series([MOMENT]),
+        pd.Series([pd.Timestamp(MOMENT).tz_convert("Asia/Tokyo")]),
+        pa.array([MOMENT]),
+    ],
+    ids=lambda column: type(column).__name__,
+)
+def test_times_of_every_library_are_microseconds_of_utc(column: Any) -> None:
+    assert table({"a": [1]}, timestamps=column).timestamps_us.tolist() == [MICROSECONDS]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [[MOMENT.replace(tzinfo=None)], ["2026-01-02T03:04:05"], [None], np.array(["NaT"], "datetime64[us]"), [1.5]],
+)
+def test_a_time_that_would_be_a_guess_is_refused_with_its_row(column: Any) -> None:
+    with pytest.raises(EventError, match="timestamps, row 0"):
+        table({"a": [1]}, timestamps=column)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prediction": [1.0]},
+        {"prediction_label": ["a"]},
+        {"timestamps": [1, 2, 3]},
+        {"prediction_ids": ["a"]},
+        {"class_probabilities": {"a": [0.5]}},
+        {"segments": {"a": ["x"]}},
+        {"latency_ms": [1.0]},
+    ],
+)
+def test_columns_of_unequal_length_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(EventError) as caught:
+        table({"a": [1, 2]}, **fields)
+    assert caught.value.reason == "unequal_columns"
+
+
+def test_tables_are_copied() -> None:
+    column = np.array([1.0, 2.0])
+    columns = table({"a": column}, prediction=column)
+    column[:] = 0
+    assert columns.numeric["a"].tolist() == [1.0, 2.0]
+    assert columns.prediction is not None and columns.prediction.tolist() == [1.0, 2.0]
+
+
+def test_a_table_of_outcomes_is_read() -> None:
+    columns = outcome_table("d", [1, 2], None, pd.Series(["a", None]), [MOMENT, MOMENT], [True, None])
+    assert columns.prediction_ids == ["1", "2"]
+    assert columns.actual_label is not None and columns.actual_label.values() == ["a", None]
+    assert columns.was_acted_on is not None and columns.was_acted_on.tolist() == [1, 255]
+
+
+@given(st.lists(FEATURES, min_size=2, max_size=30), st.data())
+def test_a_part_of_a_batch_says_what_the_rows_said(features: list[dict[str, Any]], data: st.DataObject) -> None:
+    (whole,) = prediction_columns(
+        [row(f, f"p{i}", segments={"s": str(i % 3)}) for i, f in enumerate(features)], "d", None
+    )
+    start = data.draw(st.integers(0, len(features) - 1))
+    stop = data.draw(st.integers(start + 1, len(features)))
+    part = between(whole, start, stop)
+    assert part.prediction_ids == whole.prediction_ids[start:stop]
+    for name in {*whole.numeric, *whole.categorical}:
+        assert [value_at(part, name, i) for i in range(part.rows)] == [
+            value_at(whole, name, i) for i in range(start, stop)
+        ]
+    for column in (*part.categorical.values(), *part.segments.values()):
+        if part.rows < whole.rows:
+            assert set(column.categories) == {value for value in column.values() if value is not None}
+
+
+@pytest.mark.parametrize("rows", [1, 10, 333])
+def test_a_batch_beyond_the_limit_is_split_and_keeps_its_rows_in_order(rows: int) -> None:
+    columns = table({f"n{i}": np.arange(rows) for i in range(100)}, prediction_ids=list(range(rows)))
+    parts = [PredictionColumns.from_record(decode(data)[1]) for data, _ in encoded(columns, 20_000, pytest.fail)]
+    assert [key for part in parts for key in part.prediction_ids] == [str(i) for i in range(rows)]
+    assert np.array_equal(np.concatenate([part.numeric["n99"] for part in parts]), np.arange(rows))
+    assert all(len(data) <= 20_000 for data, _ in encoded(columns, 20_000, pytest.fail))
+
+
+def test_rows_that_cannot_be_encoded_cost_only_themselves() -> None:
+    rows = [row({"text": "fine", "n": i}, f"p{i}") for i in range(50)]
+    rows[13] = row({"text": "half a character: \ud800"}, "p13")
+    rows[31] = row({"text": "x" * 50_000}, "p31")
+    (columns,) = prediction_columns(rows, "d", None)
+    refused: list[str] = []
+    sent = [
+        key
+        for data, _ in encoded(columns, 20_000, lambda count, kind, reason: refused.append(reason))
+        for key in decode(data)[1]["prediction_ids"]
+    ]
+    assert sent == [f"p{i}" for i in range(50) if i not in (13, 31)]
+    assert len(refused) == 2
+    assert "p13" in refused[0]
+    assert "p31" in refused[1] and "max_message_bytes=20000" in refused[1]
+
+
+def test_disjoint_feature_sets_do_not_explode() -> None:
+    rows = [row({f"f{i}-{j}": 1.0 for j in range(20)}, f"p{i}") for i in range(500)]
+    (columns,) = prediction_columns(rows, "d", None)
+    parts = list(encoded(columns, 900_000, pytest.fail))
+    assert sum(count for _, count in parts) == 500
+    assert all(len(data) <= 900_000 for data, _ in parts)
+
+
+def test_ids_are_unique_and_cloud_event_headers_are_complete() -> None:
+    assert len(set(random_ids(10_000))) == 10_000
+    headers = dict(cloud_event_headers("PredictionBatch", "a b/ü"))
+    assert headers.pop("ce_id") != dict(cloud_event_headers("PredictionBatch", "a"))["ce_id"]
+    assert dt.datetime.fromisoformat(headers.pop("ce_time")).tzinfo == dt.UTC
+    assert headers == {
+        "ce_specversion": "1.0",
+        "ce_type": "driftline.PredictionBatch",
+        "ce_source": "driftline/sdk/a%20b%2F%C3%BC",
+        "content-type": "application/avro",
+    }
+
+
+def test_categories_that_only_differ_as_numbers_stay_whole() -> None:
+    """A pandas categorical of 1 and 1.0-like values must not give two categories of one text."""
+    column = read.feature_column(pd.Series([1, 2, 1], dtype="category"), "a")[1]
+    assert isinstance(column, CategoricalColumn)
+    assert column.values() == ["1", "2", "1"]

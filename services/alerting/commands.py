@@ -5,30 +5,50 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import enum
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from driftline.codec import Record, decode
 from driftline.errors import CodecError, DriftlineError
 from driftline.settings import KafkaSettings
-from services.alerting.errors import AlertingSettingsError
-from services.alerting.incidents import FIRING
+from services.alerting.incidents import FIRING, RESOLVED
 from services.alerting.logs import configure_logging
 from services.alerting.message import describe_alert, format_time, monitor_title
 from services.alerting.service import AlertingService
 from services.alerting.settings import DATABASE_URL, AlertingSettings, load_destinations
-from services.cli.output import JSON_OPTION, fail, print_json, safe, stdout
+from services.cli.output import JSON_OPTION, fail, print_json, print_table, safe, stdout
 from services.kafka import read_to_end
 
+EXAMPLES = """
+Examples:
+
+  driftline alerting
+
+  DRIFTLINE_SLACK_WEBHOOK_URL_FILE=/run/secrets/slack driftline alerting --port 9102
+
+  driftline alerting --config destinations.yaml
+
+Exit status: 0 after a stop by signal; 1 when Kafka or the database failed for good (start it again, it goes on where it
+was); 2 when a setting cannot be used.
+"""
+
+log = logging.getLogger("driftline.alerting")
+
 _COLORS = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "blue"}
+_COLUMNS = ("id", "noticed", "since", "severity", "status", "deployment", "version", "monitor", "causes")
 
 alerts_app = typer.Typer(
-    name="alerts", help="Alerts on the topic, with or without an alerting service.", no_args_is_help=True
+    name="alerts",
+    help="Alerts on the topic, with or without an alerting service.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
 )
 
 
@@ -112,30 +132,25 @@ def alerting(
     """Tell people about alerts: keep incidents, send to Slack and PagerDuty, record every decision in the audit.
 
     Destinations come from DRIFTLINE_SLACK_WEBHOOK_URL, or DRIFTLINE_SLACK_TOKEN with DRIFTLINE_SLACK_CHANNEL, and
-    DRIFTLINE_PAGERDUTY_ROUTING_KEY (each secret also with _FILE), or from --config.
-
-    Examples:
-        driftline alerting
-
-        DRIFTLINE_SLACK_WEBHOOK_URL_FILE=/run/secrets/slack driftline alerting --port 9102
-
-        driftline alerting --config destinations.yaml
+    DRIFTLINE_PAGERDUTY_ROUTING_KEY (each secret also with _FILE), or from --config. With none, incidents are kept and
+    nobody is told.
     """
+    kafka = KafkaSettings.from_environment()
+    settings = AlertingSettings(
+        destinations=load_destinations(config, os.environ),
+        database_url=database_url,
+        history=history.value,
+        give_up_seconds=give_up_hours * 3600,
+        kafka_timeout_seconds=kafka_timeout_seconds,
+    )
+    configure_logging(settings.secrets(), level=log_level.value, as_json=as_json)
     try:
-        kafka = KafkaSettings.from_environment()
-        settings = AlertingSettings(
-            destinations=load_destinations(config, os.environ),
-            database_url=database_url,
-            history=history.value,
-            give_up_seconds=give_up_hours * 3600,
-            kafka_timeout_seconds=kafka_timeout_seconds,
-        )
-        configure_logging(settings.secrets(), level=log_level.value, as_json=as_json)
         asyncio.run(_run(kafka, settings, port, as_json=as_json))
-    except AlertingSettingsError as error:
-        fail(str(error), code=2)
-    except DriftlineError as error:
-        fail(str(error))
+    except DriftlineError:
+        raise
+    except Exception:
+        log.exception("the alerting service ends")  # logged, not raised: only the log takes secrets out of a traceback
+        raise typer.Exit(1) from None
 
 
 async def _run(kafka: KafkaSettings, settings: AlertingSettings, port: int, *, as_json: bool) -> None:
@@ -148,7 +163,10 @@ async def _run(kafka: KafkaSettings, settings: AlertingSettings, port: int, *, a
     await AlertingService(kafka, settings, port=port).run(ready)
 
 
-@alerts_app.command("list")
+@alerts_app.command(
+    "list",
+    epilog="Examples:\n\n  driftline alerts list\n\n  driftline alerts list --deployment credit --status firing --json",
+)
 def alerts_list(
     deployment: Annotated[str | None, typer.Option(help="Of this deployment only.")] = None,
     status: Annotated[StatusName | None, typer.Option(help="Alerts of incidents with this status only.")] = None,
@@ -156,55 +174,39 @@ def alerts_list(
     limit: Annotated[int, typer.Option(help="At most so many, the newest.", min=1)] = 50,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """List incidents, the newest first.
-
-    Examples:
-        driftline alerts list
-
-        driftline alerts list --deployment credit --status firing --json
-    """
-    try:
-        found = incidents_of(read_alerts(KafkaSettings.from_environment()))
-    except DriftlineError as error:
-        fail(str(error))
+    """List incidents, the newest first."""
+    found = incidents_of(read_alerts(KafkaSettings.from_environment()))
     chosen = [
-        alert
-        for alert in found
-        if (deployment is None or alert["deployment_id"] == deployment)
-        and (status is None or alert["status"] == status.value)
-        and (severity is None or alert["severity"] == severity.value)
+        incident
+        for incident in found
+        if (deployment is None or incident.first["deployment_id"] == deployment)
+        and (status is None or incident.status == status.value)
+        and (severity is None or incident.first["severity"] == severity.value)
     ]
-    chosen.sort(key=lambda alert: (alert["detection_time_us"], alert["incident_key"]), reverse=True)
+    chosen.sort(key=lambda incident: (incident.first["detection_time_us"], incident.first["id"]), reverse=True)
     shown = chosen[:limit]
     if as_json:
-        print_json([summary(alert) for alert in shown])
+        print_json([incident.summary() for incident in shown])
         return
     if not shown:
         stdout.print("No alerts." if not found else f"No alerts like that; {len(found)} others.")
         return
-    stdout.print(_table(shown))
+    print_table(_COLUMNS, map(_row, shown))
     if len(chosen) > len(shown):
         stdout.print(f"{len(chosen) - len(shown)} older ones: give a larger --limit.")
 
 
-@alerts_app.command("show")
+@alerts_app.command(
+    "show", epilog="Examples:\n\n  driftline alerts show 5f0c1f7e\n\n  driftline alerts show INCIDENT-KEY --json"
+)
 def alerts_show(
     alert: Annotated[
         str, typer.Argument(help="Id of an alert, the beginning of one, or an incident's key.", metavar="ID")
     ],
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """Show an alert in words, with its causes and their counts.
-
-    Examples:
-        driftline alerts show 5f0c1f7e-8d0b-5f7e-9a43-0c8a8e1f2b11
-
-        driftline alerts show 5f0c1f7e --json
-    """
-    try:
-        found = list(read_alerts(KafkaSettings.from_environment()))
-    except DriftlineError as error:
-        fail(str(error))
+    """Show an alert, or all of an incident, in words."""
+    found = list(read_alerts(KafkaSettings.from_environment()))
     matching = {a["id"]: a for a in found if a["id"] == alert} or {
         a["id"]: a for a in found if a["incident_key"] == alert
     }
@@ -243,35 +245,49 @@ def read_alerts(kafka: KafkaSettings) -> Iterator[Record]:
             yield record
 
 
-def incidents_of(alerts: Iterator[Record]) -> list[Record]:
-    """The latest alert of every incident (incident key and episode)."""
-    latest: dict[tuple[str, int], Record] = {}
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One episode of one incident key, as the topic tells it; at least one of the two is there."""
+
+    firing: Record | None
+    resolved: Record | None
+
+    @property
+    def first(self) -> Record:
+        """The record that says most: the firing one, if it is on the topic."""
+        alert = self.firing or self.resolved
+        assert alert is not None
+        return alert
+
+    @property
+    def status(self) -> str:
+        """``firing`` or ``resolved``."""
+        return FIRING if self.resolved is None else RESOLVED
+
+    def summary(self) -> dict[str, Any]:
+        """What a machine wants to know first."""
+        alert = self.first
+        names = ("id", "incident_key", "deployment_id", "model_version", "monitor", "severity", "episode", "owner")
+        return {name: alert[name] for name in names} | {
+            "status": self.status,
+            "change_time": _iso(alert["change_time_us"]),
+            "opened": None if self.firing is None else _iso(self.firing["detection_time_us"]),
+            "resolved": None if self.resolved is None else _iso(self.resolved["detection_time_us"]),
+            "causes": [cause["stream"] for cause in alert["causes"]],
+        }
+
+
+def incidents_of(alerts: Iterable[Record]) -> list[Incident]:
+    """The incidents behind alerts, in the order of their first record."""
+    found: dict[tuple[str, int], Incident] = {}
     for alert in alerts:
         key = (alert["incident_key"], alert["episode"])
-        if key in latest and latest[key]["status"] != FIRING:
-            continue  # an end stays an end
-        latest[key] = alert
-    return list(latest.values())
-
-
-def summary(alert: Record) -> dict[str, Any]:
-    """What a machine wants to know first about an alert."""
-    names = (
-        "id",
-        "incident_key",
-        "deployment_id",
-        "model_version",
-        "monitor",
-        "severity",
-        "status",
-        "episode",
-        "owner",
-    )
-    return {name: alert[name] for name in names} | {
-        "change_time": _iso(alert["change_time_us"]),
-        "detection_time": _iso(alert["detection_time_us"]),
-        "causes": [cause["stream"] for cause in alert["causes"]],
-    }
+        known = found.get(key, Incident(None, None))
+        if alert["status"] == FIRING:
+            found[key] = Incident(alert, known.resolved)
+        else:
+            found[key] = Incident(known.firing, alert)
+    return list(found.values())
 
 
 def _json_of(record: Record) -> dict[str, Any]:
@@ -289,25 +305,20 @@ def _json_of(record: Record) -> dict[str, Any]:
     }
 
 
-def _table(alerts: list[Record]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("ID", "Noticed", "Since", "Severity", "Status", "Deployment", "Version", "Monitor", "Causes"):
-        table.add_column(name, overflow="fold")
-    for alert in alerts:
-        firing = alert["status"] == FIRING
-        causes = ", ".join(cause["stream"] for cause in alert["causes"][:3])
-        table.add_row(
-            safe(alert["id"][:8]),
-            safe(format_time(alert["detection_time_us"])),
-            safe(format_time(alert["change_time_us"])),
-            f"[{_COLORS[alert['severity']]}]{safe(alert['severity'])}[/]",
-            f"[{'red' if firing else 'green'}]{safe(alert['status'])}[/]",
-            safe(alert["deployment_id"]),
-            safe(alert["model_version"]),
-            safe(monitor_title(alert["monitor"])),
-            safe(causes + (" …" if len(alert["causes"]) > 3 else "")),
-        )
-    return table
+def _row(incident: Incident) -> tuple[str, ...]:
+    alert = incident.first
+    causes = ", ".join(cause["stream"] for cause in alert["causes"][:3])
+    return (
+        alert["id"][:8],
+        format_time(alert["detection_time_us"]),
+        format_time(alert["change_time_us"]),
+        alert["severity"],
+        incident.status,
+        alert["deployment_id"],
+        alert["model_version"],
+        str(monitor_title(alert["monitor"])),
+        causes + (" …" if len(alert["causes"]) > 3 else ""),
+    )
 
 
 def _print_alert(record: Record) -> None:

@@ -10,6 +10,8 @@ class AlertingError(ServicesError):
 class AlertingSettingsError(AlertingError):
     """Settings that cannot be used; the message names the setting, never a secret's value."""
 
+    exit_code = 2
+
 
 class DatabaseError(AlertingError):
     """The database cannot be opened, or belongs to a service that is running."""

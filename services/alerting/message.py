@@ -33,6 +33,7 @@ class AlertText:
 
     Attributes:
         headline: One line: what, where.
+        summary: The headline and what changed most: what fits a telephone's screen.
         sentences: What changed, since when, how sure, how bad.
         causes: One line per cause, the strongest first.
         facts: Name and value: deployment, version, owner, severity …
@@ -42,6 +43,7 @@ class AlertText:
     """
 
     headline: Line
+    summary: Line
     sentences: tuple[Line, ...]
     causes: tuple[Line, ...]
     facts: tuple[tuple[str, Value], ...]
@@ -54,8 +56,10 @@ def describe_alert(record: Record) -> AlertText:
     """Put an ``Alert`` into words. Never raises for a record that decodes."""
     resolved = record["status"] == "resolved"
     sentences = _resolved_sentences(record) if resolved else _firing_sentences(record)
+    headline = _headline(record, resolved)
     return AlertText(
-        headline=_headline(record, resolved),
+        headline=headline,
+        summary=_summary(headline, record["causes"]),
         sentences=tuple(sentences),
         causes=tuple(cause_line(cause) for cause in record["causes"][:SHOWN_CAUSES]),
         facts=tuple(_facts(record)),
@@ -68,7 +72,7 @@ def describe_alert(record: Record) -> AlertText:
 def cause_line(cause: Record) -> Line:
     """One cause: 'temperature: 62 % of rows lie above the reference's 9th decile (27.1), expected 10 %. PSI 0.8, …'."""
     told = reading(cause)
-    parts = [*stream_name(cause["stream"]).parts, ": "]
+    parts = [*stream_line(cause).parts, ": "]
     if told is not None:
         parts += [*told.parts, ". "]
     parts.append(_sizes(cause))
@@ -94,6 +98,14 @@ def _headline(record: Record, resolved: bool) -> Line:
     if resolved:
         title = line("Resolved: ", *title.parts)
     return line(*title.parts, " in ", value(record["deployment_id"]), ", version ", value(record["model_version"], 40))
+
+
+def _summary(headline: Line, causes: Sequence[Record]) -> Line:
+    if not causes:
+        return headline
+    told = reading(causes[0])
+    rest = () if told is None else (": ", *told.parts)
+    return line(*headline.parts, ". ", *stream_line(causes[0]).parts, *rest)
 
 
 def _firing_sentences(record: Record) -> list[Line]:
@@ -166,23 +178,34 @@ def _times(excess_nats: float) -> str:
 
 
 def _how_bad(cause: Record) -> Line:
-    return line("Size of the change in ", *stream_name(cause["stream"]).parts, ": ", _sizes(cause), ".")
+    """The total variation in words: it is the share of rows that would have to be others for the difference to be
+    gone.
+    """
+    distance = cause["effects"]["total_variation"]
+    return line(
+        f"The change is {_psi_in_words(cause['effects']['psi'])} by the usual reading of PSI: ",
+        f"{percent(distance)} of rows{_interval(cause)} would have to have other values of ",
+        *stream_line(cause).parts,
+        " to look like the reference again.",
+    )
 
 
 def _sizes(cause: Record) -> str:
     effects = cause["effects"]
     psi, distance = effects["psi"], effects["total_variation"]
-    interval = f" (95 % interval {percent(cause['tv_low'])} to {percent(cause['tv_high'])})"
-    return (
-        f"PSI {_number(psi)} ({_psi_in_words(psi)}), total variation {percent(distance)}"
-        f"{interval if math.isfinite(cause['tv_low'] + cause['tv_high']) else ''}, {cause['rows']:,} rows"
-    )
+    words = f"PSI {_number(psi)} ({_psi_in_words(psi)}), total variation {percent(distance)}{_interval(cause)}"
+    return f"{words}, {cause['rows']:,} rows"
+
+
+def _interval(cause: Record) -> str:
+    low, high = cause["tv_low"], cause["tv_high"]
+    return f" (95 % interval {percent(low)} to {percent(high)})" if math.isfinite(low + high) else ""
 
 
 def _psi_in_words(psi: float) -> str:
     """The rule of thumb of credit scoring: below 0.1 small, to 0.25 moderate, above large."""
     if not math.isfinite(psi):
-        return "not measured"
+        return "of unknown size"
     return "small" if psi < 0.1 else "moderate" if psi < 0.25 else "large"
 
 
@@ -193,8 +216,9 @@ def _facts(record: Record) -> Sequence[tuple[str, Value]]:
         ("Severity", value(record["severity"])),
         ("Owner", value(record["owner"])),
         ("Model", value(record["model_id"])),
-        ("Rows since the change", Value(f"{record['rows_since_change']:,}")),
     ]
+    if record["status"] != "resolved":
+        facts.append(("Rows since the change", Value(f"{record['rows_since_change']:,}")))
     tags = list(record["tags"].items())
     if tags:
         shown = ", ".join(f"{value(k, 40)}={value(v, 40)}" for k, v in tags[:6])

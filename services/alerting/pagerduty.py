@@ -79,13 +79,12 @@ def dedup_key(incident_key: str) -> str:
 def trigger_event(alert: Record) -> dict[str, Any]:
     """A trigger without its routing key."""
     text = describe_alert(alert)
-    summary = f"{text.headline}" + (f": {text.causes[0]}" if text.causes else "")
     event: dict[str, Any] = {
         "event_action": "trigger",
         "dedup_key": dedup_key(alert["incident_key"]),
         "client": "Driftline",
         "payload": {
-            "summary": shorten(summary, MAX_SUMMARY),
+            "summary": shorten(str(text.summary), MAX_SUMMARY),
             "source": _field(alert["deployment_id"]) or "unknown",
             "severity": _SEVERITY[alert["severity"]],
             "timestamp": _timestamp(alert["trigger_time_ms"]),

@@ -201,7 +201,7 @@ def slack_message(alert: Record, resolution: Record | None = None) -> SlackMessa
     text = describe_alert(alert)
     over = text.resolved or resolution is not None
     mark = _RESOLVED_MARK if over else _MARKS[alert["severity"]]
-    headline = str(text.headline) if text.resolved or resolution is None else f"Resolved: {text.headline}"
+    headline = str(text.headline) if resolution is None else f"Resolved: {text.headline}"
     header = escape(f"{mark} {headline}", MAX_HEADER)
     blocks: list[Block] = [HeaderBlock(text=PlainTextObject(text=header, emoji=False))]
     if resolution is not None:
@@ -212,12 +212,8 @@ def slack_message(alert: Record, resolution: Record | None = None) -> SlackMessa
     fields = [f"*{name}*\n{_code(content)}" for name, content in text.facts[:MAX_FIELDS]]
     blocks.append(SectionBlock(fields=[_markdown(shorten(field, MAX_FIELD)) for field in fields]))
     blocks.append(ContextBlock(elements=[_markdown(_what_to_look_at(text))]))
-    return SlackMessage(shorten(f"{mark} {markup(_with_headline(text, headline))}", MAX_SECTION), blocks[:MAX_BLOCKS])
-
-
-def _with_headline(text: AlertText, headline: str) -> Line:
-    parts = text.headline.parts
-    return Line(("Resolved: ", *parts)) if headline != str(text.headline) else Line(parts)
+    told = Line(("Resolved: ", *text.headline.parts)) if resolution is not None else text.summary
+    return SlackMessage(shorten(f"{mark} {markup(told)}", MAX_SECTION), blocks[:MAX_BLOCKS])
 
 
 def _what_to_look_at(text: AlertText) -> str:

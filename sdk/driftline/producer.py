@@ -71,8 +71,8 @@ def make_producer(
 
 def _without_values(error: Exception, settings: KafkaSettings) -> str:
     text = str(error)
-    for name in settings.secret_names():
-        text = text.replace(settings.librdkafka[name], "***")
+    for secret in filter(None, map(settings.librdkafka.get, settings.secret_names())):
+        text = text.replace(secret, "***")
     return text
 
 

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -179,11 +180,12 @@ def key_command(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
 
 def _verify_topics(key: str, seal_within: float, known: str | None) -> Verification:
     kafka = KafkaSettings.from_environment()
+    now_ms = time.time_ns() // 1_000_000
     with TopicReader(kafka, kafka.topics.audit_checkpoints) as seals:
         checkpoints = list(seal_records(seals))  # to their end before the first record is read
     with TopicReader(kafka, kafka.topics.audit) as reader, _progress("verifying") as progress:
         records = _watched(reader, progress)
-        return verify(records, checkpoints, key, seal_within_seconds=seal_within, known_note=known)
+        return verify(records, checkpoints, key, now_ms=now_ms, seal_within_seconds=seal_within, known_note=known)
 
 
 def _watched(reader: TopicReader, progress: Callable[[int, int], None]) -> Iterator[LogRecord]:

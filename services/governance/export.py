@@ -1,6 +1,6 @@
 """Writing an export: the audit topic and its checkpoints in one file that anybody can read and verify.
 
-The format is lines of JSON, UTF-8, one object a line:
+The format is lines of JSON in ASCII, one object a line, each ended by a line feed:
 
 1. the header: ``{"format": "driftline-audit-export/1", "topic": …, "checkpoint_topic": …, "exported_ms": …}``;
 2. one line per checkpoint, in the order of its topic: ``{"checkpoint": OFFSET, "size": …, "first_index": …,

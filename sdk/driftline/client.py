@@ -18,7 +18,7 @@ from driftline import columns as read
 from driftline.batcher import Delivery
 from driftline.batches import OutcomeRow, PredictionRow, between, random_ids
 from driftline.buffer import Buffer, Counters
-from driftline.errors import ClientClosedError, DriftlineError, EventError, SettingsError
+from driftline.errors import ClientClosedError, EventError, SettingsError
 from driftline.events import OutcomeColumns, PredictionColumns, checked_name
 from driftline.registry import Registry
 from driftline.sender import Sender
@@ -192,9 +192,9 @@ class Client:
                 read.number(latency_ms, "latency_ms"),
             )
             self._ready()
-        except (EventError, ClientClosedError) as error:
+        except Exception as error:  # whatever a caller's object does when it is looked at
             self._reject(error, 1)
-            return random_ids(1)[0] if prediction_id is None else str(prediction_id)
+            return prediction_id if isinstance(prediction_id, str) else random_ids(1)[0]
         self._buffer.add_prediction(row)
         return row.prediction_id
 
@@ -219,7 +219,7 @@ class Client:
         see :meth:`log_prediction`. A table with one bad value is rejected whole.
 
         Returns:
-            The prediction ids.
+            The prediction ids; none if the table was rejected.
 
         Raises:
             EventError: Bad input and ``strict``.
@@ -241,10 +241,9 @@ class Client:
                 latency_ms=latency_ms,
             )
             self._ready()
-        except (EventError, ClientClosedError) as error:
-            rows = row_count(features, prediction_ids, prediction)
-            self._reject(error, rows)
-            return random_ids(rows) if prediction_ids is None else [str(value) for value in prediction_ids]
+        except Exception as error:
+            self._reject(error, row_count(features, prediction_ids, prediction))
+            return []
         self._add_table(table)
         return list(table.prediction_ids)
 
@@ -281,7 +280,7 @@ class Client:
             if row.actual_value is None and row.actual_label is None:
                 raise EventError("an outcome needs actual_value or actual_label; both are missing")
             self._ready()
-        except (EventError, ClientClosedError) as error:
+        except Exception as error:
             self._reject(error, 1)
             return
         self._buffer.add_outcome(row)
@@ -300,7 +299,7 @@ class Client:
                 self._deployment_id, prediction_ids, actual_value, actual_label, actual_timestamps, was_acted_on
             )
             self._ready()
-        except (EventError, ClientClosedError) as error:
+        except Exception as error:
             self._reject(error, row_count({}, prediction_ids))
             return
         self._add_table(table)
@@ -388,11 +387,11 @@ class Client:
         for start in range(0, table.rows, step):
             self._buffer.add_columns(between(table, start, min(start + step, table.rows)))
 
-    def _reject(self, error: DriftlineError, rows: int) -> None:
+    def _reject(self, error: Exception, rows: int) -> None:
         if self._strict:
             raise error
         before = self._buffer.reject(rows)
-        if not rows or len(str(before)) != len(str(before + rows)) or not before:
+        if not before or len(str(before)) != len(str(before + rows)):
             log.warning("rejected, not logged (%d so far): %s", before + rows, error)
 
     def _after_fork(self) -> None:

@@ -98,14 +98,17 @@ def outcome_table(
 
 
 def row_count(features: Any, *columns: Any) -> int:
-    """How many rows a call speaks of: the length of the first column there is."""
-    if hasattr(features, "num_rows"):
-        return int(features.num_rows)
-    if hasattr(features, "items"):
-        columns = (*columns, *(column for _, column in features.items()))
-    elif hasattr(features, "height"):
-        return int(features.height)
-    return next((len(column) for column in columns if hasattr(column, "__len__")), 0)
+    """How many rows a call speaks of: the length of the first column there is; 0 where nobody can tell."""
+    try:
+        if hasattr(features, "num_rows"):
+            return int(features.num_rows)
+        if hasattr(features, "items"):
+            columns = (*columns, *(column for _, column in features.items()))
+        elif hasattr(features, "height"):
+            return int(features.height)
+        return next((len(column) for column in columns if hasattr(column, "__len__")), 0)
+    except Exception:  # asked about rejected input, too: it may be anything
+        return 0
 
 
 def _columns(table: Any, what: str) -> list[tuple[Any, Any]]:

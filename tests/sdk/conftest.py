@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Message
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 import driftline
@@ -27,11 +27,11 @@ def read_topic(bootstrap_servers: str, topic: str, *, rows: int, timeout_seconds
         {
             "bootstrap.servers": bootstrap_servers,
             "group.id": uuid.uuid4().hex,
-            "auto.offset.reset": "earliest",
-            "enable.partition.eof": False,
+            "enable.auto.commit": False,
         }
     )
-    consumer.subscribe([topic])
+    partitions = consumer.list_topics(topic, 30).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
     messages: list[Message] = []
     count, deadline = 0, time.monotonic() + timeout_seconds
     try:

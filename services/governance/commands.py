@@ -28,7 +28,7 @@ from services.governance.settings import GovernanceSettings
 from services.governance.topic import LogRecord, TopicReader
 from services.governance.verify import SEAL_WITHIN_SECONDS, Verification, verify, verify_export
 
-audit_app = typer.Typer(
+audit = typer.Typer(
     no_args_is_help=True,
     help="Read, verify and export the audit record.",
     epilog="Example: driftline audit verify --public-key audit.pub",
@@ -76,7 +76,7 @@ def governance() -> None:
         GovernanceService(KafkaSettings.from_environment(), GovernanceSettings.from_environment()).run(stop)
 
 
-@audit_app.command("replay", epilog="Example: driftline audit replay --from 2026-05-12 --action 'deployment.*' --json")
+@audit.command("replay", epilog="Example: driftline audit replay --from 2026-05-12 --action 'deployment.*' --json")
 def replay_command(
     from_time: Annotated[str | None, typer.Option("--from", help="Happened at this time or later: ISO 8601.")] = None,
     to_time: Annotated[str | None, typer.Option("--to", help="Happened before this time: ISO 8601.")] = None,
@@ -96,7 +96,7 @@ def replay_command(
                 _print_event(event, as_json, flush=follow)
 
 
-@audit_app.command("verify", epilog="Example: driftline audit verify --public-key audit.pub --file audit.jsonl")
+@audit.command("verify", epilog="Example: driftline audit verify --public-key audit.pub --file audit.jsonl")
 def verify_command(
     public_key: Annotated[
         str | None,
@@ -136,7 +136,7 @@ def verify_command(
     raise typer.Exit(0 if result.ok else 1)
 
 
-@audit_app.command("export", epilog="Example: driftline audit export audit-2026-05.jsonl")
+@audit.command("export", epilog="Example: driftline audit export audit-2026-05.jsonl")
 def export_command(
     file: Annotated[Path, typer.Argument(help="The file to write; replaced when complete.")],
     as_json: Annotated[bool, JSON_OPTION] = False,
@@ -162,7 +162,7 @@ def export_command(
             )
 
 
-@audit_app.command("key", epilog="Example: driftline audit key > audit.pub")
+@audit.command("key", epilog="Example: driftline audit key > audit.pub")
 def key_command(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
     """Print the public key that verifies this ledger: hand it out by a way of its own."""
     with _clear_errors():

@@ -22,13 +22,13 @@ from typer.testing import CliRunner, Result
 from driftline.settings import KafkaSettings
 from services.audit import AuditTrail
 from services.governance.checkpoint import SigningKey, create_key, load_key
-from services.governance.commands import audit_app, governance
+from services.governance.commands import audit, governance
 from services.governance.service import GovernanceService
 from services.governance.settings import GovernanceSettings
 
 app = typer.Typer()
 app.command("governance")(governance)
-app.add_typer(audit_app, name="audit")
+app.add_typer(audit, name="audit")
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[bold]x[/] \u202egnp.exe \x9b31m \u2028end"
 
@@ -234,8 +234,8 @@ def test_help_has_an_example(invoke: Invoke, command: str) -> None:
 
 def spawn(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     code = (
-        "import typer; from services.governance.commands import audit_app, governance; app = typer.Typer()\n"
-        "app.command('governance')(governance); app.add_typer(audit_app, name='audit'); app()"
+        "import typer; from services.governance.commands import audit, governance; app = typer.Typer()\n"
+        "app.command('governance')(governance); app.add_typer(audit, name='audit'); app()"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],

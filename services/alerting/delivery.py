@@ -173,6 +173,9 @@ class Redactor:
 
 
 def _parts_of(secret: str) -> list[str]:
-    """Of an address that is a secret, the path alone is the secret too."""
-    path = urlsplit(secret).path if secret.startswith(("http://", "https://")) else ""
-    return [path] if len(path) >= 8 else []
+    """Of an address that is a secret, the path is the secret, and so are its ends (the last one most of all)."""
+    if not secret.startswith(("http://", "https://")):
+        return []
+    segments = urlsplit(secret).path.strip("/").split("/")
+    ends = ["/".join(segments[start:]) for start in range(len(segments))]
+    return [end for end in ends if len(end) >= 8]

@@ -74,6 +74,7 @@ class Dispatcher:
         channel: The way there.
         outbox: Where messages come from and results go.
         metrics: What is counted.
+        settled: Called after each attempt's result is kept.
         give_up_seconds: Age at which a message is given up.
         hold_until_ms: Kept back until then, from an earlier run.
         now_ms: Wall clock: back-off outlives the process.
@@ -86,6 +87,7 @@ class Dispatcher:
         channel: Channel,
         outbox: Outbox,
         metrics: Metrics,
+        settled: Callable[[], None],
         *,
         give_up_seconds: float,
         hold_until_ms: int,
@@ -97,6 +99,7 @@ class Dispatcher:
         self._channel = channel
         self._outbox = outbox
         self._metrics = metrics
+        self._settled = settled
         self._give_up_ms = give_up_seconds * 1000
         self._hold_until_ms = hold_until_ms
         self._now_ms = now_ms
@@ -147,6 +150,7 @@ class Dispatcher:
             )
             outcome = Again(f"unforeseen {type(error).__name__}")
         await self._settle(claim, outcome)
+        self._settled()
 
     async def _settle(self, claim: Claim, outcome: Outcome) -> None:
         now = self._now_ms()

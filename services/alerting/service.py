@@ -14,8 +14,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp
 import sqlalchemy as sa
@@ -106,7 +105,7 @@ class AlertingService:
         outbox = Outbox(database, self._kafka.topics, self._now_ms)
         self._announce(outbox)
         publications = PublicationLoop(self._kafka, outbox)
-        async with self._dispatchers(outbox) as dispatchers:
+        async with self._dispatchers(outbox, publications.wake) as dispatchers:
 
             def wake() -> None:
                 publications.wake()
@@ -157,7 +156,7 @@ class AlertingService:
                 log.warning("%d message(s) wait for %r, which is no destination any more", count, name)
 
     @contextlib.asynccontextmanager
-    async def _dispatchers(self, outbox: Outbox) -> AsyncIterator[list[Dispatcher]]:
+    async def _dispatchers(self, outbox: Outbox, settled: Callable[[], None]) -> AsyncIterator[list[Dispatcher]]:
         holds = outbox.holds()
         redact = Redactor(self._settings.secrets())
         async with contextlib.AsyncExitStack() as stack:
@@ -170,6 +169,7 @@ class AlertingService:
                         _channel(destination, session, redact),
                         outbox,
                         self._metrics,
+                        settled,
                         give_up_seconds=self._settings.give_up_seconds,
                         hold_until_ms=holds.get(destination.name, 0),
                         now_ms=self._now_ms,
@@ -187,7 +187,7 @@ class AlertingService:
     ) -> None:
         """Run all parts; when one ends or a stop is asked for, end the others in order."""
         reading = asyncio.create_task(asyncio.to_thread(intake.run), name="reading")
-        sending = [asyncio.create_task(self._waking(dispatcher.run(), publications)) for dispatcher in dispatchers]
+        sending = [asyncio.create_task(dispatcher.run()) for dispatcher in dispatchers]
         publishing = asyncio.create_task(publications.run(), name="publishing")
         announcing = asyncio.create_task(self._say_ready(intake, ready), name="ready")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
@@ -206,10 +206,6 @@ class AlertingService:
         for part in parts:
             if part.done() and not part.cancelled() and (error := part.exception()) is not None:
                 raise error
-
-    async def _waking(self, sending: Coroutine[Any, Any, None], publications: PublicationLoop) -> None:
-        await sending
-        publications.wake()
 
     async def _say_ready(self, intake: Intake, ready: Callable[[], None]) -> None:
         while not intake.ready.is_set():

@@ -21,6 +21,18 @@ from streams.windows import Window
 _NAMESPACE = uuid.UUID("5b6a1f0e-3f0c-5a53-8a0e-d21f7a3c9d10")
 _DAY_MS = 86_400_000
 
+MOST_CAUSES = 50
+MOST_LABEL_CHARACTERS = 100
+"""A record that is larger than its topic allows would stop the partition for good: the parts of an alert are bounded;
+the strongest causes are those a person reads."""
+
+MOST_VALUE_BYTES = 8 << 20
+MOST_KEY_BYTES = 4 << 10
+MOST_HEADER_BYTES = 64 << 10
+MOST_ERROR_CHARACTERS = 4_000
+MOST_ROWS_NAMED = 100_000
+"""Of a dead letter, for the same reason: together less than the 12 MiB that a message of the topic may have."""
+
 
 def stable_id(*cause: object) -> str:
     """The id of something, from what caused it."""
@@ -44,13 +56,15 @@ def alert_fired(
 ) -> list[Emission]:
     """The firing ``Alert`` of an alarm, and its audit event."""
     episode, monitor = alarm.episode, alarm.monitor
-    causes = [_cause(monitors.blocks[cause.block], cause) for cause in alarm.causes]
+    causes = [_cause(monitors.blocks[cause.block], cause) for cause in alarm.causes[:MOST_CAUSES]]
     alert = _alert(spec, monitors, monitor, episode, message, "firing", episode.fired_us, model_id) | {
         "log_evidence_nats": alarm.log_evidence_nats,
         "rows_since_change": int(alarm.causes[0].counts.sum()),
         "causes": causes,
     }
-    names = ", ".join(cause["stream"] for cause in causes)
+    names = ", ".join(_shortened(cause["stream"]) for cause in causes)
+    if len(alarm.causes) > MOST_CAUSES:
+        names += f" and {len(alarm.causes) - MOST_CAUSES} more"
     return [_emission(spec, alert), audit(message, "alert.fired", f"incident:{alert['incident_key']}", alert, names)]
 
 
@@ -131,6 +145,10 @@ def promise(spec: DeploymentSpec) -> str:
     return f"at most {budget.count:g} false alarm(s) expected per {budget.per_ms / _DAY_MS:g} days for {whom}"
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_LABEL_CHARACTERS else text[: MOST_LABEL_CHARACTERS - 1] + "…"
+
+
 def _cause(block: Block, cause: Cause) -> dict[str, Any]:
     stream, p0 = block.streams[cause.index], block.p0[cause.index]
     rows = int(cause.counts.sum())
@@ -147,7 +165,7 @@ def _cause(block: Block, cause: Cause) -> dict[str, Any]:
         "effects": effects,
         "tv_low": float(distances.tv_lower_limit(observed, independent, block.layout.size, CONFIDENCE_ERROR)),
         "tv_high": float(distances.tv_upper_limit(observed, independent, CONFIDENCE_ERROR)),
-        "bins": stream.bin_labels(),
+        "bins": [_shortened(label) for label in stream.bin_labels()],
         "expected": p0.tolist(),
         "observed": cause.counts.tolist(),
     }
@@ -173,7 +191,15 @@ def window_summary(
             for stream, stream_counts, stream_effects in zip(block.streams, counts.tolist(), effects, strict=True)
         ]
     record = {
-        "id": stable_id("window", spec.deployment_id, version, monitors.baseline.digest, partition, window_start_us),
+        "id": stable_id(
+            "window",
+            spec.deployment_id,
+            version,
+            monitors.baseline.digest,
+            partition,
+            window_start_us,
+            window.first_offset,
+        ),
         "deployment_id": spec.deployment_id,
         "model_version": version,
         "partition": partition,
@@ -220,22 +246,38 @@ def audit(
 
 
 def dead_letter(message: Message, reason: str, error: str, rows: Sequence[int] = ()) -> Emission:
-    """The ``DeadLetter`` of a message that could not be used, or of some of its rows."""
-    value = message.value
+    """The ``DeadLetter`` of a message that could not be used, or of some of its rows.
+
+    It must fit into its topic whatever came, or the partition would never get past the message: what is too large is
+    cut, and the original stays where the offset says.
+    """
+    value, key = message.value, message.key
+    kept_key = None if key is None else key[:MOST_KEY_BYTES]
+    headers = _kept_headers(message)
     record = {
         "id": stable_id("dead-letter", message.topic, message.partition, message.offset, reason),
         "reason": reason,
-        "error": error,
-        "rows": list(rows),
+        "error": error[:MOST_ERROR_CHARACTERS],
+        "rows": list(rows[:MOST_ROWS_NAMED]),
         "source_topic": message.topic,
         "source_partition": message.partition,
         "source_offset": message.offset,
         "source_timestamp_ms": message.timestamp_ms,
-        "key": message.key,
-        "headers": [{"name": name, "value": data} for name, data in message.headers],
-        "value": value,
+        "key": kept_key,
+        "headers": headers,
+        "value": None if value is None else value[:MOST_VALUE_BYTES],
         "value_bytes": len(value or b""),
         "value_sha256": hashlib.sha256(value or b"").hexdigest(),
     }
-    key = f"{message.topic}/{message.partition}".encode()
-    return Emission("dead_letters", key, "DeadLetter", record)
+    where = f"{message.topic}/{message.partition}".encode()
+    return Emission("dead_letters", where, "DeadLetter", record)
+
+
+def _kept_headers(message: Message) -> list[dict[str, Any]]:
+    kept, room = [], MOST_HEADER_BYTES
+    for name, data in message.headers:
+        room -= 4 * len(name) + len(data or b"")
+        if room < 0:
+            break
+        kept.append({"name": name, "value": data})
+    return kept

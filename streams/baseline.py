@@ -178,6 +178,24 @@ class Baseline:
             )
         return baseline
 
+    def check(self) -> None:
+        """Refuse what no detector could be built from, whoever wrote it.
+
+        Raises:
+            BaselineError: Names the stream.
+        """
+        where = f"baseline of {self.deployment_id}@{self.model_version}"
+        if not self.streams:
+            raise BaselineError(f"{where}: it has no streams; build it again")
+        for stream in self.streams:
+            counts, tempering, importance = stream.counts, stream.tempering, stream.importance
+            if counts.shape != (stream.layout.size,) or (counts < 0).any() or not counts.sum() > 0:
+                raise BaselineError(f"{where}, {stream.name!r}: expected {stream.layout.size} counts, not all zero")
+            if tempering.shape != (tilts_of(stream.layout).size,) or not ((tempering > 0) & (tempering <= 1)).all():
+                raise BaselineError(f"{where}, {stream.name!r}: its tempering is of another version; build it again")
+            if not 0 <= stream.margin_tv < 1 or not 0 <= importance < np.inf:
+                raise BaselineError(f"{where}, {stream.name!r}: its margin or importance is out of range")
+
     def content_digest(self) -> str:
         """SHA-256, hexadecimal, of the encoded record with an empty digest."""
         return hashlib.sha256(encode("Baseline", dataclasses.replace(self, digest="").to_record())).hexdigest()

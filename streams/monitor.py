@@ -202,11 +202,30 @@ class Monitors:
         self.monitors: dict[str, Monitor] = {}
         self._compile_monitors(spec)
 
-    def put_in_force(self, spec: DeploymentSpec) -> None:
-        """Change budget and importances. Evidence so far, bet with other weights, is given up; alarms stay open."""
+    def put_in_force(self, spec: DeploymentSpec) -> bool:
+        """Change budget and importances; alarms stay open.
+
+        Returns:
+            Whether evidence so far, bet with other weights, had to be given up.
+        """
+        before = {name: monitor.log_weights for name, monitor in self.monitors.items()}
+        self._compile_monitors(spec)
+        after = {name: monitor.log_weights for name, monitor in self.monitors.items()}
+        if all(np.array_equal(b, a) for name in after for b, a in zip(before[name], after[name], strict=True)):
+            return False
         for state, block in zip(self.states, self.blocks, strict=True):
             state.base = empty_base(block.bets)
-        self._compile_monitors(spec)
+        return True
+
+    def continue_episodes(self, earlier: Monitors) -> None:
+        """Count episodes on from those under an earlier baseline: where one returns, so must no alert's id."""
+        for name, monitor in self.monitors.items():
+            if name in earlier.monitors:
+                monitor.episodes = earlier.monitors[name].episodes
+
+    def muted_streams(self) -> int:
+        """How many streams belong to an open alarm."""
+        return sum(int(state.muted.sum()) for state in self.states)
 
     def _compile_monitors(self, spec: DeploymentSpec) -> None:
         importance = {feature.name: feature.importance for feature in spec.features}

@@ -13,10 +13,11 @@ from driftline.codec import SchemaRegistry
 from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.settings import KafkaSettings
 from streams.catalogue import Catalogue
+from streams.decoding import Decoded, decode_message
 from streams.errors import JournalError
 from streams.journal import Journal
 from streams.messages import Message
-from streams.partition import Decoded, Partition, decode_message
+from streams.partition import Partition
 
 MAX_PENDING_MESSAGES = 400
 """A commit begins at the latest when so many messages wait for it, and no more than twice as many may wait."""

@@ -7,25 +7,35 @@ and commits what it says (see :mod:`streams.journal`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec import SchemaRegistry, decode
-from driftline.errors import CodecError, EventError
-from driftline.events import (
-    OutcomeColumns,
-    PredictionColumns,
-    outcome_from_event,
-    prediction_from_event,
-)
-from driftline.topics import Topics, record_key
+from driftline.codec import SchemaRegistry
+from driftline.errors import EventError
+from driftline.events import OutcomeColumns, PredictionColumns
+from driftline.topics import Topics
 from streams import state as state_records
 from streams.alerts import alert_fired, alert_resolved, dead_letter, window_summary
 from streams.baseline import Baseline
+from streams.columns import numeric_column
 from streams.counting import Watched, count_watched, watched_columns
+from streams.decoding import Decoded, decode_message
+from streams.deployment import (
+    NO_SLOT,
+    Deployment,
+    Version,
+    at_offset,
+    baseline_fields,
+    deployment_fields,
+    extended,
+    limits_of,
+    numeric_features,
+    restore_deployment,
+    restore_version,
+    slot_fields,
+)
 from streams.identities import Identities
 from streams.messages import Emission, Message
 from streams.monitor import Monitors
@@ -34,80 +44,10 @@ from streams.statistics.budget import start_mass_log
 from streams.windows import Group, Window, closed, group_rows
 
 LONE_ROWS_STEP = 64
-"""Alarms are looked for at every message of at least this many rows, and every so many lone rows …"""
+"""Alarms are looked for at every message of at least this many rows, and every so many lone rows of a version …"""
 
 LONE_STEP_US = 1_000_000
 """… or after this much event time, whichever comes first."""
-
-_NO_SLOT = -1
-
-COUNTERS = ("rows", "late_rows", "duplicate_rows", "rejected_rows", "outcome_rows")
-
-
-@dataclass(eq=False)
-class Version:
-    """A deployment version on this partition. ``first_offset``: from which offset on its rows count."""
-
-    baseline: Baseline
-    monitors: Monitors
-    first_offset: int
-    slot: int = _NO_SLOT
-    windows: dict[int, Window] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class Deployment:
-    """A deployment on this partition.
-
-    Attributes:
-        spec: The specification in force.
-        clock_us: The largest event time seen; None before the first.
-        slot_versions: Versions in order of their first event in the current start slot.
-        slot: The current start slot.
-        counters: rows, late_rows, duplicate_rows, rejected_rows, outcome_rows.
-        time_limits: Offset from which on, earliest event time and clock skew in force: for replaying identities.
-    """
-
-    spec: DeploymentSpec
-    clock_us: int | None = None
-    slot: int = _NO_SLOT
-    slot_versions: list[str] = field(default_factory=list)
-    lone_rows: int = 0
-    last_step_us: int = 0
-    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
-    time_limits: list[tuple[int, int, int]] = field(default_factory=list)
-    versions: dict[str, Version] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A message and what it says; or why it says nothing (reason, error)."""
-
-    message: Message
-    columns: PredictionColumns | OutcomeColumns | None
-    refusal: tuple[str, str] | None = None
-
-
-def decode_message(message: Message, topics: Topics, registry: SchemaRegistry | None = None) -> Decoded:
-    """Decode and check a message of the predictions or outcomes topic; never raises for what the bytes say."""
-    is_prediction = message.topic == topics.predictions
-    try:
-        lone = "PredictionEvent" if is_prediction else "OutcomeEvent"
-        name, record = decode(message.value, json_record=lone, registry=registry)
-        columns: PredictionColumns | OutcomeColumns
-        if is_prediction and name == "PredictionBatch":
-            columns = PredictionColumns.from_record(record)
-        elif is_prediction and name == "PredictionEvent":
-            columns = prediction_from_event(record)
-        elif not is_prediction and name == "OutcomeBatch":
-            columns = OutcomeColumns.from_record(record)
-        elif not is_prediction and name == "OutcomeEvent":
-            columns = outcome_from_event(record)
-        else:
-            raise EventError(f"{name} does not belong on the topic {message.topic}")
-    except (CodecError, EventError) as error:
-        return Decoded(message, None, (error.reason, str(error)))
-    return Decoded(message, columns)
 
 
 class Partition:
@@ -149,7 +89,14 @@ class Partition:
         return specs, baselines
 
     def put_spec_in_force(self, spec: DeploymentSpec) -> None:
-        """A specification comes into force between two messages; the order remembers it."""
+        """A specification comes into force between two messages; the order remembers it.
+
+        Evidence goes on, unless it was bet with other weights; open alarms stay open.
+
+        Raises:
+            StreamsError: The specification says something impossible. Nothing has changed.
+        """
+        spec.check()
         deployment = self._deployments.get(spec.deployment_id)
         offset = self.position[self._topics.predictions]
         if deployment is None:
@@ -159,36 +106,39 @@ class Partition:
             new_slots = deployment.spec.start_slot_ms != spec.start_slot_ms
             deployment.spec = spec
             if new_slots:  # slots are numbered by their length
-                deployment.slot, deployment.slot_versions = _NO_SLOT, []
+                deployment.slot, deployment.slot_versions = NO_SLOT, []
             for name, version in deployment.versions.items():
-                version.slot = _NO_SLOT if new_slots else version.slot
-                version.monitors.put_in_force(spec)
+                if version.monitors.put_in_force(spec) or new_slots:
+                    version.slot = NO_SLOT  # its next row is a start, paid for as one more in this slot
                 self._touch_version(spec.deployment_id, name, evidence=True)
-        limits = (offset, spec.earliest_event_time_us, spec.clock_skew_ms)
-        if not deployment.time_limits or deployment.time_limits[-1][1:] != limits[1:]:
-            deployment.time_limits.append(limits)
+        limits = limits_of(spec, offset)
+        deployment.limits = extended(deployment.limits, limits, self._identities.older_offset)
         self._dirty[_key("spec", spec.deployment_id)] = state_records.spec_fields(spec)
         self._touch_deployment(spec.deployment_id)
         self._order_control(spec.digest())
 
     def put_baseline_in_force(self, baseline: Baseline) -> None:
-        """A baseline comes into force; what was counted against an earlier one is closed."""
+        """A baseline comes into force; what was counted against an earlier one is closed.
+
+        Raises:
+            StreamsError: The baseline cannot be compared with anything. Nothing has changed.
+        """
+        baseline.check()
         deployment = self._deployments[baseline.deployment_id]
         known = deployment.versions.get(baseline.model_version)
+        offset = self.position[self._topics.predictions]
+        features = numeric_features(baseline, offset)
+        version = Version(
+            baseline, Monitors(deployment.spec, baseline, deployment.clock_us or 0, offset), offset, [features]
+        )
         if known is not None:
             self._close_windows(deployment, everything=True, only=baseline.model_version)
             self._close_alarms(deployment, known)
-        offset = self.position[self._topics.predictions]
-        version = Version(
-            baseline,
-            Monitors(deployment.spec, baseline, deployment.clock_us or 0, offset),
-            known.first_offset if known is not None else offset,
-        )
+            version.first_offset = known.first_offset
+            version.numeric = extended(known.numeric, features, self._identities.older_offset)
+            version.monitors.continue_episodes(known.monitors)
         deployment.versions[baseline.model_version] = version
-        if baseline.model_version in deployment.slot_versions:
-            deployment.slot_versions.remove(baseline.model_version)
-        key = _key("baseline", baseline.deployment_id, baseline.model_version)
-        self._dirty[key] = state_records.baseline_fields(baseline, version.first_offset)
+        self._dirty[_key("baseline", baseline.deployment_id, baseline.model_version)] = baseline_fields(version)
         self._touch_version(baseline.deployment_id, baseline.model_version, evidence=True)
         self._touch_deployment(baseline.deployment_id)
         self._order_control(baseline.digest)
@@ -200,6 +150,8 @@ class Partition:
         self.position[message.topic] = message.offset + 1
         self.messages += 1
         self._log_time_ms = message.timestamp_ms
+        if message.topic == self._topics.predictions:
+            self._identities.advance(message.offset)
         if decoded.refusal is not None:
             self._refuse(message, *decoded.refusal)
         elif isinstance(decoded.columns, PredictionColumns):
@@ -211,7 +163,7 @@ class Partition:
         deployment = self._deployments.get(columns.deployment_id)
         if deployment is None:
             self._refuse_unknown(columns.deployment_id, message)
-        elif not _key_fits(columns.deployment_id, deployment.spec.shards, message.key):
+        elif not deployment.limits[-1].key_fits(columns.deployment_id, message.key):
             self._refuse_key(columns.deployment_id, deployment.spec.shards, message)
         else:
             deployment.counters["outcome_rows"] += columns.rows
@@ -222,7 +174,7 @@ class Partition:
         if deployment is None:
             self._refuse_unknown(columns.deployment_id, message)
             return
-        if not _key_fits(columns.deployment_id, deployment.spec.shards, message.key):
+        if not deployment.limits[-1].key_fits(columns.deployment_id, message.key):
             self._refuse_key(columns.deployment_id, deployment.spec.shards, message)
             return
         version = deployment.versions.get(columns.model_version)
@@ -260,7 +212,7 @@ class Partition:
             self.dead_letters += 1
             self._emissions.append(dead_letter(message, "event_time", _time_error(columns, message, bad), bad))
             ids = [ids[row] for row in np.flatnonzero(on_time).tolist()]
-        new = self._identities.unseen(columns.deployment_id, ids, message.offset)
+        new = self._identities.unseen(columns.deployment_id, ids)
         counters["rows"] += len(ids)
         if new is None:
             return on_time
@@ -291,11 +243,10 @@ class Partition:
             started |= self._start_slot(deployment, version, columns.model_version, group, message)
             group_counts = [block_counts[g] for block_counts in counts]
             monitors.count(group_counts)
-            self._count_window(deployment, version, columns.model_version, group, group_counts)
+            self._count_window(deployment, version, columns.model_version, group, group_counts, message.offset)
         deployment.clock_us = grouping.clock_us
-        step = self._step_due(deployment, columns.rows, grouping.clock_us)
         changed = started
-        if step:
+        if self._step_due(version, columns.rows, grouping.clock_us):
             changed |= self._look_for_alarms(deployment, version, columns, message)
             self._revise_windows(deployment, version, columns.model_version)
         self._close_windows(deployment)
@@ -321,36 +272,40 @@ class Partition:
         model_version: str,
         group: Group,
         counts: list[NDArray[np.int64]],
+        offset: int,
     ) -> None:
         if group.window_start_us is None:
             deployment.counters["late_rows"] += group.rows
             return
         window = version.windows.get(group.window_start_us)
         if window is None:
-            window = version.windows[group.window_start_us] = Window([np.zeros_like(c) for c in counts])
+            window = version.windows[group.window_start_us] = Window([np.zeros_like(c) for c in counts], offset)
         window.add(counts, group.rows)
         key = _key("window", deployment.spec.deployment_id, model_version, group.window_start_us)
         self._dirty[key] = window
 
-    def _step_due(self, deployment: Deployment, rows: int, clock_us: int) -> bool:
-        deployment.lone_rows += rows
-        if deployment.lone_rows < LONE_ROWS_STEP and clock_us < deployment.last_step_us + LONE_STEP_US:
+    @staticmethod
+    def _step_due(version: Version, rows: int, clock_us: int) -> bool:
+        version.lone_rows += rows
+        if version.lone_rows < LONE_ROWS_STEP and clock_us < version.last_step_us + LONE_STEP_US:
             return False
-        deployment.lone_rows, deployment.last_step_us = 0, clock_us
+        version.lone_rows, version.last_step_us = 0, clock_us
         return True
 
     def _look_for_alarms(
         self, deployment: Deployment, version: Version, columns: PredictionColumns, message: Message
     ) -> bool:
+        """Raise and resolve alarms; whether the evidence record changed."""
         spec, monitors = deployment.spec, version.monitors
         now_us = deployment.clock_us or 0
         alarms = monitors.alarms(now_us)
         for alarm in alarms:
             self._emissions += alert_fired(spec, monitors, alarm, message, columns.model_id)
-        resolutions = monitors.resolutions()
-        for monitor, episode in resolutions:
+        muted = monitors.muted_streams()
+        for monitor, episode in monitors.resolutions():
             self._emissions += alert_resolved(spec, monitors, monitor, episode, message, now_us, columns.model_id)
-        return bool(alarms or resolutions)
+        # a cause that is back to normal changes the record even if its alarm stays open
+        return bool(alarms) or monitors.muted_streams() != muted
 
     def _revise_windows(self, deployment: Deployment, version: Version, model_version: str) -> None:
         for start_us, window in version.windows.items():
@@ -469,19 +424,15 @@ class Partition:
         for (name,), fields in by_kind.get("spec", ()):
             self._deployments[name] = Deployment(state_records.restore_spec(fields))
         for (name,), fields in by_kind.get("deployment", ()):
-            _restore_deployment(self._deployments[name], fields)
+            restore_deployment(self._deployments[name], fields)
         slots = {name: fields for (name,), fields in by_kind.get("slot", ())}
         evidence = {name: fields for (name,), fields in by_kind.get("evidence", ())}
         for (name,), fields in by_kind.get("baseline", ()):
-            baseline = state_records.restore_baseline(fields)
-            deployment = self._deployments[baseline.deployment_id]
-            monitors = state_records.restore_monitors(deployment.spec, baseline, evidence[name], slots[name])
-            deployment.versions[baseline.model_version] = Version(
-                baseline, monitors, fields["first_offset"], slots[name]["slot"]
-            )
+            deployment_id, model_version = name.split("@")
+            deployment = self._deployments[deployment_id]
+            deployment.versions[model_version] = restore_version(deployment.spec, fields, evidence[name], slots[name])
         for (name,), fields in by_kind.get("window", ()):
-            owner, start_us = name.rsplit("@", 1)
-            deployment_id, model_version = owner.split("@", 1)
+            deployment_id, model_version, start_us = name.split("@")
             version = self._deployments[deployment_id].versions[model_version]
             version.windows[int(start_us)] = state_records.restore_window(fields)
         position = records.get(b"position")
@@ -496,41 +447,36 @@ class Partition:
         self._identities.restore(position["older_ids_offset"], position["younger_ids_offset"])
         return range(position["older_ids_offset"], position["predictions"])
 
-    def remember(self, messages: Iterable[Message]) -> None:
+    def remember(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
         """Remember the prediction ids of messages that were applied before; see :mod:`streams.identities`."""
         for message in messages:
-            columns = decode_message(message, self._topics).columns
-            if not isinstance(columns, PredictionColumns):
-                continue
-            deployment = self._deployments.get(columns.deployment_id)
-            version = None if deployment is None else deployment.versions.get(columns.model_version)
-            if deployment is None or version is None or message.offset < version.first_offset:
-                continue
-            if not _key_fits(columns.deployment_id, deployment.spec.shards, message.key):
-                continue
-            try:
-                watched_columns(version.monitors.blocks, columns)
-            except EventError:
-                continue
-            _, earliest_us, skew_ms = next(
-                limits for limits in reversed(deployment.time_limits) if limits[0] <= message.offset
-            )
-            on_time = _within_limits(columns.timestamps_us, message.timestamp_ms, earliest_us, skew_ms)
-            ids = columns.prediction_ids
-            if on_time is not None:
-                ids = [ids[row] for row in np.flatnonzero(on_time).tolist()]
-            self._identities.replay(columns.deployment_id, ids, message.offset)
+            columns = decode_message(message, self._topics, registry).columns
+            if isinstance(columns, PredictionColumns):
+                ids = self._counted_then(columns, message)
+                if ids is not None:
+                    self._identities.replay(columns.deployment_id, ids, message.offset)
+
+    def _counted_then(self, columns: PredictionColumns, message: Message) -> Sequence[str] | None:
+        """The ids of a message that were counted, or known, when it was applied; None if it was refused."""
+        deployment = self._deployments.get(columns.deployment_id)
+        version = None if deployment is None else deployment.versions.get(columns.model_version)
+        if deployment is None or version is None or message.offset < version.first_offset:
+            return None
+        limits = at_offset(deployment.limits, message.offset)
+        if not limits.key_fits(columns.deployment_id, message.key):
+            return None
+        try:
+            for name in at_offset(version.numeric, message.offset).names:
+                numeric_column(columns, name)
+        except EventError:
+            return None
+        on_time = _within_limits(columns.timestamps_us, message.timestamp_ms, limits.earliest_us, limits.skew_ms)
+        ids = columns.prediction_ids
+        return ids if on_time is None else [ids[row] for row in np.flatnonzero(on_time).tolist()]
 
 
 def _key(kind: str, *names: object) -> bytes:
     return f"{kind}/{'@'.join(map(str, names))}".encode()
-
-
-def _key_fits(deployment_id: str, shards: int, key: bytes | None) -> bool:
-    """Whether the key is the deployment's: an outcome must find its prediction, and each shard pays for its starts."""
-    if shards == 1:
-        return key == record_key(deployment_id)
-    return any(key == record_key(deployment_id, shard) for shard in range(shards))
 
 
 def _within_limits(
@@ -557,31 +503,10 @@ def _fields(key: bytes, dirty: Any) -> dict[str, Any] | None:
     if isinstance(dirty, Window):
         return state_records.window_fields(dirty)
     if isinstance(dirty, Deployment):
-        return _deployment_fields(dirty)
+        return deployment_fields(dirty)
     if isinstance(dirty, Version):
         if key.startswith(b"evidence/"):
             return state_records.evidence_fields(dirty.monitors)
-        return state_records.slot_fields(dirty.monitors, dirty.slot)
+        return slot_fields(dirty)
     fields: dict[str, Any] | None = dirty
     return fields
-
-
-def _deployment_fields(deployment: Deployment) -> dict[str, Any]:
-    return {
-        "clock_us": deployment.clock_us,
-        "slot": deployment.slot,
-        "slot_versions": "\n".join(deployment.slot_versions),
-        "lone_rows": deployment.lone_rows,
-        "last_step_us": deployment.last_step_us,
-        "time_limits": state_records.pack(np.array(deployment.time_limits, dtype=np.int64).reshape(-1, 3)),
-        **deployment.counters,
-    }
-
-
-def _restore_deployment(deployment: Deployment, fields: Mapping[str, Any]) -> None:
-    deployment.clock_us = fields["clock_us"]
-    deployment.slot = fields["slot"]
-    deployment.slot_versions = fields["slot_versions"].split("\n") if fields["slot_versions"] else []
-    deployment.lone_rows, deployment.last_step_us = fields["lone_rows"], fields["last_step_us"]
-    deployment.counters = {name: fields[name] for name in COUNTERS}
-    deployment.time_limits = [(int(a), int(b), int(c)) for a, b, c in state_records.unpack(fields["time_limits"])]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from driftline.codec import Record, encode
+from streams.errors import StreamsError
 
 NUMERIC = "numeric"
 CATEGORICAL = "categorical"
@@ -81,6 +83,32 @@ class DeploymentSpec:
                 "false_alarms": FalseAlarmBudget(**record["false_alarms"]),
             }
         )
+
+    def check(self) -> None:
+        """Refuse what no stream could follow; the edges check more, and say it with line and column.
+
+        Raises:
+            StreamsError: Names the field.
+        """
+        budget = self.false_alarms
+        positive: dict[str, float] = {
+            "shards": self.shards,
+            "window_ms": self.window_ms,
+            "start_slot_ms": self.start_slot_ms,
+            "false_alarms.count": budget.count,
+            "false_alarms.per_ms": budget.per_ms,
+            "false_alarms.share": budget.share,
+        }
+        never_negative: dict[str, float] = {"lateness_ms": self.lateness_ms, "clock_skew_ms": self.clock_skew_ms}
+        never_negative |= {f"importance of feature {f.name!r}": f.importance for f in self.features}
+        for name, value in positive.items():
+            if not (value > 0 and math.isfinite(value)):
+                raise StreamsError(f"deployment {self.deployment_id!r}: {name} must be a positive number, is {value}")
+        for name, value in never_negative.items():
+            if not (value >= 0 and math.isfinite(value)):
+                raise StreamsError(f"deployment {self.deployment_id!r}: {name} must not be negative, is {value}")
+        if budget.share > 1:
+            raise StreamsError(f"deployment {self.deployment_id!r}: false_alarms.share must be at most 1")
 
     def digest(self) -> str:
         """SHA-256 of the encoded record, hexadecimal."""

@@ -55,9 +55,9 @@ def evidence_fields(monitors: Monitors) -> Fields:
     return fields
 
 
-def slot_fields(monitors: Monitors, slot: int) -> Fields:
+def slot_fields(monitors: Monitors) -> Fields:
     """What changes with every event."""
-    fields: Fields = {"slot": slot}
+    fields: Fields = {}
     for b, state in enumerate(monitors.states):
         fields |= {f"{name}_{b}": pack(getattr(state, name)) for name in _SLOT_ARRAYS}
     return fields
@@ -73,7 +73,9 @@ def _monitor_facts(monitors: Monitors) -> Any:
     }
 
 
-def restore_monitors(spec: DeploymentSpec, baseline: Baseline, evidence: Fields, slot: Fields) -> Monitors:
+def restore_monitors(
+    spec: DeploymentSpec, baseline: Baseline, evidence: Mapping[str, Any], slot: Mapping[str, Any]
+) -> Monitors:
     """The monitors as they were written."""
     monitors = Monitors(spec, baseline, 0, 0)
     for b in range(len(monitors.blocks)):
@@ -100,7 +102,12 @@ def restore_monitors(spec: DeploymentSpec, baseline: Baseline, evidence: Fields,
 
 def window_fields(window: Window) -> Fields:
     """One open window."""
-    fields: Fields = {"rows": window.rows, "revision": window.revision, "next": window.next_revision_rows}
+    fields: Fields = {
+        "first_offset": window.first_offset,
+        "rows": window.rows,
+        "revision": window.revision,
+        "next": window.next_revision_rows,
+    }
     return fields | {f"counts_{b}": pack(counts) for b, counts in enumerate(window.counts)}
 
 
@@ -108,7 +115,7 @@ def restore_window(fields: Fields) -> Window:
     """The window as it was written."""
     blocks = sum(name.startswith("counts_") for name in fields)
     counts = [unpack(fields[f"counts_{b}"]) for b in range(blocks)]
-    return Window(counts, fields["rows"], fields["revision"], fields["next"])
+    return Window(counts, fields["first_offset"], fields["rows"], fields["revision"], fields["next"])
 
 
 def spec_fields(spec: DeploymentSpec) -> Fields:
@@ -121,11 +128,11 @@ def restore_spec(fields: Fields) -> DeploymentSpec:
     return DeploymentSpec.from_record(decode(fields["record"])[1])
 
 
-def baseline_fields(baseline: Baseline, first_offset: int) -> Fields:
-    """The baseline in force, and the offset from which on the version's rows count."""
-    return {"record": encode("Baseline", baseline.to_record()), "first_offset": first_offset}
+def baseline_fields(baseline: Baseline) -> Fields:
+    """The baseline in force."""
+    return {"record": encode("Baseline", baseline.to_record())}
 
 
-def restore_baseline(fields: Fields) -> Baseline:
+def restore_baseline(fields: Mapping[str, Any]) -> Baseline:
     """The baseline as it was written."""
     return Baseline.from_record(decode(fields["record"])[1])

@@ -23,10 +23,6 @@ FIRST_REVISION_ROWS = 64
 """A provisional summary is written when a window's rows reach 64, 128, 256 …: early sight at a bounded price."""
 
 
-_WINDOW_LIMIT = 1 << 42
-"""More windows than there are between 1970 and the year 2100, at one per millisecond."""
-
-
 @dataclass(frozen=True, slots=True)
 class Group:
     """Rows of a message that fall into one start slot and one window.
@@ -88,16 +84,19 @@ def group_rows(
     if slot[0] == slot[-1] and window.min() == window.max() and not late.any():
         group = Group(int(slot[0]), int(clock[0]), int(window[0]) * window_us, len(rows))
         return Grouping([group], None if counted is None else np.where(counted, 0, -1), int(clock[-1]))
-    # one sortable key per row: the slot, then the window + 1, or 0 for a window that is closed
-    key = (slot - slot[0]) * _WINDOW_LIMIT + np.where(late, 0, window + 1)
-    keys, inverse, sizes = np.unique(key, return_inverse=True, return_counts=True)
+    # one sortable key per row: the slot's rank, then the window's rank + 1, or 0 for a window that is closed
+    slots, slot_rank = np.unique(slot, return_inverse=True)
+    windows, window_rank = np.unique(window, return_inverse=True)
+    width = len(windows) + 1
+    keys, inverse, sizes = np.unique(
+        slot_rank * width + np.where(late, 0, window_rank + 1), return_inverse=True, return_counts=True
+    )
+    first_rows = np.searchsorted(slot, slots).tolist()
     groups = []
     for value, size in zip(keys.tolist(), sizes.tolist(), strict=True):
-        group_slot = int(slot[0]) + value // _WINDOW_LIMIT
-        group_window = value % _WINDOW_LIMIT - 1
-        first_row = int(np.searchsorted(slot, group_slot))
-        window_start_us = None if group_window < 0 else group_window * window_us
-        groups.append(Group(group_slot, int(clock[first_row]), window_start_us, size))
+        in_slot, in_window = divmod(value, width)
+        window_start_us = int(windows[in_window - 1]) * window_us if in_window else None
+        groups.append(Group(int(slots[in_slot]), int(clock[first_rows[in_slot]]), window_start_us, size))
     index = np.full(len(times_us), -1, dtype=np.int64)
     index[rows] = inverse
     return Grouping(groups, index, int(clock[-1]))
@@ -105,9 +104,14 @@ def group_rows(
 
 @dataclass(eq=False, slots=True)
 class Window:
-    """The mergeable sums of one event-time window: per block of streams int64[S, K]."""
+    """The mergeable sums of one event-time window: per block of streams int64[S, K].
+
+    ``first_offset``: the message that opened it. It is part of the summary's id: where a window is opened again (an
+    earlier baseline returns, a longer lateness), the sums add up and do not replace each other.
+    """
 
     counts: list[NDArray[np.int64]]
+    first_offset: int
     rows: int = 0
     revision: int = 0
     next_revision_rows: int = FIRST_REVISION_ROWS

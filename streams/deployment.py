@@ -1,0 +1,178 @@
+"""What a partition knows of a deployment and its versions, and how it stands in the journal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from driftline.topics import record_key
+from streams import state as state_records
+from streams.baseline import FEATURE, Baseline
+from streams.monitor import Monitors
+from streams.specification import DeploymentSpec
+from streams.statistics.layouts import NUMERIC
+from streams.windows import Window
+
+NO_SLOT = -1
+
+COUNTERS = ("rows", "late_rows", "duplicate_rows", "rejected_rows", "outcome_rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a specification asks of a message before its rows are looked at, from an offset on.
+
+    Kept with the state as far back as prediction ids are remembered: after a restart the ids are read from the log
+    again, and a message that was refused then must be passed over now.
+    """
+
+    offset: int
+    earliest_us: int
+    skew_ms: int
+    shards: int
+
+    def key_fits(self, deployment_id: str, key: bytes | None) -> bool:
+        """Whether the key is the deployment's: an outcome must find its prediction, each shard pays for its starts."""
+        if self.shards == 1:
+            return key == record_key(deployment_id)
+        return any(key == record_key(deployment_id, shard) for shard in range(self.shards))
+
+
+@dataclass(frozen=True, slots=True)
+class NumericFeatures:
+    """The features that a baseline counts as numbers, from an offset on; kept for the same reason as limits."""
+
+    offset: int
+    names: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Version:
+    """A deployment version on this partition.
+
+    Attributes:
+        baseline: The baseline in force.
+        monitors: Its detectors.
+        first_offset: From which offset on its rows count.
+        numeric: What its baselines counted as numbers, oldest first.
+        slot: Its latest start slot.
+        lone_rows: Rows since alarms were last looked for.
+        last_step_us: The clock then.
+        windows: Open windows by start.
+    """
+
+    baseline: Baseline
+    monitors: Monitors
+    first_offset: int
+    numeric: list[NumericFeatures]
+    slot: int = NO_SLOT
+    lone_rows: int = 0
+    last_step_us: int = 0
+    windows: dict[int, Window] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Deployment:
+    """A deployment on this partition.
+
+    Attributes:
+        spec: The specification in force.
+        clock_us: The largest event time seen; None before the first.
+        slot_versions: Versions in order of their starts in the current start slot; each costs half of the one before.
+        slot: The current start slot.
+        counters: rows, late_rows, duplicate_rows, rejected_rows, outcome_rows.
+        limits: What specifications asked of messages, oldest first.
+    """
+
+    spec: DeploymentSpec
+    clock_us: int | None = None
+    slot: int = NO_SLOT
+    slot_versions: list[str] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    limits: list[Limits] = field(default_factory=list)
+    versions: dict[str, Version] = field(default_factory=dict)
+
+
+def limits_of(spec: DeploymentSpec, offset: int) -> Limits:
+    """The limits of a specification that comes into force before ``offset``."""
+    return Limits(offset, spec.earliest_event_time_us, spec.clock_skew_ms, spec.shards)
+
+
+def numeric_features(baseline: Baseline, offset: int) -> NumericFeatures:
+    """The numeric features of a baseline that comes into force before ``offset``."""
+    names = (stream.name for stream in baseline.streams if stream.role == FEATURE and stream.layout is NUMERIC)
+    return NumericFeatures(offset, tuple(sorted(names)))
+
+
+def at_offset(history: Sequence[Any], offset: int) -> Any:
+    """The entry that was in force at an offset; the oldest one if that is earlier than all."""
+    return next((entry for entry in reversed(history) if entry.offset <= offset), history[0])
+
+
+def extended(history: Sequence[Any], entry: Any, forget_before: int) -> list[Any]:
+    """A history with a new entry, without those that ended before ``forget_before``."""
+    if history and replace(history[-1], offset=entry.offset) == entry:
+        return list(history)
+    entries = [*history, entry]
+    return [e for e, after in pairwise(entries) if after.offset > forget_before] + [entry]
+
+
+def deployment_fields(deployment: Deployment) -> dict[str, Any]:
+    """The record of a deployment."""
+    limits = [(entry.offset, entry.earliest_us, entry.skew_ms, entry.shards) for entry in deployment.limits]
+    return {
+        "clock_us": deployment.clock_us,
+        "slot": deployment.slot,
+        "slot_versions": "\n".join(deployment.slot_versions),
+        "limits": state_records.pack(np.array(limits, dtype=np.int64).reshape(-1, 4)),
+        **deployment.counters,
+    }
+
+
+def restore_deployment(deployment: Deployment, fields: Mapping[str, Any]) -> None:
+    """Take a deployment as it was written."""
+    deployment.clock_us = fields["clock_us"]
+    deployment.slot = fields["slot"]
+    deployment.slot_versions = fields["slot_versions"].split("\n") if fields["slot_versions"] else []
+    deployment.counters = {name: fields[name] for name in COUNTERS}
+    deployment.limits = [Limits(*row) for row in state_records.unpack(fields["limits"]).tolist()]
+
+
+def baseline_fields(version: Version) -> dict[str, Any]:
+    """The record of a version's baseline, and of which offsets it applies to."""
+    return {
+        **state_records.baseline_fields(version.baseline),
+        "first_offset": version.first_offset,
+        "numeric": json.dumps([[entry.offset, entry.names] for entry in version.numeric], separators=(",", ":")),
+    }
+
+
+def slot_fields(version: Version) -> dict[str, Any]:
+    """The record of what changes with every message of a version."""
+    return {
+        **state_records.slot_fields(version.monitors),
+        "slot": version.slot,
+        "lone_rows": version.lone_rows,
+        "last_step_us": version.last_step_us,
+    }
+
+
+def restore_version(
+    spec: DeploymentSpec, fields: Mapping[str, Any], evidence: Mapping[str, Any], slot: Mapping[str, Any]
+) -> Version:
+    """A version as it was written."""
+    baseline = state_records.restore_baseline(fields)
+    return Version(
+        baseline,
+        state_records.restore_monitors(spec, baseline, evidence, slot),
+        fields["first_offset"],
+        [NumericFeatures(offset, tuple(names)) for offset, names in json.loads(fields["numeric"])],
+        slot["slot"],
+        slot["lone_rows"],
+        slot["last_step_us"],
+    )

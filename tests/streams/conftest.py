@@ -1,0 +1,204 @@
+"""Samples for the state machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from driftline.codec import decode, encode
+from driftline.events import CategoricalColumn, PredictionColumns
+from driftline.topics import Topics, record_key
+from streams.baseline import Baseline, build_baseline
+from streams.decoding import decode_message
+from streams.messages import Emission, Message
+from streams.partition import Partition
+from streams.specification import DeploymentSpec, FeatureSpec
+
+SECOND = 1_000_000
+T0 = 1_700_000_000 * SECOND - 1_700_000_000 * SECOND % (3600 * SECOND)
+"""The full hour at which samples begin."""
+
+
+class Samples:
+    """Specifications, baselines, rows and messages of an imaginary deployment, the same in every run."""
+
+    t0 = T0
+    second = SECOND
+    topics = Topics("t.")
+
+    def __init__(self) -> None:
+        self._baselines: dict[tuple[Any, ...], Baseline] = {}
+
+    def spec(self, deployment_id: str = "d", **changes: Any) -> DeploymentSpec:
+        """Two numeric features and a categorical one; windows and start slots of a minute, ten seconds' lateness."""
+        features = (FeatureSpec("x", "numeric"), FeatureSpec("y", "numeric"), FeatureSpec("c", "categorical"))
+        plain = DeploymentSpec(
+            deployment_id, "model", "other", features, window_ms=60_000, lateness_ms=10_000, start_slot_ms=60_000
+        )
+        return dataclasses.replace(plain, **changes)
+
+    def baseline(self, spec: DeploymentSpec | None = None, version: str = "1", seed: int = 1) -> Baseline:
+        """A baseline learnt from 5,000 unchanged rows."""
+        spec = spec or self.spec()
+        key = (spec.deployment_id, spec.features, version, seed)
+        if key not in self._baselines:
+            rows = self.rows(5000, seed=seed, deployment_id=spec.deployment_id, version=version)
+            self._baselines[key] = build_baseline(spec, version, [rows], source="sample")
+        return self._baselines[key]
+
+    def rows(
+        self,
+        count: int,
+        *,
+        first: int = 0,
+        at: float = 0.0,
+        every: float = 1.0,
+        shift: float = 0.0,
+        seed: int = 7,
+        deployment_id: str = "d",
+        version: str = "1",
+        prefix: str = "",
+    ) -> PredictionColumns:
+        """Rows ``first``, ``first`` + 1 …, from ``at`` seconds after T0, ``every`` so many seconds; ``x`` may shift."""
+        rng = np.random.default_rng([seed, first, count])
+        return PredictionColumns(
+            deployment_id,
+            version,
+            [f"{prefix}{i}" for i in range(first, first + count)],
+            T0 + (at * SECOND + np.arange(count) * every * SECOND).astype(np.int64),
+            {"x": rng.normal(size=count) + shift, "y": rng.normal(size=count)},
+            {"c": CategoricalColumn(["a", "b", "k"], rng.choice(3, count, p=[0.5, 0.3, 0.2]).astype(np.int32))},
+            prediction=rng.random(count),
+        )
+
+    def part(self, columns: PredictionColumns, chosen: Any) -> PredictionColumns:
+        """Some rows of a batch, by numpy index."""
+        index = np.arange(columns.rows)[chosen]
+        return dataclasses.replace(
+            columns,
+            prediction_ids=[columns.prediction_ids[i] for i in index.tolist()],
+            timestamps_us=columns.timestamps_us[index],
+            numeric={name: values[index] for name, values in columns.numeric.items()},
+            categorical={
+                name: CategoricalColumn(column.categories, column.codes[index])
+                for name, column in columns.categorical.items()
+            },
+            prediction=None if columns.prediction is None else columns.prediction[index],
+        )
+
+    def message(self, columns: PredictionColumns, offset: int, **changes: Any) -> Message:
+        """The message a batch travels in; the log's time is that of its last event."""
+        message = Message(
+            self.topics.predictions,
+            0,
+            offset,
+            int(columns.timestamps_us.max()) // 1000,
+            record_key(columns.deployment_id),
+            encode("PredictionBatch", columns.to_record()),
+        )
+        return dataclasses.replace(message, **changes)
+
+    def machine(self, *specs_and_baselines: DeploymentSpec | Baseline) -> Machine:
+        """A partition with these in force; by default the plain specification and its baseline."""
+        machine = Machine()
+        for each in specs_and_baselines or (self.spec(), self.baseline()):
+            machine.put(each)
+        return machine
+
+
+class Machine:
+    """A partition and what its journal would hold: every record goes through its Avro schema."""
+
+    def __init__(self) -> None:
+        self.partition = Partition(0, Samples.topics)
+        self.records: dict[bytes, dict[str, Any]] = {}
+        self.emissions: list[Emission] = []
+        self.order: list[dict[str, Any]] = []
+        self.log: list[Message] = []
+
+    def put(self, what: DeploymentSpec | Baseline) -> None:
+        """Put in force."""
+        if isinstance(what, Baseline):
+            self.partition.put_baseline_in_force(what)
+        else:
+            self.partition.put_spec_in_force(what)
+
+    def apply(self, *messages: Message) -> Machine:
+        """Apply messages and remember them as the log."""
+        for message in messages:
+            self.partition.apply(decode_message(message, Samples.topics))
+            self.log.append(message)
+        return self
+
+    def commit(self) -> None:
+        """What the journal does."""
+        records, emissions, order = self.partition.take()
+        for key, fields in records.items():
+            if fields is None:
+                self.records.pop(key, None)
+            else:
+                kind = key.split(b"/")[0].decode()
+                self.records[key] = decode(encode("JournalRecord", {"kind": kind, "fields": fields}))[1]["fields"]
+        for emission in emissions:
+            decode(encode(emission.record_name, emission.record))
+        self.emissions += emissions
+        self.order += order
+
+    def restarted(self) -> Machine:
+        """Another machine that begins from what this one committed last."""
+        machine = Machine()
+        machine.records, machine.log = dict(self.records), list(self.log)
+        to_remember = machine.partition.restore(machine.records)
+        machine.partition.remember(
+            m for m in self.log if m.topic == Samples.topics.predictions and m.offset in to_remember
+        )
+        return machine
+
+    def emitted(self, topic: str, **fields: Any) -> list[Mapping[str, Any]]:
+        """Records emitted to a topic that have these fields."""
+        self.commit()
+        return [
+            emission.record
+            for emission in self.emissions
+            if emission.topic == topic and all(emission.record[name] == value for name, value in fields.items())
+        ]
+
+    def counters(self, deployment_id: str = "d") -> dict[str, int]:
+        """The counters of a deployment."""
+        self.commit()
+        fields = self.records[f"deployment/{deployment_id}".encode()]
+        names = ("rows", "late_rows", "duplicate_rows", "rejected_rows", "outcome_rows")
+        return {name: fields[name] for name in names}
+
+    def digest(self) -> str:
+        """A hash of everything in the journal."""
+        self.commit()
+        return hashlib.sha256(repr(sorted(self.records.items())).encode()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def samples() -> Samples:
+    """See :class:`Samples`."""
+    return Samples()
+
+
+@pytest.fixture(scope="session")
+def final_windows() -> Any:
+    """From emissions to the sums of final windows, by version and start, whatever the ids."""
+
+    def sums(emissions: Iterable[Emission]) -> dict[tuple[str, int], tuple[int, Sequence[Any]]]:
+        found = {}
+        for emission in emissions:
+            record = emission.record
+            if emission.topic == "windows" and record["status"] == "final":
+                key = (record["model_version"], record["window_start_us"])
+                assert key not in found, "a window is closed once"
+                found[key] = (record["rows"], [stream["counts"] for stream in record["streams"]])
+        return found
+
+    return sums

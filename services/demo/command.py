@@ -31,7 +31,7 @@ from services.errors import ServicesError
 from services.kafka import latest_by_key, read_to_end
 from services.positions import stream_positions
 from streams.baseline import Baseline
-from streams.partition import COUNTERS
+from streams.deployment import COUNTERS
 from streams.statistics.distances import population_stability_index
 from streams.statistics.layouts import reference_probabilities
 
@@ -163,7 +163,7 @@ def run_demonstration(folder: Path) -> Story:
             "DRIFTLINE_AUDIT_KEY_FILE": str(folder / "audit-key"),
             "DRIFTLINE_ACTOR": "demonstration",
         }
-        supervisor = Supervisor(folder / "run", environment=environment)
+        supervisor = Supervisor(folder / "run", environment=environment, broker=True)
         with _saying("start Kafka, one worker, alerting and governance (driftline up)"):
             supervisor.start()
             supervisor.wait_ready()

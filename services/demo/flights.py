@@ -136,4 +136,7 @@ def write_files(folder: Path) -> DemonstrationFiles:
     reference[prediction_columns].to_csv(paths[1], index=False, date_format=times)
     served[prediction_columns].to_csv(paths[2], index=False, date_format=times)
     labelled[["flight_id", "known_at", "arrived"]].to_csv(paths[3], index=False, date_format=times)
-    return DemonstrationFiles(*paths, len(reference), len(served), len(labelled))
+    specification, reference_file, predictions_file, outcomes_file = paths
+    return DemonstrationFiles(
+        specification, reference_file, predictions_file, outcomes_file, len(reference), len(served), len(labelled)
+    )

@@ -44,7 +44,7 @@ def write_report(story: Story, path: Path) -> None:
         heatmap=html[0],
         timeline=html[1],
         alarms=[
-            {"alert": alert, "text": describe_alert(alert), "figure": figure}
+            {"alert": alert, "text": describe_alert(dict(alert)), "figure": figure}
             for alert, figure in zip(story.firing, html[2:], strict=True)
         ],
         schedule=SCHEDULE,

@@ -22,12 +22,12 @@ def tell(story: Story, report: Path, console: Console) -> None:
     console.print(_months(story))
     promise = safe(story.firing[0]["false_alarms"]) if story.firing else "the budget"
     console.print(
-        f"[dim]PSI against March, bold above {QUIET_PSI}: it describes. Alarms come from the evidence, under the promise\n"
-        f"of {promise}.[/]\n"
+        f"[dim]PSI against March, bold above {QUIET_PSI}: it describes. Alarms come from the evidence, under the\n"
+        f"promise of {promise}.[/]\n"
     )
     console.print(_alarms(story))
     if story.firing:
-        text = describe_alert(story.firing[0])
+        text = describe_alert(dict(story.firing[0]))
         console.print(f"\n[bold]The first message on Slack:[/] {safe(text.headline)}")
         for sentence in text.sentences:
             console.print(f"  {safe(sentence)}")

@@ -142,7 +142,8 @@ def promise(spec: DeploymentSpec) -> str:
     """The false-alarm budget in words."""
     budget = spec.false_alarms
     whom = "the whole fleet" if budget.scope == "fleet" else "this deployment"
-    return f"at most {budget.count:g} false alarm(s) expected per {budget.per_ms / _DAY_MS:g} days for {whom}"
+    alarms = "1 false alarm" if budget.count == 1 else f"{budget.count:g} false alarms"
+    return f"at most {alarms} expected per {budget.per_ms / _DAY_MS:g} days for {whom}"
 
 
 def _shortened(text: str) -> str:

@@ -71,7 +71,10 @@ def _heatmap(story: Story) -> go.Figure:
             y=names,
             text=[[f"{value:.2f}" for value in row] for row in values],
             texttemplate="%{text}",
-            colorscale="Cividis",
+            colorscale=[[0.0, "#ffffff"], [0.45, "#fff3e0"], [0.75, "#f6a04d"], [1.0, "#d55e00"]],
+            xgap=1,
+            ygap=1,
+            textfont={"color": "#1d2733"},
             showscale=False,
             hovertemplate="%{y}, %{x}: PSI %{text}<extra></extra>",
         )
@@ -96,9 +99,11 @@ def _timeline(story: Story) -> go.Figure:
     for alert in story.firing:
         causes = ", ".join(cause["stream"] for cause in alert["causes"])
         change, detected = when(alert["change_time_us"]), when(alert["detection_time_us"])
-        figure.add_vrect(x0=change, x1=detected, fillcolor=_ORANGE, opacity=0.12, line_width=0)
+        figure.add_vrect(x0=change, x1=detected, fillcolor=_ORANGE, opacity=0.07, line_width=0)
         figure.add_vline(x=detected, line={"color": _ORANGE, "width": 1.5, "dash": "dot"})
-        figure.add_annotation(x=detected, y=1, yref="paper", text=causes, textangle=-90, showarrow=False, xshift=8)
+        figure.add_annotation(
+            x=detected, y=1, yref="paper", text=causes, textangle=-90, showarrow=False, xshift=9, yanchor="top"
+        )
     figure.update_layout(**_LAYOUT, height=420, yaxis={"title": "PSI of the day", "type": "log"})
     return figure
 

@@ -75,7 +75,7 @@ def build(
     changed = False if dry_run else publish_baseline(settings, built, actor=actor(), reason=reason)
     result = "dry run" if dry_run else "built" if changed else "unchanged"
     if as_json:
-        counts = {"rows_read": tally.read, "rows_rejected": tally.rejected, "rows_outside": tally.outside}
+        counts = {"read": tally.read, "rejected": tally.rejected, "outside": tally.outside}
         print_json({"result": result, **counts, **_document(built)})
     else:
         _show(built, result)
@@ -173,7 +173,7 @@ def _show(item: Baseline, result: str) -> None:
         soft_wrap=True,
     )
     print_table(
-        ["stream", "kind", "rows", "missing", "margin", "variance inflation", "bins", "importance"],
+        ["stream", "kind", "rows", "missing", "margin", "variance x", "bins", "weight"],
         [
             (
                 stream.name,
@@ -187,6 +187,11 @@ def _show(item: Baseline, result: str) -> None:
             )
             for stream in item.streams
         ],
-        numbers=("rows", "missing", "margin", "variance inflation", "bins", "importance"),
+        numbers=("rows", "missing", "margin", "variance x", "bins", "weight"),
     )
-    stdout.print(f"[dim]sha256 {item.digest}[/]", highlight=False)
+    stdout.print(
+        "[dim]margin: smaller shifts (total variation) are of no interest; "
+        "variance x: how much more the counts fluctuate than those of independent rows\n"
+        f"sha256 {item.digest}[/]",
+        highlight=False,
+    )

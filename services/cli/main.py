@@ -31,7 +31,7 @@ ENTRIES = (
     Entry("status", "services.cli.status:status", "Show whether everything runs and keeps up.", _WATCH),
     Entry("windows", "services.cli.windows:windows_app", "Show how far each window is from the baseline.", _WATCH),
     Entry("alerts", "services.alerting.commands:alerts_app", "List and answer alerts.", _WATCH),
-    Entry("audit", "services.governance.commands:audit_app", "Replay and verify the audit record.", _PROVE),
+    Entry("audit", "services.governance.commands:audit", "Replay and verify the audit record.", _PROVE),
 )
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -13,8 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-stdout = Console()
-stderr = Console(stderr=True)
+_WIDTH_OF_A_PIPE = 140  # a pipe has no width; tables folded to 80 columns are hard to read and to grep
+
+
+def _console(*, of_errors: bool) -> Console:
+    stream = sys.stderr if of_errors else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_PIPE
+    return Console(stderr=of_errors, width=width)
+
+
+stdout = _console(of_errors=False)
+stderr = _console(of_errors=True)
 
 JSON_OPTION = typer.Option("--json", help="Print JSON for machines.")
 
@@ -40,7 +50,8 @@ def print_table(
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title and safe(title), title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        number = column in numbers
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else safe(cell) for cell in row))
     stdout.print(table)

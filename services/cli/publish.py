@@ -259,15 +259,15 @@ def _report(request: Request, tally: Tally, published: int, seconds: float) -> N
                 "deployment": request.deployment_id,
                 "file": str(request.file),
                 "dry_run": request.dry_run,
-                "rows_read": tally.read,
-                "rows_usable": tally.taken,
-                "rows_published": published,
-                "rows_rejected": tally.rejected,
-                "rows_outside": tally.outside,
-                "rows_unresolved": tally.unresolved,
+                "read": tally.read,
+                "usable": tally.taken,
+                "published": published,
+                "rejected": tally.rejected,
+                "outside": tally.outside,
+                "unresolved": tally.unresolved,
                 "seconds": round(seconds, 3),
                 "rows_per_second": round(rate, 1),
-                "rejected": [{"line": v.line, "column": v.column, "message": v.message} for v in tally.examples],
+                "examples": [{"line": v.line, "column": v.column, "message": v.message} for v in tally.examples],
             }
         )
         return

@@ -90,14 +90,16 @@ def monitor_title(monitor: str) -> Line:
     """How a monitor is called: 'Data drift'."""
     if monitor in _MONITORS:
         return line(_MONITORS[monitor][0])
-    return line("Monitor ", value(monitor))
+    return line("Monitor ", value(monitor, 32))
 
 
 def _headline(record: Record, resolved: bool) -> Line:
+    """At most 147 characters, so that it fits Slack's header of 150 with a mark before it."""
     title = monitor_title(record["monitor"])
     if resolved:
         title = line("Resolved: ", *title.parts)
-    return line(*title.parts, " in ", value(record["deployment_id"]), ", version ", value(record["model_version"], 40))
+    deployment, version = value(record["deployment_id"], 56), value(record["model_version"], 24)
+    return line(*title.parts, " in ", deployment, ", version ", version)
 
 
 def _summary(headline: Line, causes: Sequence[Record]) -> Line:

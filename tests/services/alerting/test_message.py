@@ -1,0 +1,313 @@
+"""What people read: true, plain, and harmless whatever the data says."""
+
+import json
+import math
+import unicodedata
+from typing import Any
+
+import pytest
+from fastavro import validate
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline.codec import SCHEMAS, decode, encode
+from services.alerting.message import describe_alert, format_span, format_time
+from services.alerting.pagerduty import MAX_BODY_BYTES, dedup_key, resolve_event, trigger_event
+from services.alerting.readings import percent, reading
+from services.alerting.slack import slack_message
+from services.alerting.text import clean, shorten, web_link
+from services.demo.receivers import pagerduty_problems, slack_problems
+
+HOSTILE = [
+    "<!channel>",
+    "<!here|here>",
+    "@here",
+    "<script>alert(1)</script>",
+    "<https://evil.example|click>",
+    "=cmd()",
+    "a`b*c_d~e",
+    "line\r\nline\nline",
+    "\x1b[31mred\x07",
+    "\u202etxet tfel ot thgir\u2066",
+    "zero\u200bwidth\ufeff",
+    "&lt;!channel&gt;",
+    "x" * 10_000,
+    "&" * 10_000,
+    "<" * 10_000,
+    "`" * 10_000,
+    "é" * 10_000,
+    "",
+    "\U000e0041tag",
+]
+
+
+def body(alert: dict[str, Any], resolution: dict[str, Any] | None = None) -> dict[str, Any]:
+    message = slack_message(alert, resolution)
+    return {"text": message.text, "blocks": [block.to_dict() for block in message.blocks]}
+
+
+def texts_of(message: dict[str, Any]) -> list[tuple[str, str]]:
+    """Kind and text of everything that Slack shows."""
+    found = [("mrkdwn", message["text"])]
+    for block in message["blocks"]:
+        objects = [block["text"]] if "text" in block else []
+        objects += [*block.get("fields", []), *block.get("elements", [])]
+        found += [(o["type"], o["text"]) for o in objects]
+    return found
+
+
+def strings(document: Any) -> list[str]:
+    if isinstance(document, str):
+        return [document]
+    if isinstance(document, dict):
+        return [s for k, v in document.items() for s in (*strings(k), *strings(v))]
+    return [s for item in document for s in strings(item)] if isinstance(document, list) else []
+
+
+def hostile(make_alert: Any, name: str, status: str = "firing") -> dict[str, Any]:
+    alert: dict[str, Any] = make_alert(1, status)
+    for cause in alert["causes"]:
+        cause["stream"] = name
+        cause["bins"] = [name] * len(cause["bins"])
+    changes = dict.fromkeys(("deployment_id", "model_id", "model_version", "monitor", "owner", "false_alarms"), name)
+    return alert | changes | {"tags": {name: name}, "runbook_url": name, "id": name, "incident_key": name}
+
+
+def test_it_says_what_changed_since_when_how_sure_and_how_bad(make_alert: Any) -> None:
+    text = describe_alert(make_alert())
+    assert str(text.headline) == "Data drift in credit, version 1"
+    what, since, sure, bad = map(str, text.sentences)
+    assert what == "The inputs of credit no longer look like the reference; most changed: temperature, carrier."
+    assert since.startswith(
+        "Since about 12 Jun 2013 14:00 UTC (estimated); noticed at 12 Jun 2013 17:20 UTC, 3 h 20 min"
+    )
+    assert sure == (
+        "Evidence 21.3 nats against a threshold of 17.4: 49 times what it asks. The threshold keeps this promise on "
+        "false alarms: at most 1 false alarm expected per 30 days over the whole fleet."
+    )
+    assert bad == (
+        "The change is large by the usual reading of PSI: 52 % of rows (95 % interval 47 % to 57 %) would have to have "
+        "other values of temperature to look like the reference again."
+    )
+    assert str(text.causes[0]).startswith(
+        "temperature: 62 % of rows lie above the reference's 9th decile (90.5), expected 10 %. PSI 0.83 (large)"
+    )
+    assert str(text.causes[1]).startswith("carrier: 40 % of rows are AA, expected 10 %.")
+    assert str(text.command).endswith(f"alerts show {make_alert()['id']}")
+    assert ("Owner", "risk-team") in text.facts
+
+
+def test_an_end_says_when_it_began_and_ended(make_alert: Any) -> None:
+    text = describe_alert(make_alert(status="resolved", causes=[]))
+    assert str(text.headline) == "Resolved: Data drift in credit, version 1"
+    assert "over at 13 Jun 2013 17:20 UTC" in str(text.sentences[0])
+    assert "27 h 20 min" in str(text.sentences[0])
+
+
+@pytest.mark.parametrize(
+    ("observed", "said"),
+    [
+        ([0, 5, *([99] * 10), 5, 0, 600], "38 % of rows have no value, expected 0.2 %"),
+        ([0, 5, *([99] * 10), 5, 200, 0], "17 % of rows lie above everything in the reference, expected 0.01 %"),
+        ([300, 5, *([99] * 10), 5, 0, 0], "23 % of rows lie below everything in the reference, expected 0.01 %"),
+        ([0, 2, *([300] * 2), *([10] * 8), 1, 0, 0], "88 % of rows lie below the reference's 2nd decile"),
+        ([0, 90, 300, *([10] * 8), 300, 90, 0, 0], "91 % of rows lie outside the reference's 1st and 9th decile"),
+        ([0, 0, 5, *([200] * 8), 5, 0, 0, 0], "99 % of rows lie between the reference's 1st and 9th decile"),
+    ],
+)
+def test_a_numeric_change_is_read_as_the_statement_that_tells_most(
+    make_alert: Any, observed: list[int], said: str
+) -> None:
+    cause = make_alert()["causes"][0] | {"observed": observed}
+    told = str(reading(cause)).replace(" (10.5)", "").replace(" (20.5)", "")
+    assert told.startswith(said), told
+
+
+@pytest.mark.parametrize(
+    ("observed", "said"),
+    [
+        ([0, 500, 390, *([0] * 17), 10, 0, 0], "0 % of rows are AA, expected 10 %"),
+        ([100, 500, 390, *([0] * 17), 10, 150, 0], "13 % of rows have a value the reference never had, expected 0 %"),
+        ([100, 500, 390, *([0] * 17), 10, 0, 300], "23 % of rows have no value, expected 0 %"),
+        ([100, 500, 390, *([0] * 17), 300, 0, 0], "23 % of rows have one of the rarer categories, expected 1.0 %"),
+    ],
+)
+def test_a_categorical_change_is_read_as_the_statement_that_tells_most(
+    make_alert: Any, observed: list[int], said: str
+) -> None:
+    assert str(reading(make_alert()["causes"][1] | {"observed": observed})) == said
+
+
+def test_a_category_called_missing_is_not_taken_for_the_missing_ones(make_alert: Any) -> None:
+    cause = make_alert()["causes"][1]
+    cause["bins"] = ["missing", *cause["bins"][1:]]
+    assert str(reading(cause)) == "40 % of rows are missing, expected 10 %"
+
+
+@given(
+    counts=st.lists(st.integers(-5, 10**12), min_size=0, max_size=30),
+    expected=st.lists(st.floats(), min_size=0, max_size=30),
+    labels=st.lists(st.text(max_size=20), min_size=0, max_size=30),
+)
+def test_a_reading_never_fails(counts: list[int], expected: list[float], labels: list[str]) -> None:
+    for size in (len(labels), 15, 23):
+        fit = [(x * size)[:size] if x else [] for x in (counts, expected, labels)]
+        reading({"observed": fit[0], "expected": fit[1], "bins": fit[2]})
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("status", ["firing", "resolved"])
+def test_hostile_names_are_harmless_in_slack_and_keep_its_limits(make_alert: Any, name: str, status: str) -> None:
+    alert = hostile(make_alert, name, status)
+    bodies = [body(alert)]
+    if status == "firing":
+        bodies.append(body(alert, hostile(make_alert, name, "resolved")))
+    for message in bodies:
+        assert slack_problems(message) == []
+        for kind, text in texts_of(message):
+            assert "<" not in text, "no order to Slack: none of these names is a link"
+            assert kind == "plain_text" or text.count("`") % 2 == 0, "code ends where it should"
+            assert not [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") and c != "\n"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_harmless_in_pagerduty_and_keep_its_limits(make_alert: Any, name: str) -> None:
+    for event in (trigger_event(hostile(make_alert, name)), resolve_event(hostile(make_alert, name, "resolved"))):
+        sent = json.dumps({"routing_key": "k", **event}, allow_nan=False).encode()
+        allowed_problem = ["dedup_key must have 1 to 255 characters"] if name == "" else []
+        problems = [p for p in pagerduty_problems(json.loads(sent), len(sent)) if p not in allowed_problem]
+        assert problems == []
+        assert len(sent) <= MAX_BODY_BYTES
+        assert "links" not in event
+        inside = [s for k, v in event.items() if k != "dedup_key" for s in strings(v)]
+        assert not [c for s in inside for c in s if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")]
+
+
+def test_what_was_cut_is_said(make_alert: Any) -> None:
+    alert = hostile(make_alert, "x" * 10_000)
+    assert "… (10,000 characters)" in str(describe_alert(alert).headline)
+    assert "… (10,000 characters)" in json.dumps(body(alert), ensure_ascii=False)
+    assert "… (10,000 characters)" in json.dumps(trigger_event(alert), ensure_ascii=False)
+
+
+def test_a_thousand_causes_and_tags_keep_the_limits(make_alert: Any) -> None:
+    causes = [cause | {"stream": "&" * 200 + str(n)} for n in range(500) for cause in make_alert()["causes"]]
+    alert = make_alert(causes=causes, tags={"&" * 300 + str(n): "<" * 3000 for n in range(1000)})
+    assert slack_problems(body(alert)) == []
+    sent = json.dumps({"routing_key": "k", **trigger_event(alert)}).encode()
+    assert pagerduty_problems(json.loads(sent), len(sent)) == []
+    assert "and 997 more" in str(describe_alert(alert).sentences[0])
+
+
+_text = st.text(max_size=200)
+_double = st.floats()
+_long = st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def any_cause(draw: st.DrawFn) -> dict[str, Any]:
+    effects = ("psi", "jensen_shannon", "total_variation", "hellinger", "kl")
+    return {
+        "stream": draw(_text | st.sampled_from(["prediction", "prediction_label", "probability:<!here>"])),
+        "role": draw(_text),
+        "evidence_share": draw(_double),
+        "log_evidence_nats": draw(_double),
+        "change_time_us": draw(_long),
+        "rows": draw(_long),
+        "effects": {name: draw(_double) for name in effects},
+        "tv_low": draw(_double),
+        "tv_high": draw(_double),
+        "bins": draw(st.lists(_text, max_size=15)),
+        "expected": draw(st.lists(_double, max_size=15)),
+        "observed": draw(st.lists(_long, max_size=15)),
+    }
+
+
+@st.composite
+def any_alert(draw: st.DrawFn) -> dict[str, Any]:
+    names = ("id", "incident_key", "deployment_id", "model_id", "model_version", "monitor", "baseline_digest", "owner")
+    times = ("episode", "change_time_us", "detection_time_us", "trigger_time_ms", "rows_since_change", "spec_revision")
+    return {
+        **{name: draw(_text) for name in (*names, "false_alarms")},
+        **{name: draw(_long) for name in times},
+        "severity": draw(st.sampled_from(["critical", "error", "warning", "info"])),
+        "status": draw(st.sampled_from(["firing", "resolved"])),
+        "log_evidence_nats": draw(_double),
+        "threshold_nats": draw(_double),
+        "causes": draw(st.lists(any_cause(), max_size=6)),
+        "evidence_offsets": [],
+        "tags": draw(st.dictionaries(_text, _text, max_size=8)),
+        "runbook_url": draw(st.none() | _text | st.just("https://wiki.example.org/a?b=c&d=e")),
+    }
+
+
+@given(alert=any_alert())
+def test_every_alert_that_decodes_makes_messages_that_slack_and_pagerduty_take(alert: dict[str, Any]) -> None:
+    assert validate(alert, SCHEMAS["Alert"].parsed, raise_errors=False)
+    record = decode(encode("Alert", alert))[1]
+    assert slack_problems(body(record)) == []
+    assert slack_problems(body(record, record)) == []
+    sent = json.dumps({"routing_key": "k", **trigger_event(record)}, allow_nan=False).encode()
+    problems = pagerduty_problems(json.loads(sent), len(sent))
+    assert problems in ([], ["dedup_key must have 1 to 255 characters"] * (record["incident_key"] == ""))
+
+
+@given(key=st.text(min_size=1, max_size=400), other=st.text(min_size=1, max_size=400))
+def test_a_dedup_key_fits_and_different_incidents_have_different_ones(key: str, other: str) -> None:
+    assert len(dedup_key(key)) <= 255
+    assert (dedup_key(key) == dedup_key(other)) == (key == other)
+
+
+def test_long_incident_keys_with_the_same_beginning_stay_apart() -> None:
+    assert dedup_key("a" * 300) != dedup_key("a" * 301)
+
+
+@pytest.mark.parametrize(
+    ("url", "link"),
+    [
+        ("https://wiki.example.org/a b|c>d", "https://wiki.example.org/a%20b%7Cc%3Ed"),
+        ("javascript:alert(1)", None),
+        ("https://", None),
+        ("https://[", None),
+        ("", None),
+        (None, None),
+        ("https://x.org/" + "a" * 3000, None),
+    ],
+)
+def test_a_runbook_is_linked_only_if_it_is_an_address(url: str | None, link: str | None, make_alert: Any) -> None:
+    assert web_link(url) == link
+    message = json.dumps(body(make_alert(runbook_url=url)))
+    assert ("|Runbook>" in message) == (link is not None)
+
+
+@given(text=st.text(max_size=300), limit=st.integers(0, 300))
+def test_shortened_text_fits_and_short_text_stays(text: str, limit: int) -> None:
+    short = shorten(text, limit)
+    assert len(short) <= limit
+    assert (short == text) == (len(text) <= limit)
+
+
+@given(text=st.text())
+def test_cleaned_text_is_visible_and_as_long(text: str) -> None:
+    assert len(clean(text)) == len(text)
+    assert clean(clean(text)) == clean(text)
+    assert not set(clean(text)) & set("\n\r\t\x1b\u202e\u200b\u2028")
+
+
+def test_times_and_lengths_of_time_are_said_in_words() -> None:
+    assert format_time(0) == "1 Jan 1970 00:00 UTC"
+    assert "outside the calendar" in format_time(2**62)
+    assert [format_span(s * 1_000_000) for s in (5, 119, 600, 7200, 12_000, 86_400 * 4, -60)] == [
+        "5 s",
+        "119 s",
+        "10 min",
+        "2 h",
+        "3 h 20 min",
+        "4 days",
+        "minus 60 s",
+    ]
+
+
+def test_shares_are_said_in_percent() -> None:
+    said = [percent(s) for s in (0, 0.00001, 0.0004, 0.012, 0.0996, 0.62, 1, math.nan)]
+    assert said == ["0 %", "under 0.01 %", "0.04 %", "1.2 %", "10 %", "62 %", "100 %", "an unknown share"]

@@ -30,6 +30,7 @@ from services.governance.verify import SEAL_WITHIN_SECONDS, Verification, verify
 
 audit = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="Read, verify and export the audit record.",
     epilog="Example: driftline audit verify --public-key audit.pub",
 )

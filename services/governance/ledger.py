@@ -274,6 +274,18 @@ class Ledger:
             yield from page
             start += len(page)
 
+    def positions(self, start: int = 0) -> Iterator[tuple[int, int, bytes]]:
+        """Index, topic offset and leaf hash of the leaves from ``start`` on, in order, read in pages."""
+        columns = (_leaves.c.leaf_index, _leaves.c.topic_offset, _leaves.c.leaf_hash)
+        while start < self.size:
+            wanted = select(*columns).where(_leaves.c.leaf_index >= start).order_by(_leaves.c.leaf_index).limit(_PAGE)
+            with self._errors(), self._connect() as connection:
+                page = [(int(row[0]), int(row[1]), bytes(row[2])) for row in connection.execute(wanted)]
+            if not page:
+                raise LedgerMismatchError(f"the ledger {self._where} has no leaf {start}, although it has {self.size}")
+            yield from page
+            start += len(page)
+
     def fact(self, name: str) -> str | None:
         """A remembered fact about the topic."""
         with self._errors(), self._connect() as connection:

@@ -64,6 +64,7 @@ class GovernanceService:
         topics = self._kafka.topics
         with Ledger(self._settings.database_url, origin=self._settings.origin, topic=topics.audit) as ledger:
             key, created = _signing_key(ledger, self._settings)
+            action = "governance.started"
             patience = _Patience(self._settings.give_up_seconds)
             while not stop.is_set():
                 try:
@@ -72,10 +73,13 @@ class GovernanceService:
                         trail = stack.enter_context(AuditTrail(self._kafka, "governance"))
                         writer.prepare()
                         patience.worked()
-                        _say_started(trail, ledger, key, created)
-                        created = False
+                        if created:
+                            _say(trail, "key.created", ledger, key)
+                        _say(trail, action, ledger, key)
+                        created, action = False, "governance.resumed"
+                        log.info("the ledger %s has %d records; going on", key.verifier.name, ledger.size)
                         writer.keep(stop, patience)
-                        _say_stopped(trail, ledger, key)
+                        _say(trail, "governance.stopped", ledger, key)
                         writer.finish()
                         return
                 except (ClusterError, AuditError) as error:
@@ -225,10 +229,10 @@ class _Writer:
         )
 
     def _require_first(self, low: int) -> None:
-        first = next(self._ledger.leaves(0, 1), None)
-        if first is not None and low > first.offset:
+        _, first, _ = next(self._ledger.positions(), (0, low, b""))
+        if low > first:
             raise LedgerMismatchError(
-                f"{self._topic!r} begins at offset {low}, the ledger at offset {first.offset}: records were removed "
+                f"{self._topic!r} begins at offset {low}, the ledger at offset {first}: records were removed "
                 "from its beginning. Set its retention.ms and retention.bytes to -1. Nothing more is signed."
             )
 
@@ -238,18 +242,18 @@ class _Writer:
         if not ledger.size:
             return
         self._require_first(self._reader.watermarks()[0])
-        leaves = ledger.leaves(start)
-        leaf = next(leaves)
+        positions = ledger.positions(start)
+        index, offset, hashed = next(positions)
         log.info("comparing records %d to %d with the topic", start, ledger.size - 1)
-        for batch in self._reader.batches(leaf.offset):
+        for batch in self._reader.batches(offset):
             for record in batch:
-                self._require_same(leaf.index, leaf.offset, leaf.leaf_hash, record)
-                following = next(leaves, None)
+                self._require_same(index, offset, hashed, record)
+                following = next(positions, None)
                 if following is None:
                     return
-                leaf = following
+                index, offset, hashed = following
         raise LedgerMismatchError(
-            f"{self._topic!r} has no record {leaf.index} (offset {leaf.offset}) any more, the ledger has "
+            f"{self._topic!r} has no record {index} (offset {offset}) any more, the ledger has "
             f"{ledger.size}: it was cut, or made anew with fewer records. Nothing more is signed."
         )
 
@@ -296,16 +300,6 @@ def _signing_key(ledger: Ledger, settings: GovernanceSettings) -> tuple[SigningK
     return key, created
 
 
-def _say_started(trail: AuditTrail, ledger: Ledger, key: SigningKey, created: bool) -> None:
-    subject, public = f"ledger:{key.verifier.name}", str(key.verifier)
-    if created:
-        trail.record("key.created", subject, actor="governance", detail={"public_key": public})
-    trail.record(
-        "governance.started", subject, actor="governance", detail={"public_key": public, "records": str(ledger.size)}
-    )
-    log.info("the ledger %s has %d records; going on", key.verifier.name, ledger.size)
-
-
-def _say_stopped(trail: AuditTrail, ledger: Ledger, key: SigningKey) -> None:
-    subject = f"ledger:{key.verifier.name}"
-    trail.record("governance.stopped", subject, actor="governance", detail={"records": str(ledger.size)})
+def _say(trail: AuditTrail, action: str, ledger: Ledger, key: SigningKey) -> None:
+    detail = {"public_key": str(key.verifier), "records": str(ledger.size)}
+    trail.record(action, f"ledger:{key.verifier.name}", actor="governance", detail=detail)

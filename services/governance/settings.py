@@ -48,7 +48,7 @@ class GovernanceSettings(BaseModel):
     seal_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 1.0
     # 32 bytes a record: the checkpoint has to fit a message of Kafka's default size, 1 MB.
     seal_records: Annotated[int, Field(ge=1, le=20_000)] = 10_000
-    recheck_records: Annotated[int, Field(ge=1)] = 1_000_000
+    recheck_records: Annotated[int, Field(ge=1)] = 100_000
     give_up_seconds: Annotated[float, Field(gt=0.0)] = 60.0
 
     @classmethod

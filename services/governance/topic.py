@@ -14,7 +14,7 @@ from services.governance.errors import TopicError
 from services.kafka import ClusterError, consumer, topic_partitions, unreachable
 
 _BATCH = 5_000
-_WAIT_SECONDS = 10.0
+_WAIT_SECONDS = 5.0
 _STALL_SECONDS = 30.0
 
 # What a consumer reports about the log itself; everything else is a matter of reaching the cluster.

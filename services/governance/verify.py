@@ -399,7 +399,8 @@ class _Walk:
             message = f"the audit record does not stand: {bad.message}"
             return Verification(False, self._read, sealed, checkpoints, bad, message, note)
         waiting = self._read - sealed
-        message = f"{sealed:,} records stand, sealed by {checkpoints:,} checkpoints of {self._signer}"
+        by = f"{checkpoints:,} checkpoint" + ("" if checkpoints == 1 else "s")
+        message = f"{_records(sealed)} proven unaltered by {by} of {self._signer}"
         if waiting:
             message += f"; {waiting:,} not yet sealed"
         if not self._read:

@@ -25,6 +25,7 @@ from services.governance.checkpoint import SigningKey, create_key, load_key
 from services.governance.commands import audit, governance
 from services.governance.service import GovernanceService
 from services.governance.settings import GovernanceSettings
+from services.governance.topic import TopicReader
 
 app = typer.Typer()
 app.command("governance")(governance)
@@ -75,7 +76,9 @@ def sealed(kafka_settings: KafkaSettings, governance_settings: GovernanceSetting
     stop = threading.Event()
     service = threading.Thread(target=GovernanceService(kafka_settings, governance_settings).run, args=(stop,))
     service.start()
-    time.sleep(1.5)
+    with TopicReader(kafka_settings, kafka_settings.topics.audit_checkpoints) as reader:
+        while reader.watermarks()[1] == 0:
+            time.sleep(0.05)
     stop.set()
     service.join(60)
 
@@ -88,7 +91,7 @@ def assert_harmless(text: str) -> None:
 def test_verify_says_that_everything_stands(invoke: Invoke, tmp_path: Path) -> None:
     done = invoke("audit", "verify", "--seal-within", "0")
     assert done.exit_code == 0, done.output
-    assert "stands: 11 records stand" in done.stdout
+    assert "stands: 11 records proven unaltered" in done.stdout
     key = invoke("audit", "key").stdout
     (tmp_path / "audit.pub").write_text(key)
     for given in (key.strip(), tmp_path / "audit.pub"):

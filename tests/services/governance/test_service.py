@@ -22,9 +22,10 @@ from driftline.codec import encode
 from driftline.settings import KafkaSettings
 from driftline.topics import Topics
 from services.audit import AuditTrail
+from services.broker.embedded import EmbeddedBroker
 from services.governance.checkpoint import create_key, load_key
 from services.governance.checkpoints import checkpoint_record, seal_records
-from services.governance.errors import GovernanceError, KeyFileError, LedgerBusyError, LedgerMismatchError, TopicError
+from services.governance.errors import KeyFileError, LedgerBusyError, LedgerMismatchError, TopicError
 from services.governance.ledger import Head, Ledger
 from services.governance.replay import replay
 from services.governance.service import GovernanceService
@@ -495,13 +496,6 @@ def test_an_audit_topic_with_two_partitions_is_refused(
 # Kafka away
 
 
-def test_kafka_that_stays_away_ends_the_service_with_an_error(governance_settings: GovernanceSettings) -> None:
-    kafka = KafkaSettings(bootstrap_servers="127.0.0.1:9")
-    settings = governance_settings.model_copy(update={"give_up_seconds": 0.5})
-    error = refused(kafka, settings)
-    assert isinstance(error, GovernanceError) and "giving up" in str(error)
-
-
 def test_it_waits_for_topics_that_are_made_later(
     bootstrap_servers: str, topic_prefix: str, governance_settings: GovernanceSettings, create_topics: CreateTopics
 ) -> None:
@@ -512,3 +506,23 @@ def test_it_waits_for_topics_that_are_made_later(
         create_topics(kafka)
         publish(kafka, [event(1)])
         until(lambda: len(topic_records(kafka, kafka.topics.audit_checkpoints)) > 0)
+
+
+def test_it_goes_on_when_a_killed_broker_comes_back(
+    data_dir: Path, governance_settings: GovernanceSettings, create_topics: CreateTopics
+) -> None:
+    with EmbeddedBroker(data_dir, heap_mb=256, progress=False) as broker:
+        quick = {"reconnect.backoff.max.ms": "500"}
+        kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers, librdkafka=quick)
+        create_topics(kafka)
+        publish(kafka, [event(i) for i in range(50)])
+        with running(kafka, governance_settings) as service:
+            until(lambda: _size_of(governance_settings) > 50)
+            broker.kill()
+            time.sleep(2)
+            broker.start()
+            publish(kafka, [event(i) for i in range(50, 100)])
+            until(lambda: _size_of(governance_settings) > 100, 60)
+            assert service.alive
+        assert_ledger_is_the_topic(kafka, governance_settings)
+        assert verified(kafka, governance_settings, seal_within_seconds=0).ok

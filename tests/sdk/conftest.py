@@ -46,6 +46,8 @@ def read_topic(bootstrap_servers: str, topic: str, *, rows: int, timeout_seconds
             count += len(record["prediction_ids"])
     finally:
         consumer.close()
+    places = [(message.partition(), message.offset()) for message in messages]
+    assert count >= rows, f"{count} of {rows} rows came in {timeout_seconds:g} s, at {places}"
     return messages
 
 

@@ -100,7 +100,7 @@ def build_alert(number: int = 1, status: str = "firing", **changes: Any) -> Reco
     return {**alert, **changes}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_alert() -> MakeAlert:
     """Builds alerts; ``make_alert(n, "resolved")`` ends ``make_alert(n)``."""
     return build_alert

@@ -21,7 +21,7 @@ from driftline.buffer import Buffer, Counters
 from driftline.errors import ClientClosedError, EventError, SettingsError
 from driftline.events import OutcomeColumns, PredictionColumns, checked_name
 from driftline.registry import Registry
-from driftline.sender import Sender
+from driftline.sender import GRACE_SECONDS, Sender, abandon_all, close_all
 from driftline.settings import KafkaSettings
 from driftline.spool import default_directory, folder_for
 from driftline.tables import outcome_table, prediction_table, row_count
@@ -328,9 +328,9 @@ class Client:
             if self._closed:
                 return
             self._closed = True
-        _CLIENTS.discard(self)
-        self._buffer.close(time.monotonic() + timeout_seconds)
-        if self._sender is not None and not self._sender.join(timeout_seconds + 5.0):
+        if self._sender is not None:
+            self._sender.close(time.monotonic() + timeout_seconds)
+        if self._sender is not None and not self._sender.join(timeout_seconds + GRACE_SECONDS):
             log.error("the client's background thread did not end: %s", self.counters())
         counters = self.counters()
         if counters.dropped or counters.rejected:
@@ -379,6 +379,8 @@ class Client:
                     sender.check()
                 sender.start()
                 self._sender = sender
+                # A client that is forgotten flushes, too; at exit, close_all sees to it.
+                weakref.finalize(self, _close_forgotten, sender).atexit = False
                 _close_with_worker()
 
     def _add_table(self, table: PredictionColumns | OutcomeColumns) -> None:
@@ -396,8 +398,6 @@ class Client:
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
-        if self._sender is not None:
-            self._sender.abandon()
         self._sender = None
         self._buffer = self._new_buffer()
         self._registry = Registry.from_settings(self._delivery.settings)
@@ -411,23 +411,23 @@ def _check(name: str, value: float, least: float) -> None:
 _CLIENTS: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-def _close_all() -> None:
-    for client in list(_CLIENTS):
-        client.close(_EXIT_SECONDS)
+def _close_forgotten(sender: Sender) -> None:
+    sender.close(time.monotonic() + _EXIT_SECONDS)
 
 
 def _close_with_worker() -> None:
     """Close at the end of a worker of multiprocessing, too: such a child leaves without running ``atexit``."""
     process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
     if process is not None and util is not None and process.parent_process() is not None:
-        util.Finalize(None, _close_all, exitpriority=100)
+        util.Finalize(None, close_all, args=(_EXIT_SECONDS,), exitpriority=100)
 
 
 def _after_fork_in_child() -> None:
+    abandon_all()
     for client in list(_CLIENTS):
         client._after_fork()
 
 
-atexit.register(_close_all)
+atexit.register(close_all, _EXIT_SECONDS)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -27,6 +27,8 @@ _RETRY_SECONDS = 1.0
 _ADOPTION_SECONDS = 30.0
 _REPLAY_WINDOW = 32  # batches from disk that are on their way at the same time
 _LEAST_MESSAGE_BYTES = 16_384
+GRACE_SECONDS = 5.0
+"""What a thread may take beyond its deadline, to write to disk what it has."""
 
 
 class Sender:
@@ -75,8 +77,13 @@ class Sender:
 
     def start(self) -> None:
         """Start the thread; a daemon, so that a process can end without closing its client."""
+        _RUNNING.add(self)
         self._thread = threading.Thread(target=self._run, name="driftline-sender", daemon=True)
         self._thread.start()
+
+    def close(self, deadline: float) -> None:
+        """Tell the thread to deliver, keep or drop everything by a monotonic time, and end."""
+        self._buffer.close(deadline)
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the thread to end; False if it has not."""
@@ -109,6 +116,7 @@ class Sender:
         self._discard_producer()
         for spool in (self._own, *self._adopted):
             spool.close()
+        _RUNNING.discard(self)
 
     def _wait_seconds(self) -> float:
         if self._in_flight or self._again or self._buffer.close_at is not None:
@@ -397,3 +405,23 @@ def _oldest_first(message: Message) -> int:
 
 def _newest_first(message: Message) -> int:
     return -message.sequence
+
+
+_RUNNING: set[Sender] = set()
+
+
+def close_all(timeout_seconds: float) -> None:
+    """End every background thread of this process, all within the same time."""
+    deadline = time.monotonic() + timeout_seconds
+    running = list(_RUNNING)
+    for sender in running:
+        sender.close(deadline)
+    for sender in running:
+        sender.join(max(0.0, deadline - time.monotonic()) + GRACE_SECONDS)
+
+
+def abandon_all() -> None:
+    """In a forked child: keep away from everything that belongs to the parent's threads."""
+    for sender in list(_RUNNING):
+        sender.abandon()
+    _RUNNING.clear()

@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -119,6 +120,19 @@ def _reached(settings: KafkaSettings, timeout_seconds: float) -> tuple[AdminClie
         raise unreachable(settings, ears.last or _text(error)) from error
 
 
+def answer(future: Future[Any], timeout_seconds: float = 2 * REACH_SECONDS) -> Any:
+    """What an admin client's request brought.
+
+    Raises:
+        KafkaException: The cluster refused.
+        ClusterError: It did not answer in time.
+    """
+    try:
+        return future.result(timeout_seconds)
+    except TimeoutError as error:
+        raise ClusterError(f"the Kafka cluster did not answer a request within {timeout_seconds:.0f} s") from error
+
+
 def _text(error: Exception) -> str:
     cause = error.args[0] if error.args else error
     return cause.str() if isinstance(cause, KafkaError) else str(cause)
@@ -161,6 +175,7 @@ def read_to_end(
     *,
     partitions: Collection[int] | None = None,
     since_ms: int | None = None,
+    last: int | None = None,
     stall_seconds: float = _STALL_SECONDS,
 ) -> Iterator[Message]:
     """Every committed message that is on a topic now, in the order of each partition.
@@ -172,6 +187,7 @@ def read_to_end(
         topic: Topic name, prefix included.
         partitions: Read these only.
         since_ms: Start at the first message with this broker time stamp or a later one, milliseconds since 1970 UTC.
+        last: Read only so many of the last offsets of each partition; some of them may be transaction markers.
         stall_seconds: Give up when nothing comes for so long.
 
     Raises:
@@ -182,7 +198,7 @@ def read_to_end(
     reader = consumer(settings)
     try:
         yield from _read_assigned(
-            settings, reader, topic, _start_positions(reader, topic, wanted, since_ms), stall_seconds
+            settings, reader, topic, _start_positions(reader, topic, wanted, since_ms, last), stall_seconds
         )
     except KafkaException as error:
         raise ClusterError(f"reading {topic!r} on {settings.bootstrap_servers} failed: {_text(error)}") from error
@@ -191,7 +207,7 @@ def read_to_end(
 
 
 def _start_positions(
-    reader: Consumer, topic: str, partitions: Sequence[int], since_ms: int | None
+    reader: Consumer, topic: str, partitions: Sequence[int], since_ms: int | None, last: int | None
 ) -> list[tuple[TopicPartition, int]]:
     """Where to start each partition that has something to read, and the offset to stop before."""
     at = [TopicPartition(topic, p, OFFSET_BEGINNING if since_ms is None else since_ms) for p in partitions]
@@ -200,7 +216,8 @@ def _start_positions(
     positions = []
     for start in at:
         low, high = reader.get_watermark_offsets(TopicPartition(topic, start.partition), timeout=REACH_SECONDS)
-        first = high if start.offset == OFFSET_END else max(low, start.offset)
+        earliest = low if last is None else max(low, high - last)
+        first = high if start.offset == OFFSET_END else max(earliest, start.offset)
         if first < high:
             positions.append((TopicPartition(topic, start.partition, first), high))
     return positions

@@ -18,7 +18,7 @@ from driftline.settings import DEFAULT_BOOTSTRAP_SERVERS, KafkaSettings
 from services.broker.errors import BrokerError
 from services.child import Child, ChildPlan, Patience
 from services.errors import ServicesError
-from services.kafka import admin_client
+from services.kafka import admin_client, answer
 from services.topics import TopicsReport, ensure_topics
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ class Supervisor:
         group = self.settings.application_id
         try:
             admin = admin_client(self.settings)
-            described = admin.describe_consumer_groups([group], request_timeout=5.0)[group].result(6.0)
+            described = answer(admin.describe_consumer_groups([group], request_timeout=5.0)[group], 6.0)
         except (KafkaException, ServicesError):
             return False
         return described.state.name == "STABLE" and len(described.members) >= self._workers

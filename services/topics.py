@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public by i
 
 from driftline.settings import KafkaSettings
 from services.errors import ServicesError
-from services.kafka import MAX_MESSAGE_BYTES, REACH_SECONDS, ClusterError, admin_client
+from services.kafka import MAX_MESSAGE_BYTES, REACH_SECONDS, ClusterError, admin_client, answer
 
 DEFAULT_PARTITIONS = 4
 CLUSTER_DEFAULT_REPLICATION = -1
@@ -206,7 +206,7 @@ def _cleanup_policies(admin: AdminClient, names: Collection[str]) -> dict[str, s
     policies = {}
     for resource, future in asked.items():
         try:
-            policies[resource.name] = str(future.result(REACH_SECONDS)["cleanup.policy"].value)
+            policies[resource.name] = str(answer(future)["cleanup.policy"].value)
         except (KafkaException, KeyError):
             continue
     return policies
@@ -254,7 +254,7 @@ def _create(admin: AdminClient, plans: Sequence[TopicPlan], replication: int) ->
     created = []
     for name, future in admin.create_topics(new, operation_timeout=REACH_SECONDS).items():
         try:
-            future.result(2 * REACH_SECONDS)
+            answer(future)
         except KafkaException as error:
             cause = error.args[0]
             if cause.code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -277,7 +277,7 @@ def delete_topics(settings: KafkaSettings) -> list[str]:
         return []
     for name, future in admin.delete_topics(names, operation_timeout=REACH_SECONDS).items():
         try:
-            future.result(2 * REACH_SECONDS)
+            answer(future)
         except KafkaException as error:
             raise ClusterError(f"the topic {name!r} cannot be deleted: {error.args[0].str()}") from error
     return names

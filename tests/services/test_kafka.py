@@ -98,6 +98,15 @@ def test_reading_can_start_at_a_time_and_keep_to_partitions(settings: KafkaSetti
     assert [broker_time_ms(m) for m in late] == [2_000_000, 3_000_000]
 
 
+def test_reading_can_keep_to_the_last_messages_of_each_partition(settings: KafkaSettings, topic: str) -> None:
+    producer = Producer(settings.client())
+    for number in range(20):
+        producer.produce(topic, b"%d" % number, partition=number % 2)
+    producer.flush()
+    assert sorted(values(settings, topic, last=2)) == [b"16", b"17", b"18", b"19"]
+    assert len(values(settings, topic, last=99)) == 20
+
+
 def test_the_latest_message_of_each_key_is_kept_and_deleted_keys_are_gone(settings: KafkaSettings, topic: str) -> None:
     with Publisher(settings) as publisher:
         for key, value in [(b"a", b"1"), (b"b", b"1"), (b"a", b"2"), (b"c", b"1"), (b"b", None)]:

@@ -20,27 +20,32 @@ def _empirical(counts: ArrayLike) -> Floats:
         return np.asarray(observed / observed.sum(axis=-1, keepdims=True))
 
 
-def _smoothed(counts: ArrayLike) -> Floats:
+def _smoothed(counts: ArrayLike, p0: ArrayLike) -> Floats:
+    """The empirical distribution with one more event that is spread like the baseline: no bin is empty.
+
+    Half an event for every bin, the usual remedy, would give a Boolean with its two dozen bins a PSI of 0.17 at 180
+    events without any change.
+    """
     observed = np.asarray(counts, np.float64)
     total = observed.sum(axis=-1, keepdims=True)
-    smoothed = (observed + 0.5) / (total + 0.5 * observed.shape[-1])
+    smoothed = (observed + np.asarray(p0, np.float64)) / (total + 1.0)
     return np.where(total > 0, smoothed, np.nan)
 
 
 def population_stability_index(counts: ArrayLike, p0: ArrayLike) -> Floats:
     """PSI = sum_k (p_k - p0_k) log(p_k / p0_k), in nats (the symmetric divergence of Jeffreys 1946).
 
-    p_k = (n_k + 1/2) / (n + K/2), because an empty bin would make PSI infinite. Without any change E[PSI] is about
+    p_k = (n_k + p0_k) / (n + 1), because an empty bin would make PSI infinite. Without any change E[PSI] is about
     (K-1)(1/n + 1/m): below some hundred events a value above 0.1 means nothing (Yurdakul and Naranjo, "Statistical
     properties of the population stability index", 2020).
     """
-    p, q = _smoothed(counts), np.asarray(p0, np.float64)
+    p, q = _smoothed(counts, p0), np.asarray(p0, np.float64)
     return np.asarray(((p - q) * np.log(p / q)).sum(axis=-1))
 
 
 def kl_divergence_nats(counts: ArrayLike, p0: ArrayLike) -> Floats:
     """Kullback-Leibler divergence sum_k p_k log(p_k / p0_k) in nats, p_k smoothed as for PSI."""
-    return np.asarray(rel_entr(_smoothed(counts), np.asarray(p0, np.float64)).sum(axis=-1))
+    return np.asarray(rel_entr(_smoothed(counts, p0), np.asarray(p0, np.float64)).sum(axis=-1))
 
 
 def jensen_shannon_divergence_bits(counts: ArrayLike, p0: ArrayLike) -> Floats:

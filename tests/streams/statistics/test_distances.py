@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
 from streams.statistics import distances as d
-from streams.statistics.layouts import nominal_probabilities, reference_probabilities
+from streams.statistics.layouts import CATEGORICAL, nominal_probabilities, reference_probabilities
 
 COUNTS = hnp.arrays(np.int64, (4, 15), elements=st.integers(0, 10**6)).filter(lambda c: (c.sum(axis=1) > 0).all())
 P0 = reference_probabilities(np.random.default_rng(1).integers(0, 400, size=(4, 15)))
@@ -18,7 +18,7 @@ P0 = reference_probabilities(np.random.default_rng(1).integers(0, 400, size=(4, 
 @given(COUNTS)
 def test_distances_agree_with_scipy(counts: np.ndarray) -> None:
     p = counts / counts.sum(axis=1, keepdims=True)
-    smooth = (counts + 0.5) / (counts + 0.5).sum(axis=1, keepdims=True)
+    smooth = (counts + P0) / (counts.sum(axis=1, keepdims=True) + 1)
     for s in range(4):
         assert d.jensen_shannon_distance(counts, P0)[s] == pytest.approx(jensenshannon(p[s], P0[s], base=2), abs=1e-6)
         assert d.kl_divergence_nats(counts, P0)[s] == pytest.approx(stats.entropy(smooth[s], P0[s]), abs=1e-12)
@@ -100,3 +100,11 @@ def test_the_margin_is_the_operators_unless_the_reference_is_too_small() -> None
     assert d.effective_margin(0.05, 5_000, 15, 1e-6) == 0.05
     assert d.effective_margin(0.05, 500, 15, 1e-6) == pytest.approx(np.sqrt((15 * np.log(2) + np.log(1e6)) / 1_000))
     assert d.effective_margin(0.05, 0, 15, 1e-6) == 1.0
+
+
+def test_the_effect_size_of_an_unchanged_boolean_does_not_come_from_bins_it_cannot_fill() -> None:
+    reference = np.zeros(CATEGORICAL.size, np.int64)
+    reference[:2] = 14_000, 6_000
+    counts = np.zeros(CATEGORICAL.size, np.int64)
+    counts[:2] = 126, 54
+    assert d.population_stability_index(counts, reference_probabilities(reference)) < 0.02

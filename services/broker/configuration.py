@@ -37,6 +37,9 @@ _DEFAULTS = {
     "group.initial.rebalance.delay.ms": "0",
     # Kafka's least session time-out is 6 s: too long for a test that leaves a consumer stopped.
     "group.min.session.timeout.ms": "1000",
+    # After a kill the broker cannot register again before its last session is over: by default 9 s of waiting.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     # By default 128 MiB of the heap, reserved at the start.
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
     "num.network.threads": "2",

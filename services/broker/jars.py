@@ -1,8 +1,9 @@
 """The jars that Apache Kafka's server is made of: fetched once, checked always.
 
-`jars.lock.json` lists the runtime closure of `org.apache.kafka:kafka_2.13` (as Maven resolves it) and a log4j binding for
-slf4j, each with its size and SHA-256. Nothing outside the list is ever put on the class path, and every jar is hashed again
-before each start: that takes 0.04 s for all of them, and a damaged cache would otherwise show as a broken JVM.
+`jars.lock.json` lists the runtime closure of `org.apache.kafka:kafka_2.13` (as `mvn dependency:list` resolves it) and a
+log4j binding for slf4j, each with its size and SHA-256. Nothing outside the list is ever put on the class path, and
+every jar is hashed again before each start: that takes 0.04 s for all of them, and a damaged cache would otherwise show
+as a broken JVM.
 """
 
 import contextlib
@@ -214,7 +215,7 @@ def _fetch_all(lock: JarLock, missing: list[Jar], folder: Path, repository: str 
             raise
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Another jar failed: this one is not wanted any more."""
 
 
@@ -236,7 +237,7 @@ class _Source:
             try:
                 self._store(jar, url, folder, advance, stop)
                 return
-            except _Stopped:
+            except _StoppedError:
                 return
             except _NetworkError as error:
                 if attempt == _ATTEMPTS or not error.worth_repeating:
@@ -254,7 +255,7 @@ class _Source:
             with os.fdopen(handle, "wb") as file:
                 for chunk in self._chunks(url):
                     if stop.is_set():
-                        raise _Stopped
+                        raise _StoppedError
                     file.write(chunk)
                     digest.update(chunk)
                     received += len(chunk)
@@ -265,8 +266,8 @@ class _Source:
                 os.fsync(file.fileno())
             if digest.hexdigest() != jar.sha256:
                 raise JarError(
-                    f"{jar.coordinates} is not the jar that was pinned: expected SHA-256 {jar.sha256} ({jar.size} bytes), "
-                    f"got {digest.hexdigest()} ({received}{'+' if received > jar.size else ''} bytes) "
+                    f"{jar.coordinates} is not the jar that was pinned: expected SHA-256 {jar.sha256} "
+                    f"({jar.size} bytes), got {_described(digest.hexdigest(), received, jar.size)} "
                     f"from {_without_credentials(url)}. It was not kept. Check the mirror or proxy in between "
                     f"({REPOSITORY_VARIABLE}); do not edit the lock file unless you know why the jar changed."
                 )
@@ -294,6 +295,10 @@ class _NetworkError(Exception):
         self.worth_repeating = status is None or status >= 500 or status == 429
         # The text of an HTTP error holds the URL, with the password in it if there is one.
         super().__init__(f"HTTP status {status}" if status else f"{type(error).__name__} ({_root_cause(error)})")
+
+
+def _described(sha256: str, received: int, expected: int) -> str:
+    return f"more than {expected} bytes" if received > expected else f"SHA-256 {sha256} ({received} bytes)"
 
 
 def _root_cause(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -35,9 +36,12 @@ def safe(text: object) -> str:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on standard output."""
+    """Print one JSON document on standard output; what a terminal would act on instead of showing is escaped."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-    sys.stdout.write(orjson.dumps(document, option=options, default=str).decode() + "\n")
+    text = orjson.dumps(document, option=options, default=str).decode()
+    if not text.isascii():  # orjson escapes C0 controls, but neither C1 controls nor those that turn the direction
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

@@ -20,6 +20,7 @@ Times = NDArray[np.int64]
 
 MAX_ID_LENGTH = 256
 UNKNOWN_ACTED_ON = 255
+_TEXT_OR_NONE = frozenset({str, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,13 @@ class CategoricalColumn:
     @classmethod
     def from_values(cls, values: Iterable[Any]) -> CategoricalColumn:
         """Encode values in order of first appearance; None and NaN are missing, booleans 'true' and 'false'."""
-        index: dict[str, int] = {}
-        codes = [-1 if text is None else index.setdefault(text, len(index)) for text in map(category_text, values)]
-        return cls(list(index), np.array(codes, dtype=np.int32))
+        texts: Sequence[Any] = values if isinstance(values, (list, tuple)) else list(values)
+        if not _TEXT_OR_NONE.issuperset(map(type, texts)):
+            texts = list(map(category_text, texts))
+        codes = {text: code for code, text in enumerate(dict.fromkeys(text for text in texts if text is not None))}
+        categories = list(codes)
+        codes[None] = -1
+        return cls(categories, np.fromiter(map(codes.__getitem__, texts), np.int32, len(texts)))
 
     def values(self) -> list[str | None]:
         """The column as strings, None for missing."""

@@ -6,6 +6,7 @@ Pure state machines: no I/O, no clock. Blocks of streams that share a layout are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ from streams.statistics.evidence import (
     monitor_log_weights,
     since_log_evidence,
     start_slot,
-    stream_log_evidence,
+    tilt_log_evidence,
 )
 from streams.statistics.layouts import (
     CATEGORICAL,
@@ -51,6 +52,9 @@ point it could have; by Ville's inequality and the union bound an unchanged one 
 
 CONFIDENCE_ERROR = 0.05
 """Confidence limits are given at 95 %."""
+
+ROUNDING_NATS = 1e-6
+"""More than floating point can lose in a sum of evidence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,12 +273,16 @@ class Monitors:
 
     def alarms(self, now_us: int) -> list[Alarm]:
         """Look for alarms. A monitor that fires starts anew; its causes are muted until they are back to normal."""
-        evidence = [
-            stream_log_evidence(block.bets, state.base, state.slot_counts)
+        tilts = [
+            tilt_log_evidence(block.bets, state.base, state.slot_counts)
             for block, state in zip(self.blocks, self.states, strict=True)
         ]
+        near = self._near_threshold(tilts)
+        if not near:
+            return []
+        evidence = [log_sum_exp(values) for values in tilts]
         fired = []
-        for monitor in self.monitors.values():
+        for monitor in near:
             weighted = [
                 np.where(state.muted, -np.inf, e + w)
                 for e, w, state in zip(evidence, monitor.log_weights, self.states, strict=True)
@@ -283,6 +291,19 @@ class Monitors:
             if total >= monitor.threshold_nats:
                 fired.append(self._fire(monitor, weighted, total, now_us))
         return fired
+
+    def _near_threshold(self, tilts: Sequence[Floats]) -> list[Monitor]:
+        """The monitors that may alarm: a sum is at most its largest term times the number of terms."""
+        best = [np.maximum.reduce(values, axis=1) for values in tilts]
+        for values, state in zip(best, self.states, strict=True):
+            values[state.muted] = -np.inf
+        room = math.log(sum(values.size for values in tilts)) + ROUNDING_NATS
+        return [
+            monitor
+            for monitor in self.monitors.values()
+            if max(float(np.maximum.reduce(b + w)) for b, w in zip(best, monitor.log_weights, strict=True)) + room
+            >= monitor.threshold_nats
+        ]
 
     def _fire(self, monitor: Monitor, weighted: list[Floats], total: float, now_us: int) -> Alarm:
         causes = []
@@ -345,6 +366,8 @@ class Monitors:
 
     def resolutions(self) -> list[tuple[Monitor, Episode]]:
         """Look for alarms whose causes are all back within their margins, with 95 % confidence each."""
+        if not any(state.muted.any() for state in self.states):
+            return []
         for b, (block, state) in enumerate(zip(self.blocks, self.states, strict=True)):
             ready = state.muted & (state.resolve_counts.sum(axis=1) >= block.rows_to_resolve)
             for index in np.flatnonzero(ready).tolist():

@@ -69,10 +69,16 @@ def group_rows(
     Returns:
         The groups; none if no row counts.
     """
-    rows = np.arange(len(times_us)) if counted is None else np.flatnonzero(counted)
-    if not rows.size:
+    times = times_us if counted is None else times_us[counted]
+    if not times.size:
         return Grouping([], None, clock_us if clock_us is not None else int(times_us.max(initial=0)))
-    times = times_us[rows]
+    group = _only_group(times, clock_us, spec)
+    if group is not None:
+        latest_us = int(np.maximum.reduce(times))
+        return Grouping(
+            [group], None if counted is None else np.where(counted, 0, -1), max(latest_us, group.slot_time_us)
+        )
+    rows = np.arange(len(times_us)) if counted is None else np.flatnonzero(counted)
     clock = np.maximum.accumulate(times)
     if clock_us is not None:
         clock = np.maximum(clock, clock_us)
@@ -81,9 +87,6 @@ def group_rows(
     window = times // window_us
     before = np.concatenate(([clock_us if clock_us is not None else times[0]], clock[:-1]))
     late = (window + 1) * window_us + spec.lateness_ms * 1000 <= before
-    if slot[0] == slot[-1] and window.min() == window.max() and not late.any():
-        group = Group(int(slot[0]), int(clock[0]), int(window[0]) * window_us, len(rows))
-        return Grouping([group], None if counted is None else np.where(counted, 0, -1), int(clock[-1]))
     # one sortable key per row: the slot's rank, then the window's rank + 1, or 0 for a window that is closed
     slots, slot_rank = np.unique(slot, return_inverse=True)
     windows, window_rank = np.unique(window, return_inverse=True)
@@ -100,6 +103,26 @@ def group_rows(
     index = np.full(len(times_us), -1, dtype=np.int64)
     index[rows] = inverse
     return Grouping(groups, index, int(clock[-1]))
+
+
+def _only_group(times: Times, clock_us: int | None, spec: DeploymentSpec) -> Group | None:
+    """The group of rows that lie in one slot and one open window, as most messages do; None if they may not."""
+    earliest_us, latest_us = int(np.minimum.reduce(times)), int(np.maximum.reduce(times))
+    first_us = int(times[0])
+    if clock_us is not None:
+        first_us, latest_clock_us = max(first_us, clock_us), max(latest_us, clock_us)
+    else:
+        latest_clock_us = latest_us
+    slot_us, window_us = spec.start_slot_ms * 1000, spec.window_ms * 1000
+    slot, window_start_us = first_us // slot_us, earliest_us // window_us * window_us
+    window_end_us = window_start_us + window_us
+    if (
+        latest_clock_us // slot_us != slot
+        or latest_us >= window_end_us
+        or window_end_us + spec.lateness_ms * 1000 <= latest_clock_us
+    ):
+        return None
+    return Group(slot, first_us, window_start_us, len(times))
 
 
 @dataclass(eq=False, slots=True)

@@ -107,14 +107,22 @@ def log_e_values(bets: Bets, counts: Counts) -> Floats:
     n = counts.astype(np.float64)
     # both products and their difference are exact: integers times 2^-20
     exact: Floats = n @ bets.shapes.T
-    exact -= n.sum(axis=1, keepdims=True) * bets.log_normaliser
+    exact -= np.add.reduce(n, axis=1, keepdims=True) * bets.log_normaliser
     exact *= bets.tempering
     return exact
 
 
+def tilt_log_evidence(bets: Bets, base: Floats, slot_counts: Counts) -> Floats:
+    """Log w_i M_i float64[S, I] of each stream and tilt now, in nats; -inf before the first start."""
+    evidence = log_e_values(bets, slot_counts)
+    evidence += base
+    evidence += bets.log_weights
+    return evidence
+
+
 def stream_log_evidence(bets: Bets, base: Floats, slot_counts: Counts) -> Floats:
     """Log M float64[S] of each stream now, in nats; -inf before its first start."""
-    return log_sum_exp(log_e_values(bets, slot_counts) + base + bets.log_weights)
+    return log_sum_exp(tilt_log_evidence(bets, base, slot_counts))
 
 
 def start_slot(bets: Bets, base: Floats, slot_counts: Counts, log_start_mass: float = 0.0) -> tuple[Floats, Counts]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -116,27 +116,37 @@ def baselines_by_digest(settings: KafkaSettings, deployment_id: str) -> dict[str
 
 
 def summarise(
-    records: Iterable[Record], baselines: Mapping[str, Baseline], period: Period = "window"
+    records: Iterable[Record],
+    baselines: Mapping[str, Baseline],
+    period: Period = "window",
+    *,
+    streams: Collection[str] | None = None,
+    last: int | None = None,
 ) -> list[PeriodSummary]:
     """Add windows up: their counts are sums, so any number of them, of all partitions, merge exactly.
 
-    A window belongs to the period (UTC) in which it starts. Windows against different baselines have different bins and
-    are kept apart.
+    A window belongs to the period (UTC) in which it starts. Windows against different baselines have different bins
+    and are kept apart.
 
     Args:
         records: ``WindowSummary`` records, each window once.
-        baselines: By digest; effects against a baseline that is not there are those of a lone window, or unknown.
+        baselines: By digest; effects of several windows against a baseline that is not there are unknown.
         period: What to add up to.
+        streams: These only.
+        last: The last so many periods only.
     """
     groups: dict[tuple[int, str, str, str], list[Record]] = {}
     for record in records:
         start_us, _ = _bounds(record, period)
         place = (start_us, record["deployment_id"], record["model_version"], record["baseline_digest"])
         groups.setdefault(place, []).append(record)
-    return [_merged(group, baselines, period) for _, group in sorted(groups.items(), key=lambda item: item[0])]
+    chosen = sorted(groups)[-last:] if last else sorted(groups)
+    return [_merged(groups[place], baselines, period, streams) for place in chosen]
 
 
-def _merged(group: Sequence[Record], baselines: Mapping[str, Baseline], period: Period) -> PeriodSummary:
+def _merged(
+    group: Sequence[Record], baselines: Mapping[str, Baseline], period: Period, wanted: Collection[str] | None
+) -> PeriodSummary:
     first = group[0]
     start_us, end_us = _bounds(first, period)
     baseline = baselines.get(first["baseline_digest"])
@@ -145,17 +155,16 @@ def _merged(group: Sequence[Record], baselines: Mapping[str, Baseline], period: 
     facts: dict[str, Record] = {}
     for record in group:
         for stream in record["streams"]:
-            counts = np.array(stream["counts"], dtype=np.int64)
             name = stream["name"]
+            if wanted is not None and name not in wanted:
+                continue
+            counts = np.array(stream["counts"], dtype=np.int64)
             sums[name] = sums[name] + counts if name in sums else counts
             facts.setdefault(name, stream)
     streams = []
     for name, counts in sums.items():
-        effects = _effects(counts, reference.get(name))
-        if effects is None and len(group) == 1:
-            effects = facts[name]["effects"]
+        effects = facts[name]["effects"] if len(group) == 1 else _effects(counts, reference.get(name))
         streams.append(StreamCounts(name, facts[name]["role"], counts, effects))
-    starts = {record["window_start_us"] for record in group}
     return PeriodSummary(
         deployment_id=first["deployment_id"],
         model_version=first["model_version"],
@@ -163,7 +172,7 @@ def _merged(group: Sequence[Record], baselines: Mapping[str, Baseline], period: 
         start_us=start_us,
         end_us=end_us,
         status="final" if all(record["status"] == "final" for record in group) else "provisional",
-        windows=len(starts),
+        windows=len({record["window_start_us"] for record in group}),
         rows=sum(record["rows"] for record in group),
         streams=streams,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +11,10 @@ from services.cli.output import JSON_OPTION, print_json, print_table, safe, stdo
 from services.cli.publish import DeploymentArgument, FromOption, ToOption, selection_of
 
 if TYPE_CHECKING:
+    from driftline.codec import Record
     from services.windows import Period, PeriodSummary
 
+_SHOWN = 12
 _EFFECTS = ("psi", "jensen_shannon", "total_variation")
 
 windows_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -56,19 +57,17 @@ def show(
     settings = kafka_settings()
     get_deployment(settings, deployment_id)
     records = latest_windows(settings, deployment_id, version=version, from_us=selection.from_us, to_us=selection.to_us)
-    periods = summarise(records, baselines_by_digest(settings, deployment_id), period)
-    wanted = _streams(periods, stream)
-    periods = [dataclasses.replace(p, streams=[s for s in p.streams if s.name in wanted]) for p in periods]
-    if as_json:
-        print_json([document(p) for p in (periods if last is None else periods[-last:])])
-        return
-    if not periods:
+    if not records and not as_json:
         stdout.print("no windows yet: nothing was published, or the worker has not come to it", highlight=False)
         return
-    shown = periods[-(last or 12) :]
-    _table(shown, period)
-    if len(shown) < len(periods):
-        stdout.print(f"[dim]{len(periods) - len(shown)} earlier ones: --last {len(periods)}, --by day, or --from[/]")
+    streams = _streams(records, stream)
+    most = last or (None if as_json else _SHOWN)
+    periods = summarise(records, baselines_by_digest(settings, deployment_id), period, streams=streams, last=most)
+    if as_json:
+        print_json([document(p) for p in periods])
+        return
+    _table(periods, period)
+    stdout.print(f"[dim]the last {len(periods)}; more: --last N, --by day, --from TIME[/]", highlight=False)
 
 
 def _period(by: str) -> Period:
@@ -80,12 +79,12 @@ def _period(by: str) -> Period:
     raise typer.BadParameter(f"expected {', '.join(PERIODS)}, came {by[:40]!r}", param_hint="--by")
 
 
-def _streams(periods: Sequence[PeriodSummary], asked: Sequence[str] | None) -> set[str]:
-    known = {s.name for p in periods for s in p.streams}
-    if not asked or not periods:
-        return known
+def _streams(records: Sequence[Record], asked: Sequence[str] | None) -> set[str] | None:
+    if not asked or not records:
+        return None
     import difflib
 
+    known = {stream["name"] for record in records for stream in record["streams"]}
     for name in asked:
         if name not in known:
             close = difflib.get_close_matches(name, known, 3) or sorted(known)[:8]

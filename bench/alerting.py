@@ -141,7 +141,8 @@ def main() -> None:
         if servers is None:
             servers = stack.enter_context(EmbeddedBroker(folder / "broker")).bootstrap_servers
         delays = measure(servers, arguments.alerts, arguments.mean_pause_seconds, folder)
-    note = f"{arguments.alerts} alerts, one every {arguments.mean_pause_seconds:g} s on average; vendors' pace limits lifted"
+    pause = f"one every {arguments.mean_pause_seconds:g} s on average"
+    note = f"{arguments.alerts} alerts, {pause}; vendors' pace limits lifted"
     figures = []
     for name, seconds in delays.items():
         p50, p99 = (float(q) for q in np.quantile(seconds, [0.5, 0.99]))

@@ -17,6 +17,7 @@ from services.kafka import ClusterError, Publisher
 log = logging.getLogger("driftline.alerting")
 
 _BATCH = 500
+_ACKNOWLEDGE_SECONDS = 10.0
 _WAIT_SECONDS = 2.0
 _IDLE_SECONDS = 5.0
 
@@ -66,7 +67,7 @@ class PublicationLoop:
         if not rows:
             return False
         if self._publisher is None:
-            self._publisher = Publisher(self._kafka)
+            self._publisher = Publisher(self._kafka, timeout_seconds=_ACKNOWLEDGE_SECONDS)
         for _, message in rows:
             self._send(self._publisher, message)
         self._publisher.flush()

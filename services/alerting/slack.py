@@ -163,10 +163,10 @@ class SlackChannel:
         status, headers = _answer(error)
         code = _error_code(error)
         if not 200 <= status < 300:
-            said = self._redact(code)
-            return outcome_of_status(status, headers, said, dt.datetime.now(dt.UTC)) or Again(
-                "the answer makes no sense"
-            )
+            said = self._redact(code or "")
+            return outcome_of_status(status, headers, said, dt.datetime.now(dt.UTC)) or Again("no HTTP status came")
+        if code is None:
+            return Again("the answer is not Slack's: something else answers at its address")
         what = f"Slack says {shorten(clean(self._redact(code)), 200)}"
         return Again(what, too_fast="limited" in code) if code in _PASSING_ERRORS else Failed(what)
 
@@ -177,10 +177,11 @@ def _answer(error: SlackApiError) -> tuple[int, Mapping[str, str]]:
     return int(status), getattr(response, "headers", {}) or {}
 
 
-def _error_code(error: SlackApiError) -> str:
+def _error_code(error: SlackApiError) -> str | None:
+    """Slack's word for what is wrong; None where the answer is no JSON object with one."""
     response: Any = error.response
-    data = getattr(response, "data", response)
-    return str(data.get("error", "unknown")) if isinstance(data, Mapping) else "an answer that is no JSON"
+    data = getattr(response, "data", None)
+    return str(data["error"]) if isinstance(data, Mapping) and data.get("error") else None
 
 
 class SlackMessage:

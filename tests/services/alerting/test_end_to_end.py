@@ -1,5 +1,6 @@
 """From the topic ``alerts`` to real HTTP servers, through the whole service."""
 
+import contextlib
 import itertools
 import sqlite3
 import time
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from confluent_kafka import TopicPartition
 
+from driftline.codec import encode
 from services.alerting.errors import DatabaseError
 from services.broker.ports import free_port
 from services.demo.receivers import PAGERDUTY, SLACK_POST, SLACK_UPDATE, SLACK_WEBHOOK, Answer, Received, too_many
-from services.kafka import ClusterError, admin_client
+from services.kafka import ClusterError, Publisher, admin_client
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -95,6 +97,7 @@ def test_a_storm_of_429_loses_nothing_keeps_the_order_and_respects_retry_after(
     [
         pytest.param(Answer(500, body="oops"), id="500"),
         pytest.param(Answer(503, {"Retry-After": "1"}), id="503 with Retry-After"),
+        pytest.param(too_many(1), id="429"),
         pytest.param(Answer(0), id="connection closed"),
         pytest.param(Answer(200, delay_seconds=1.5), id="time-out"),
         pytest.param(Answer(302, {"Location": "/v2/enqueue"}), id="redirect"),
@@ -290,11 +293,37 @@ def test_the_very_first_start_tells_of_what_is_still_open(
     eventually(lambda: len(cluster.audit("incident.opened")) == 3)
 
 
+def test_alerts_of_transactions_are_read_and_aborted_ones_are_not(
+    cluster: Any, receiver: Any, destinations: Any, start_service: Any, make_alert: Any
+) -> None:
+    """The streams publish in transactions: offsets at the end of the log that hold no message are passed over."""
+    topic = cluster.settings.topics.alerts
+
+    def commit(*alerts: Any) -> None:
+        with Publisher(cluster.settings, transactional_id=cluster.prefix) as publisher:
+            for alert in alerts:
+                publisher.send(topic, b"key", encode("Alert", alert))
+
+    def abort(alert: Any) -> None:
+        publisher = Publisher(cluster.settings, transactional_id=cluster.prefix)
+        with contextlib.suppress(ZeroDivisionError), publisher:
+            publisher.send(topic, b"key", encode("Alert", alert))
+            publisher.flush()
+            raise ZeroDivisionError
+
+    commit(make_alert(1))
+    abort(make_alert(2))
+    start_service(destinations.pagerduty(), history="open")
+    assert actions(receiver.wait_for(1)) == [("trigger", make_alert(1)["incident_key"])]
+    abort(make_alert(3))
+    commit(make_alert(1, "resolved"), make_alert(4))
+    keys = [make_alert(number)["incident_key"] for number in (1, 4)]
+    assert sorted(actions(receiver.wait_for(3))[1:]) == [("resolve", keys[0]), ("trigger", keys[1])]
+
+
 def test_what_is_no_alert_goes_to_the_dead_letters_and_the_rest_goes_on(
     cluster: Any, receiver: Any, destinations: Any, start_service: Any, make_alert: Any
 ) -> None:
-    from driftline.codec import encode
-
     start_service(destinations.pagerduty())
     letter = {"id": "1", "reason": "x", "error": "", "source_topic": "t", "source_partition": 0, "source_offset": 0}
     letter |= {"source_timestamp_ms": 0, "value_bytes": 0, "value_sha256": ""}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from driftline.topics import Topics
 from services.alerting import database as db
+from services.alerting.errors import DatabaseError
 from services.alerting.incidents import Change, decide
 from services.alerting.outbox import Outbox
 from services.alerting.settings import AlertingSettings
@@ -88,7 +90,7 @@ def test_a_lane_goes_on_only_when_its_oldest_message_is_settled(keep: Keep, make
         claim = kept.outbox.claim("pagerduty")
         assert claim is not None and claim.kind == kind
         kept.outbox.sent(claim, {"ts": "1"})
-    assert claim.trigger_receipt == {"ts": "1"}
+    assert claim is not None and claim.trigger_receipt == {"ts": "1"}
     assert kept.outbox.next_due_ms("pagerduty") is None
     assert kept.outbox.next_due_ms("slack") is not None, "the other destination has a life of its own"
 
@@ -154,16 +156,26 @@ def test_history_ends_inside_a_batch(keep: Keep, make_alert: Any) -> None:
     assert sorted(told) == [("resolve", 2), ("trigger", 2), ("trigger", 3)]
 
 
+@pytest.mark.parametrize("name", ["a\0b", "'; drop table alerts; --", "\U0001f6a8", "x" * 1024, "\u202e", " "])
+def test_odd_names_are_kept_apart_and_found_again(keep: Keep, make_alert: Any, name: str) -> None:
+    kept = keep()
+    odd = {"incident_key": name, "deployment_id": name, "monitor": name, "owner": name}
+    kept.take(make_alert(1, id=name, **odd), make_alert(1, id=name, **odd), make_alert(2, id=name + "2", **odd))
+    kept.take(make_alert(1, "resolved", id=name + "3", **odd))
+    assert (kept.count(db.alerts), kept.count(db.incidents), kept.count(db.notifications)) == (3, 2, 6)
+
+
 def test_a_database_of_a_later_release_is_refused(keep: Keep, tmp_path: Path) -> None:
     with keep().database.transaction() as connection:
         connection.exec_driver_sql("PRAGMA user_version = 99")
-    with pytest.raises(db.DatabaseError, match="written by a later release"):
+    with pytest.raises(DatabaseError, match="written by a later release"):
         keep()
 
 
 _steps = st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["firing", "resolved"])), max_size=12)
 
 
+@hypothesis.settings(max_examples=40)
 @given(steps=_steps, chance=st.randoms(use_true_random=False))
 def test_whatever_comes_in_whatever_order_no_resolve_goes_before_its_trigger(
     make_alert: Any, memory: Any, steps: list[tuple[int, str]], chance: Any

@@ -179,40 +179,39 @@ TOKEN_CANARY = "xoxb-token-canary-4712"
 KEY_CANARY = "pagerduty-key-canary-4713"
 
 
-@pytest.mark.parametrize("slack", ["webhook", "token"])
 def test_secrets_appear_in_no_output(
-    cluster: Any,
-    receiver: Any,
-    start_process: StartProcess,
-    make_alert: Any,
-    tmp_path: Path,
-    log: Path,
-    slack: str,
+    cluster: Any, receiver: Any, start_process: StartProcess, make_alert: Any, tmp_path: Path, log: Path
 ) -> None:
     """Everything at DEBUG, receivers that quote the secrets back at us, a redirect and a dead address."""
     webhook = f"http://127.0.0.1:{receiver.port}/services/{WEBHOOK_CANARY}"
-    quoting = f"{KEY_CANARY} " + (f"{webhook} {WEBHOOK_CANARY}" if slack == "webhook" else TOKEN_CANARY)
+    quoting = f"{KEY_CANARY} {webhook} {WEBHOOK_CANARY} {TOKEN_CANARY}"
     for service in (PAGERDUTY, SLACK_WEBHOOK, SLACK_POST):
         redirect = Answer(307, {"Location": f"http://127.0.0.1:1/{KEY_CANARY}"})
         receiver.script(service, Answer(500, body=quoting), redirect, Answer(0), Answer(400, body=quoting))
     (tmp_path / "token").write_text(TOKEN_CANARY + "\n")
-    more = {
-        "DRIFTLINE_LOG_LEVEL": "debug",
-        "DRIFTLINE_PAGERDUTY_ROUTING_KEY": KEY_CANARY,
-        "DRIFTLINE_SLACK_WEBHOOK_URL": webhook if slack == "webhook" else "",
-        "DRIFTLINE_SLACK_TOKEN_FILE": str(tmp_path / "token") if slack == "token" else "",
-        "DRIFTLINE_SLACK_CHANNEL": "C123",
-        "DRIFTLINE_SLACK_API_URL": receiver.slack_api_url,
-    }
-    process = start_process("--json", **more)
+    (tmp_path / "destinations.yaml").write_text(
+        "destinations:\n"
+        "  - {name: pagerduty, type: pagerduty}\n"
+        "  - {name: webhook, type: slack}\n"
+        f"  - {{name: bot, type: slack, channel: C1, token_file: {tmp_path / 'token'}}}\n"
+    )
+    process = start_process(
+        "--json",
+        "--config",
+        str(tmp_path / "destinations.yaml"),
+        DRIFTLINE_LOG_LEVEL="debug",
+        DRIFTLINE_PAGERDUTY_ROUTING_KEY=KEY_CANARY,
+        DRIFTLINE_SLACK_WEBHOOK_URL=webhook,
+        DRIFTLINE_SLACK_API_URL=receiver.slack_api_url,
+    )
     wait_for_text(log, '"event": "ready"')
     cluster.publish(make_alert())
     deadline = time.monotonic() + 60
-    while len(cluster.audit("notification.failed")) < 2:
+    while len(cluster.audit("notification.failed")) < 3:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
     cluster.publish(make_alert(2))
-    assert len(receiver.wait_for(2)) == 2
+    assert len(receiver.wait_for(3)) == 3
     assert process.end(signal.SIGTERM) == 0
 
     requests = receiver.received()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -26,13 +27,19 @@ def worker(
     stall_seconds: Annotated[
         float, typer.Option(help="End when a partition with messages stands still so long.")
     ] = 120,
+    session_seconds: Annotated[
+        float, typer.Option(help="A worker that is silent so long loses its partitions to the others.")
+    ] = 10,
 ) -> None:
     """Run one stream worker: drift statistics, windows and alarms, exactly once.
 
     Start as many as there are partitions; they share the work.
     """
-    import faust
+    import mode.loop
 
+    if importlib.util.find_spec("uvloop"):
+        mode.loop.use("uvloop")  # before anything makes an event loop
+    from driftline.registry import Registry
     from driftline.settings import KafkaSettings
     from services.topics import ensure_topics
     from streams.app import Worker
@@ -40,8 +47,11 @@ def worker(
     settings = KafkaSettings.from_environment()
     ensure_topics(settings)
     data_dir.mkdir(parents=True, exist_ok=True)
-    stream_worker = Worker(settings, data_dir, stall_seconds=stall_seconds)
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
-    faust.Worker(
-        stream_worker.app, loglevel=log_level.upper(), quiet=False, redirect_stdouts=False
-    ).execute_from_commandline()
+    Worker(
+        settings,
+        data_dir,
+        Registry.from_settings(settings),
+        stall_seconds=stall_seconds,
+        session_seconds=session_seconds,
+    ).run(log_level)

@@ -1,8 +1,9 @@
 """The Faust application: one agent reads predictions and outcomes and hands each message to its partition's owner.
 
 Faust gives group membership, the assignment of partitions, fetching and the event loop. It does not keep state: no
-tables, no ``exactly_once``, no ``take()``; events are acknowledged by hand, after the journal's commit. Any error ends
-the process with a status of its own (crash-only): the supervisor starts a new one, which begins from the journal.
+tables, no ``exactly_once``, no ``take()``; positions come from the journal, and the group is told them after its
+commit. Any error ends the process with a status of its own (crash-only): the supervisor starts a new one, which begins
+from the journal.
 """
 
 from __future__ import annotations
@@ -12,25 +13,32 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import faust
 from faust.types import TP
 
 from driftline.codec import SchemaRegistry
+from driftline.errors import RegistryError
 from driftline.settings import KafkaSettings
 from streams.catalogue import Catalogue
 from streams.credentials import broker_credentials
 from streams.errors import StreamsError
 from streams.messages import Message
-from streams.owner import OwnedPartition
+from streams.owner import OwnedPartition, Surroundings
+from streams.transport import JournalTransport
 
 COMMIT_INTERVAL_SECONDS = 0.25
 CATALOGUE_INTERVAL_SECONDS = 1.0
-WATCHDOG_INTERVAL_SECONDS = 10.0
+WATCHES_PER_STALL = 10
 
+OPENING_AT_ONCE = 8
+"""Partitions whose journals are read at the same time, each by a thread of its own."""
+
+EXIT_FAILED = 1
 EXIT_CANNOT_COMMIT = 3
 EXIT_STALLED = 4
 
@@ -45,6 +53,7 @@ class Worker:
         data_dir: Faust's own directory; nothing in it is needed again.
         registry: For records in the Confluent wire format.
         stall_seconds: A partition that has messages but makes no progress for so long ends the process.
+        session_seconds: A worker that is silent for so long loses its partitions to the others.
     """
 
     def __init__(
@@ -53,17 +62,29 @@ class Worker:
         data_dir: Path,
         registry: SchemaRegistry | None = None,
         stall_seconds: float = 120.0,
+        session_seconds: float = 10.0,
     ) -> None:
         self._settings = settings
-        self._registry = registry
+        self._topics = (settings.topics.predictions, settings.topics.outcomes)
         self._stall_seconds = stall_seconds
         self._owned: dict[int, OwnedPartition] = {}
-        self._rebalances = 0
+        self._opening: dict[int, asyncio.Task[OwnedPartition]] = {}
+        self._latest_opening: dict[int, asyncio.Task[OwnedPartition]] = {}
+        self._may_open = asyncio.Semaphore(OPENING_AT_ONCE)
+        self._assigned_at = time.monotonic()
         self._catalogue = Catalogue(settings, registry)
-        self._catalogue_thread = ThreadPoolExecutor(1, thread_name_prefix="catalogue")
-        self.app = self._create_app(data_dir)
+        self._shared = Surroundings(
+            settings=settings,
+            catalogue=self._catalogue,
+            catalogue_thread=ThreadPoolExecutor(1, thread_name_prefix="catalogue"),
+            registry=registry,
+            end_offset=lambda topic, partition: self.app.consumer.highwater(TP(topic, partition)),
+            committed=self._tell_group,
+            failed=lambda error: end(EXIT_CANNOT_COMMIT, "the journal could not be committed", error),
+        )
+        self.app = self._create_app(data_dir, session_seconds)
 
-    def _create_app(self, data_dir: Path) -> faust.App:
+    def _create_app(self, data_dir: Path, session_seconds: float) -> faust.App:
         settings = self._settings
         servers = settings.bootstrap_servers.split(",")
         app = faust.App(
@@ -79,58 +100,104 @@ class Worker:
             consumer_max_fetch_size=4 << 20,
             broker_max_poll_records=200,
             broker_commit_interval=1.0,
-            broker_session_timeout=10.0,
-            broker_heartbeat_interval=2.0,
+            broker_session_timeout=session_seconds,
+            broker_heartbeat_interval=session_seconds / 5,
             stream_buffer_maxsize=256,
             stream_wait_empty=False,
             producer_acks=-1,
         )
-        topics = settings.topics
-        source = app.topic(
-            topics.predictions, topics.outcomes, key_serializer="raw", value_serializer="raw", value_type=bytes
-        )
+        app.transport = JournalTransport(app.conf.broker_consumer, app)
+        source = app.topic(*self._topics, key_serializer="raw", value_serializer="raw", value_type=bytes)
         app.agent(source, name="observe")(self._observe)
         app.timer(COMMIT_INTERVAL_SECONDS)(self._commit_all)
         app.timer(CATALOGUE_INTERVAL_SECONDS)(self._follow_catalogue)
-        app.timer(WATCHDOG_INTERVAL_SECONDS)(self._watch)
+        app.timer(self._stall_seconds / WATCHES_PER_STALL)(self._watch)
         revoked: Any = app.on_partitions_revoked  # its type asks for a parameter it does not pass
         revoked.connect(self._on_revoked, weak=False)
+        assigned: Any = app.on_partitions_assigned
+        assigned.connect(self._on_assigned, weak=False)
         return app
+
+    def run(self, log_level: str = "info") -> NoReturn:
+        """Work until a signal comes; ends the process with status 0 then, or with another one if it cannot go on."""
+        process = _Process(self.app, loglevel=log_level.upper(), quiet=False, redirect_stdouts=False)
+        status: Any = EXIT_FAILED
+        try:
+            process.execute_from_commandline()
+        except SystemExit as ending:
+            status = ending.code if isinstance(ending.code, int) else EXIT_FAILED
+        except BaseException:
+            logger.exception("the worker failed")
+        # threads that open a journal, or wait for a broker that is gone, hold nothing that the log does not
+        _leave(status)
 
     async def _observe(self, stream: Any) -> None:
         async for event in stream.noack().events():
             try:
-                await self._take(event)
+                await self._take(event.message)
             except Exception as error:
                 end(EXIT_CANNOT_COMMIT, "a message could not be applied", error)
 
-    async def _take(self, event: Any) -> None:
-        source = event.message
+    async def _take(self, source: Any) -> None:
+        partition = source.partition
+        owned = self._owned.get(partition)
+        if owned is None:
+            owned = await self._opened(partition)
+            if owned is None:
+                return
         message = Message(
             source.topic,
-            source.partition,
+            partition,
             source.offset,
             round(source.timestamp * 1000),
             source.key,
             source.value,
             tuple(source.headers.items() if isinstance(source.headers, dict) else source.headers or ()),
         )
-        owned = self._owned.get(message.partition) or await self._own(message.partition)
-        place_at = await owned.take(event, message)
-        if place_at is not None:
-            logger.info("%s/%d: placed at offset %d", message.topic, message.partition, place_at)
-            await self.app.consumer.seek_wait({TP(message.topic, message.partition): place_at})
+        place_at = await owned.take(message)
+        tp = TP(message.topic, partition)
+        if place_at is not None and tp in self.app.consumer.assignment():
+            logger.info("%s/%d: placed at offset %d, after %d", tp.topic, partition, place_at, message.offset)
+            await self.app.consumer.seek_wait({tp: place_at})
 
-    async def _own(self, partition: int) -> OwnedPartition:
-        owned = OwnedPartition(partition, self._settings, self._catalogue, self._catalogue_thread, self._registry)
-        rebalances = self._rebalances
-        await owned.open()
-        if rebalances != self._rebalances:
-            owned.drop()  # it may be somebody else's by now; if it is still ours, the next message opens it again
+    async def _opened(self, partition: int) -> OwnedPartition | None:
+        """The partition once it is open; None if it is not this worker's any more."""
+        opening = self._opening.get(partition)
+        if opening is None:
+            if not any(TP(topic, partition) in self.app.consumer.assignment() for topic in self._topics):
+                return None
+            opening = self._begin_to_open(partition)
+        owned = await asyncio.shield(opening)
+        return None if owned.dropped else owned
+
+    def _begin_to_open(self, partition: int) -> asyncio.Task[OwnedPartition]:
+        task = asyncio.create_task(self._open(partition, self._latest_opening.get(partition)))
+        self._opening[partition] = self._latest_opening[partition] = task
+        return task
+
+    async def _open(self, partition: int, before: asyncio.Task[OwnedPartition] | None) -> OwnedPartition:
+        this = asyncio.current_task()
+        if before is not None:
+            await asyncio.wait([before])  # it was given up, but must not fence this one
+        owned = OwnedPartition(partition, self._shared)
+        try:
+            async with self._may_open:
+                if self._opening.get(partition) is this:
+                    await owned.open()
+        except Exception as error:
+            if self._opening.get(partition) is this:
+                end(EXIT_CANNOT_COMMIT, f"partition {partition} could not be opened", error)
+        if self._opening.get(partition) is not this:  # revoked meanwhile: it may be somebody else's by now
+            owned.drop()
             return owned
+        del self._opening[partition]
         self._owned[partition] = owned
         logger.info("partition %d: open at %s", partition, owned.partition.position)
         return owned
+
+    def _tell_group(self, partition: int, position: Mapping[str, int]) -> None:
+        consumer: Any = self.app.consumer
+        consumer.tell_group({TP(topic, partition): offset for topic, offset in position.items()})
 
     async def _commit_all(self) -> None:
         try:
@@ -143,36 +210,59 @@ class Worker:
             return
         try:
             loop = asyncio.get_running_loop()
-            if await loop.run_in_executor(self._catalogue_thread, self._catalogue.refresh):
-                for owned in self._owned.values():
-                    owned.put_changes_in_force()
-        except StreamsError as error:
+            await loop.run_in_executor(self._shared.catalogue_thread, self._catalogue.refresh)
+        except (StreamsError, RegistryError) as error:
             logger.warning("%s", error)  # what is in force stays so; an unknown deployment would insist
+        for owned in list(self._owned.values()):
+            owned.follow_catalogue()
+
+    async def _on_assigned(self, _app: Any, assigned: Any, *_: Any, **__: Any) -> None:
+        self._assigned_at = time.monotonic()
+        for partition in {tp.partition for tp in assigned if tp.topic in self._topics}:
+            if partition not in self._owned and partition not in self._opening:
+                self._begin_to_open(partition)
 
     async def _on_revoked(self, _app: Any, revoked: Any, *_: Any, **__: Any) -> None:
-        topics = self._settings.topics
-        self._rebalances += 1
-        for partition in {tp.partition for tp in revoked if tp.topic in (topics.predictions, topics.outcomes)}:
+        for partition in {tp.partition for tp in revoked if tp.topic in self._topics}:
+            self._opening.pop(partition, None)
             owned = self._owned.pop(partition, None)
             if owned is not None:
                 owned.drop()
 
     async def _watch(self) -> None:
         """End the process if a partition has messages but stands still: a new one will do better."""
-        for number, owned in self._owned.items():
+        for owned in list(self._owned.values()):
             standing = time.monotonic() - owned.progressed_at
             if standing < self._stall_seconds:
                 continue
-            for topic, position in owned.partition.position.items():
-                end_offset = self.app.consumer.highwater(TP(topic, number))
-                if end_offset is not None and end_offset > position:
-                    end(EXIT_STALLED, f"{topic}/{number}: no progress for {standing:.0f} s at offset {position}")
+            try:
+                due = await owned.has_more()
+            except StreamsError as error:
+                logger.warning("%s", error)
+                continue
+            if due is not None and not owned.dropped and time.monotonic() - owned.progressed_at >= standing:
+                end(EXIT_STALLED, f"{due}: no progress for {standing:.0f} s")
             owned.progressed_at = time.monotonic()
+        if self._opening and time.monotonic() - self._assigned_at > 2 * self._stall_seconds:
+            logger.warning("partitions %s are still being opened", sorted(self._opening))
 
 
-def end(status: int, what: str, error: Exception | None = None) -> None:
+class _Process(faust.Worker):
+    """Faust's worker, without the seconds it sleeps before it ends."""
+
+    def _shutdown_loop(self) -> None:
+        if self.crash_reason:
+            raise self.crash_reason
+
+
+def end(status: int, what: str, error: Exception | None = None) -> NoReturn:
     """End the process at once: what was not committed leaves no trace, and nothing may run on with doubtful state."""
     logger.critical("%s; ending with status %d", what, status, exc_info=error)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
     logging.shutdown()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

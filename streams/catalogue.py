@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from driftline.codec import SchemaRegistry, decode
-from driftline.errors import DriftlineError
+from driftline.errors import RegistryError
 from driftline.settings import KafkaSettings
 from streams.baseline import Baseline
+from streams.clients import plain_consumer
 from streams.errors import StreamsError
 from streams.specification import DeploymentSpec
 
@@ -39,36 +40,23 @@ class Catalogue:
         self._next: dict[tuple[str, int], int] = {}
         self.specs: dict[str, DeploymentSpec] = {}
         self.baselines: dict[tuple[str, str], Baseline] = {}
-        self.read_at_ms = 0
+        self.changes = 0
 
-    def refresh(self) -> bool:
-        """Read both topics to their present end.
-
-        Returns:
-            Whether anything was new.
+    def refresh(self) -> None:
+        """Read both topics to their present end; ``changes`` counts what was new.
 
         Raises:
             StreamsError: Kafka does not answer, or a topic does not exist.
+            RegistryError: The schema registry does not answer.
         """
-        started_ms = time.time_ns() // 1_000_000
         try:
-            changed = self._read(self._open())
+            self._read(self._open())
         except KafkaException as error:
             raise StreamsError(f"the deployments and baselines topics cannot be read: {error}") from error
-        self.read_at_ms = started_ms
-        return changed
 
     def _open(self) -> Consumer:
         if self._consumer is None:
-            consumer = Consumer(
-                self._settings.client(
-                    group_id=f"{self._settings.application_id}-catalogue",
-                    enable_auto_commit=False,
-                    isolation_level="read_committed",
-                    auto_offset_reset="earliest",
-                    fetch_wait_max_ms=50,
-                )
-            )
+            consumer = plain_consumer(self._settings, "catalogue")
             for topic in (self._topics.deployments, self._topics.baselines):
                 found = consumer.list_topics(topic, timeout=READ_TIMEOUT_SECONDS).topics[topic]
                 if found.error is not None:
@@ -80,30 +68,31 @@ class Catalogue:
             self._consumer = consumer
         return self._consumer
 
-    def _read(self, consumer: Consumer) -> bool:
+    def _read(self, consumer: Consumer) -> None:
         ends = {
             at: consumer.get_watermark_offsets(TopicPartition(*at), timeout=READ_TIMEOUT_SECONDS)[1]
             for at in self._next
         }
         deadline = time.monotonic() + READ_TIMEOUT_SECONDS
-        changed = False
         while any(self._next[at] < end for at, end in ends.items()):
-            for message in consumer.consume(1000, timeout=0.1):
-                if message.error() is not None:
-                    raise KafkaException(message.error())
-                self._take(message)
-                changed = True
+            for message in consumer.consume(1000, timeout=0.02):
+                at, offset = (str(message.topic()), int(message.partition() or 0)), int(message.offset() or 0)
+                error = message.error()
+                if error is None:
+                    self._take(message)
+                    self._next[at] = offset + 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    self._next[at] = offset  # also past markers of transactions and what compaction removed
+                else:
+                    raise KafkaException(error)
                 deadline = time.monotonic() + READ_TIMEOUT_SECONDS
-            for position in consumer.position([TopicPartition(*at) for at in ends]):
-                if position.offset >= 0:  # also past what compaction removed
-                    self._next[position.topic, position.partition] = position.offset
             if time.monotonic() > deadline:
                 raise StreamsError(f"no answer for {READ_TIMEOUT_SECONDS:.0f} s while reading specifications")
-        return changed
 
     def _take(self, message: Message) -> None:
         where = f"{message.topic()}/{message.partition()}/{message.offset()}"
         key = (message.key() or b"").decode("utf-8", "replace")
+        self.changes += 1
         if message.value() is None:
             self.specs.pop(key, None)
             deployment_id, _, version = key.partition("@")
@@ -113,12 +102,16 @@ class Catalogue:
             name, record = decode(message.value(), registry=self._registry)
             if message.topic() == self._topics.deployments and name == "DeploymentSpec":
                 spec = DeploymentSpec.from_record(record)
+                spec.check()
                 self.specs[spec.deployment_id] = spec
             elif message.topic() == self._topics.baselines and name == "Baseline":
                 baseline = Baseline.from_record(record)
+                baseline.check()
                 self.baselines[baseline.deployment_id, baseline.model_version] = baseline
             else:
                 raise StreamsError(f"{name} does not belong on this topic")
-        except (DriftlineError, ValueError) as error:
-            # the one before stays in force: a bad record must not stop what works
+        except RegistryError:
+            raise
+        except Exception as error:
+            # whatever a record may hold: the one before stays in force, a bad one must not stop what works
             logger.error("%s: not used: %s", where, error)

@@ -27,7 +27,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from driftline.codec import decode, encode
 from driftline.settings import KafkaSettings
-from driftline.topics import PARTITIONER
+from streams.clients import plain_consumer, transactional_producer
 from streams.errors import JournalError
 from streams.messages import Emission
 
@@ -54,7 +54,7 @@ class Journal:
         self._topics = settings.topics
         self._partition = partition
         self._producer: Producer | None = None
-        self._failure: KafkaError | None = None
+        self._complaint = ""
 
     def open(self) -> dict[bytes, dict[str, Any]]:
         """Fence earlier owners and read the state (steps 1 and 2).
@@ -66,62 +66,53 @@ class Journal:
             JournalError: Kafka refuses or does not answer, or a record cannot be read. A partition whose state is not
                 whole is not processed.
         """
-        self._producer = Producer(
-            self._settings.client(
-                transactional_id=f"{self._settings.application_id}-{self._partition}",
-                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-                partitioner=PARTITIONER,
-                compression_type="lz4",
-                linger_ms=5,
-                message_max_bytes=MAX_MESSAGE_BYTES,
-            )
-            | {"error_cb": self._on_error}
-        )
         try:
+            self._producer = transactional_producer(
+                self._settings,
+                f"{self._settings.application_id}-{self._partition}",
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                message_max_bytes=MAX_MESSAGE_BYTES,
+                error_cb=self._on_error,
+            )
             self._producer.init_transactions(OPEN_TIMEOUT_SECONDS)
             return self._load()
         except KafkaException as error:
-            raise JournalError(f"partition {self._partition}: the journal cannot be opened: {error}") from error
+            raise self._failed("the journal cannot be opened", error) from error
 
     def _load(self) -> dict[bytes, dict[str, Any]]:
-        consumer = Consumer(
-            self._settings.client(
-                group_id=f"{self._settings.application_id}-journal",
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                enable_partition_eof=True,
-                auto_offset_reset="earliest",
-                fetch_wait_max_ms=50,
-            )
-        )
+        consumer = plain_consumer(self._settings, "journal")
         raw: dict[bytes, bytes] = {}
         try:
             consumer.assign([TopicPartition(self._topics.streams_state, self._partition, OFFSET_BEGINNING)])
             deadline = time.monotonic() + OPEN_TIMEOUT_SECONDS
-            while not self._read_some(consumer, raw):
-                if time.monotonic() > deadline:
+            while (messages := self._read_some(consumer, raw)) is not None:
+                if messages:
+                    deadline = time.monotonic() + OPEN_TIMEOUT_SECONDS
+                elif time.monotonic() > deadline:
                     raise JournalError(
-                        f"partition {self._partition}: {self._topics.streams_state} could not be read to its end in "
+                        f"partition {self._partition}: nothing came from {self._topics.streams_state} for "
                         f"{OPEN_TIMEOUT_SECONDS:.0f} s: is the broker up?"
                     )
         finally:
             consumer.close()
         return {key: decode(value)[1]["fields"] for key, value in raw.items()}
 
-    def _read_some(self, consumer: Consumer, raw: dict[bytes, bytes]) -> bool:
-        """Read what is there; True at the end of the partition."""
-        for message in consumer.consume(1000, timeout=0.05):  # waits so long even when the end was reached
+    @staticmethod
+    def _read_some(consumer: Consumer, raw: dict[bytes, bytes]) -> int | None:
+        """Read what is there: how many messages; None at the end of the partition."""
+        messages = consumer.consume(1000, timeout=0.05)  # waits so long even when the end was reached
+        for message in messages:
             error = message.error()
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
-                    return True
+                    return None  # nobody writes any more: earlier owners are fenced
                 raise KafkaException(error)
             key, value = message.key() or b"", message.value()
             if value is None:
                 raw.pop(key, None)
             else:
                 raw[key] = value
-        return False
+        return len(messages)
 
     def commit(
         self,
@@ -154,10 +145,9 @@ class Journal:
                 key = struct.pack(">i", self._partition)
                 self._produce(producer, self._topics.streams_order, key, record, partition=self._partition)
             producer.commit_transaction(COMMIT_TIMEOUT_SECONDS)
+            producer.poll(0)  # serves the callbacks: what librdkafka has to say would pile up
         except (KafkaException, BufferError) as error:
-            raise JournalError(
-                f"partition {self._partition}: the commit failed, the worker must end: {self._failure or error}"
-            ) from error
+            raise self._failed("the commit failed, the worker must end", error) from error
 
     def _emit(self, producer: Producer, emission: Emission) -> None:
         name = emission.record_name
@@ -181,8 +171,16 @@ class Journal:
                 return
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal():
-            self._failure = error
+        self._complaint = error.str()
+
+    def _failed(self, what: str, error: Exception) -> JournalError:
+        """The error to raise, with what librdkafka knows besides."""
+        if self._producer is not None:
+            self._producer.poll(0)
+        cause = error.args[0] if error.args else error
+        text = cause.str() if isinstance(cause, KafkaError) else str(cause)
+        heard = f" ({self._complaint})" if self._complaint and self._complaint != text else ""
+        return JournalError(f"partition {self._partition}: {what}: {text}{heard}")
 
     def close(self) -> None:
         """Let go of the connection. What was not committed is aborted by the next owner."""

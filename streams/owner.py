@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
-
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from dataclasses import dataclass
+from typing import Any
 
 from driftline.codec import SchemaRegistry
 from driftline.events import OutcomeColumns, PredictionColumns
@@ -16,140 +17,202 @@ from streams.catalogue import Catalogue
 from streams.decoding import Decoded, decode_message
 from streams.errors import JournalError
 from streams.journal import Journal
+from streams.log import LogReader
 from streams.messages import Message
 from streams.partition import Partition
 
 MAX_PENDING_MESSAGES = 400
-"""A commit begins at the latest when so many messages wait for it, and no more than twice as many may wait."""
+"""A commit begins at the latest when so many messages wait for it …"""
 
-PROBE_TIMEOUT_SECONDS = 20.0
+MAX_PENDING_BYTES = 32 << 20
+"""… or so much of them; no more than twice as much of either may wait."""
+
+PLACE_AFRESH_BEYOND = 1000
+"""So many messages that were applied before are passed over one by one; for more the consumer is placed ahead."""
+
+PLACING_SECONDS = 5.0
+"""How long the consumer has to deliver from where it was placed, before it is placed again."""
+
+logger = logging.getLogger("driftline.streams")
 
 
-class Acknowledgeable(Protocol):
-    """A source event: acknowledged when what it did is committed."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a worker's partitions share.
 
-    def ack(self) -> bool:
-        """Acknowledge it."""
+    Attributes:
+        settings: How to reach Kafka.
+        catalogue: Specifications and baselines.
+        catalogue_thread: The one thread that may touch the catalogue.
+        registry: For records in the Confluent wire format.
+        end_offset: Where a topic's partition was last seen to end; 0 if nothing is known.
+        committed: Told a partition's positions after every commit.
+        failed: Told of an error that the worker cannot go on with.
+    """
+
+    settings: KafkaSettings
+    catalogue: Catalogue
+    catalogue_thread: ThreadPoolExecutor
+    registry: SchemaRegistry | None
+    end_offset: Callable[[str, int], int]
+    committed: Callable[[int, Mapping[str, int]], None]
+    failed: Callable[[Exception], None]
 
 
 class OwnedPartition:
     """One partition, from :meth:`open` to :meth:`drop`; used by one event loop.
 
-    Args:
-        number: The partition.
-        settings: How to reach Kafka.
-        catalogue: Specifications and baselines, shared by the worker's partitions.
-        catalogue_thread: The one thread that may touch the catalogue.
-        registry: For records in the Confluent wire format.
+    The journal and the log are touched by the partition's own executor thread only, the state machine by the event
+    loop only: a commit takes what is to be written, as bytes that nothing changes any more, before its thread begins.
     """
 
-    def __init__(
-        self,
-        number: int,
-        settings: KafkaSettings,
-        catalogue: Catalogue,
-        catalogue_thread: ThreadPoolExecutor,
-        registry: SchemaRegistry | None = None,
-    ) -> None:
+    def __init__(self, number: int, surroundings: Surroundings) -> None:
         self.number = number
-        self.partition = Partition(number, settings.topics)
+        self.partition = Partition(number, surroundings.settings.topics)
         self.dropped = False
         self.gaps_repaired = 0
         self.progressed_at = time.monotonic()
-        self._settings = settings
-        self._registry = registry
-        self._catalogue = catalogue
-        self._catalogue_thread = catalogue_thread
-        self._journal = Journal(settings, number)
+        self._shared = surroundings
+        self._topics = surroundings.settings.topics
+        self._journal = Journal(surroundings.settings, number)
+        self._log = LogReader(surroundings.settings, number)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"journal-{number}")
-        self._pending: list[Acknowledgeable] = []
+        self._pending_messages = self._pending_bytes = 0
         self._commit_lock = asyncio.Lock()
-        self._accepted_gap: dict[str, int] = {}
+        self._commit_task: asyncio.Task[None] | None = None
+        self._next_message: dict[str, int] = {}
+        self._placed: dict[str, tuple[int, float]] = {}
+        self._looked_up_before: dict[str, int] = {}
+        self._changes_seen = -1
 
     async def open(self) -> None:
-        """Fence earlier owners, read the state and the prediction ids (steps 1 and 2 of the journal)."""
+        """Fence earlier owners, read the state and the prediction ids (steps 1 and 2 of the journal).
+
+        Raises:
+            JournalError: The state cannot be had, or belongs to another log.
+        """
         await self._in_thread(self._open)
         await self._refresh_catalogue()
         self.put_changes_in_force()
+        if not self.dropped:
+            self._shared.committed(self.number, dict(self.partition.position))
 
     def _open(self) -> None:
         to_remember = self.partition.restore(self._journal.open())
-        if to_remember:
-            self.partition.remember(
-                read_range(self._settings, self._settings.topics.predictions, self.number, to_remember)
-            )
+        for topic, position in self.partition.position.items():
+            end = self._log.end_offset(topic)
+            if end < position:
+                raise JournalError(
+                    f"{topic}/{self.number} ends at offset {end}, but {position} were applied: it was made anew, or "
+                    f"lost messages. Delete {self._topics.streams_state!r} too to begin anew, or set another "
+                    "DRIFTLINE_TOPIC_PREFIX"
+                )
+        self.partition.remember(self._log.read(self._topics.predictions, to_remember), self._shared.registry)
 
-    async def take(self, event: Acknowledgeable, message: Message) -> int | None:
+    async def take(self, message: Message) -> int | None:
         """Apply one source message.
 
         Returns:
-            The offset that the consumer must be placed at if messages before this one were not applied; else None.
+            The offset that the consumer must be placed at if this message is not the one that is due; else None.
         """
         if self.dropped:
             return None
         position = self.partition.position[message.topic]
         if message.offset < position:
-            event.ack()
-            return None
+            far = position - message.offset > PLACE_AFRESH_BEYOND
+            return self._place(message.topic, position) if far else None
         if message.offset > position and not await self._gap_is_in_the_log(message, position):
-            return position
-        decoded = decode_message(message, self._settings.topics, self._registry)
+            return self._place(message.topic, position)
+        decoded = decode_message(message, self._topics, self._shared.registry)
         await self._look_up(decoded)
         if self.dropped:
             return None
         self.partition.apply(decoded)
         self.progressed_at = time.monotonic()
-        self._pending.append(event)
-        if len(self._pending) >= MAX_PENDING_MESSAGES:
-            await self._keep_up()
+        self._pending_messages += 1
+        self._pending_bytes += len(message.value or b"")
+        await self._keep_up()
         return None
+
+    def _place(self, topic: str, position: int) -> int | None:
+        """Where to place the consumer; None while it is on its way there."""
+        known, since = self._placed.get(topic, (-1, 0.0))
+        if known == position and time.monotonic() - since < PLACING_SECONDS:
+            return None
+        self._placed[topic] = (position, time.monotonic())
+        return position
 
     async def _gap_is_in_the_log(self, message: Message, position: int) -> bool:
         """Whether the log itself has nothing between the position and this message (transactions, retention)."""
-        known = self._accepted_gap.get(message.topic)
-        if known is None or known < position:
-            known = await self._in_thread(next_offset, self._settings, message.topic, self.number, position)
-            self._accepted_gap[message.topic] = known
+        known = self._next_message.get(message.topic, -1)
+        if known < position:
+            found = await self._in_thread(self._log.first_message, message.topic, position)
+            known = self._next_message[message.topic] = position if found is None else found
         if known >= message.offset:
             return True
         self.gaps_repaired += 1
         return False
 
     async def _look_up(self, decoded: Decoded) -> None:
-        columns = decoded.columns
+        """Put in force what a message needs; the catalogue is read to its end before it is said to be missing."""
+        columns, message = decoded.columns, decoded.message
         if columns is None or not self.partition.needs(columns):
             return
         self.put_changes_in_force(columns)
-        if self.partition.needs(columns) and self._catalogue.read_at_ms <= decoded.message.timestamp_ms + 1000:
-            await self._refresh_catalogue()
-            self.put_changes_in_force(columns)
+        if not self.partition.needs(columns) or message.offset < self._looked_up_before.get(message.topic, 0):
+            return
+        # what is in the log by now was published before this reading of the catalogue begins
+        in_the_log = self._shared.end_offset(message.topic, self.number)
+        await self._refresh_catalogue()
+        self._looked_up_before[message.topic] = max(in_the_log, message.offset + 1)
+        self.put_changes_in_force(columns)
 
     async def _refresh_catalogue(self) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._catalogue_thread, self._catalogue.refresh)
+        await loop.run_in_executor(self._shared.catalogue_thread, self._shared.catalogue.refresh)
+
+    def follow_catalogue(self) -> None:
+        """Put in force what has changed since the last time."""
+        if self._changes_seen != self._shared.catalogue.changes:
+            self._changes_seen = self._shared.catalogue.changes
+            self.put_changes_in_force()
 
     def put_changes_in_force(self, columns: PredictionColumns | OutcomeColumns | None = None) -> None:
         """Put in force what the catalogue says anew about what is in force here, and about what ``columns`` need."""
+        if self.dropped:
+            return
         specs, baselines = self.partition.in_force()
         wanted_specs, wanted_baselines = set(specs), set(baselines)
         if columns is not None:
             wanted_specs.add(columns.deployment_id)
             if isinstance(columns, PredictionColumns):
                 wanted_baselines.add((columns.deployment_id, columns.model_version))
+        catalogue = self._shared.catalogue
         for deployment_id in sorted(wanted_specs):
-            spec = self._catalogue.specs.get(deployment_id)
+            spec = catalogue.specs.get(deployment_id)
             if spec is not None and spec != specs.get(deployment_id):
                 self.partition.put_spec_in_force(spec)
                 specs[deployment_id] = spec
         for key in sorted(wanted_baselines):
-            baseline, known = self._catalogue.baselines.get(key), baselines.get(key)
+            baseline, known = catalogue.baselines.get(key), baselines.get(key)
             if baseline is not None and key[0] in specs and (known is None or known.digest != baseline.digest):
                 self.partition.put_baseline_in_force(baseline)
 
     async def _keep_up(self) -> None:
         """Begin a commit without waiting for it, unless too much waits already."""
-        if len(self._pending) >= 2 * MAX_PENDING_MESSAGES or not self._commit_lock.locked():
+        fill = max(self._pending_messages / MAX_PENDING_MESSAGES, self._pending_bytes / MAX_PENDING_BYTES)
+        if fill >= 2:
             await self.commit()
+        elif (fill >= 1 or self.partition.urgent) and (self._commit_task is None or self._commit_task.done()):
+            self._commit_task = asyncio.create_task(self._commit_what_is_due())
+
+    async def _commit_what_is_due(self) -> None:
+        try:
+            await self.commit()
+            while self.partition.urgent and not self.dropped:  # an alarm that was raised while the commit ran
+                await self.commit()
+        except Exception as error:
+            self._shared.failed(error)
 
     async def commit(self) -> None:
         """Commit what was applied and acknowledge it (steps 5 and 6 of the journal).
@@ -161,81 +224,40 @@ class OwnedPartition:
             if self.dropped:
                 return
             records, emissions, order = self.partition.take()
-            pending, self._pending = self._pending, []
-            if order:
+            self._pending_messages = self._pending_bytes = 0
+            if not order:
+                return
+            position = dict(self.partition.position)
+            try:
                 await self._in_thread(self._journal.commit, records, emissions, order)
-            for event in pending:
-                event.ack()
+            except JournalError as error:
+                if not self.dropped:
+                    raise
+                logger.info("%s (the partition was given away meanwhile)", error)
+                return
+            if not self.dropped:
+                self._shared.committed(self.number, position)
+
+    async def has_more(self) -> str | None:
+        """A topic with a message that is due, in words; None if all of them were applied."""
+        for topic, position in list(self.partition.position.items()):
+            if self.dropped:
+                break
+            if await self._in_thread(self._log.first_message, topic, position) is not None:
+                return f"{topic}/{self.number} at offset {position}"
+        return None
 
     def drop(self) -> None:
         """The partition belongs to somebody else now: what was not committed will be applied there."""
+        if self.dropped:
+            return
         self.dropped = True
-        self._pending = []
-        self._journal.close()
+        self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
 
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+    def _close(self) -> None:
+        self._journal.close()
+        self._log.close()
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-
-def _plain_consumer(settings: KafkaSettings) -> Consumer:
-    return Consumer(
-        settings.client(
-            group_id=f"{settings.application_id}-probe",
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            enable_partition_eof=True,
-            fetch_wait_max_ms=50,
-        )
-    )
-
-
-def next_offset(settings: KafkaSettings, topic: str, partition: int, offset: int) -> int:
-    """The offset of the first message at or after ``offset``; that offset itself if there is none yet.
-
-    Raises:
-        JournalError: Kafka does not answer.
-    """
-    consumer = _plain_consumer(settings)
-    try:
-        consumer.assign([TopicPartition(topic, partition, offset)])
-        found = consumer.poll(PROBE_TIMEOUT_SECONDS)
-    except KafkaException as error:
-        raise JournalError(f"{topic}/{partition}: offset {offset} cannot be looked up: {error}") from error
-    finally:
-        consumer.close()
-    if found is None:
-        raise JournalError(f"{topic}/{partition}: no answer while looking up offset {offset}")
-    return offset if found.error() is not None else int(found.offset() or 0)
-
-
-def read_range(settings: KafkaSettings, topic: str, partition: int, offsets: range) -> list[Message]:
-    """The messages of a range of offsets, as far as the log still has them.
-
-    Raises:
-        JournalError: Kafka does not answer.
-    """
-    consumer = _plain_consumer(settings)
-    messages: list[Message] = []
-    deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
-    try:
-        consumer.assign([TopicPartition(topic, partition, offsets.start)])
-        while True:
-            if time.monotonic() > deadline:
-                raise JournalError(f"{topic}/{partition}: no answer while reading offsets {offsets}")
-            for message in consumer.consume(500, timeout=0.05):
-                deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
-                if message.error() is not None or (message.offset() or 0) >= offsets.stop:
-                    return messages
-                messages.append(
-                    Message(
-                        topic, partition, message.offset() or 0, message.timestamp()[1], message.key(), message.value()
-                    )
-                )
-                if messages[-1].offset == offsets.stop - 1:
-                    return messages
-    except KafkaException as error:
-        raise JournalError(f"{topic}/{partition}: offsets {offsets} cannot be read: {error}") from error
-    finally:
-        consumer.close()

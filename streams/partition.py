@@ -56,6 +56,8 @@ class Partition:
     Args:
         number: The partition.
         topics: Topic names.
+
+    ``urgent`` says that an alarm was raised or resolved since :meth:`take`: somebody waits for it.
     """
 
     def __init__(self, number: int, topics: Topics) -> None:
@@ -69,6 +71,7 @@ class Partition:
         self.position = {topics.predictions: 0, topics.outcomes: 0}
         self.messages = 0
         self.dead_letters = 0
+        self.urgent = False
         self._log_time_ms = 0
 
     def needs(self, columns: PredictionColumns | OutcomeColumns) -> bool:
@@ -298,12 +301,14 @@ class Partition:
         """Raise and resolve alarms; whether the evidence record changed."""
         spec, monitors = deployment.spec, version.monitors
         now_us = deployment.clock_us or 0
+        quiet = len(self._emissions)
         alarms = monitors.alarms(now_us)
         for alarm in alarms:
             self._emissions += alert_fired(spec, monitors, alarm, message, columns.model_id)
         muted = monitors.muted_streams()
         for monitor, episode in monitors.resolutions():
             self._emissions += alert_resolved(spec, monitors, monitor, episode, message, now_us, columns.model_id)
+        self.urgent |= len(self._emissions) > quiet
         # a cause that is back to normal changes the record even if its alarm stays open
         return bool(alarms) or monitors.muted_streams() != muted
 
@@ -398,6 +403,7 @@ class Partition:
         if order:
             records[b"position"] = self._position_fields()
         self._dirty, self._emissions, self._order = {}, [], []
+        self.urgent = False
         return records, emissions, order
 
     def _position_fields(self) -> dict[str, Any]:

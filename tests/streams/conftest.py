@@ -103,9 +103,13 @@ class Samples:
         )
         return dataclasses.replace(message, **changes)
 
+    def empty_machine(self, number: int, topics: Topics) -> Machine:
+        """A partition with nothing in force."""
+        return Machine(number, topics)
+
     def machine(self, *specs_and_baselines: DeploymentSpec | Baseline) -> Machine:
         """A partition with these in force; by default the plain specification and its baseline."""
-        machine = Machine()
+        machine = Machine(0, self.topics)
         for each in specs_and_baselines or (self.spec(), self.baseline()):
             machine.put(each)
         return machine
@@ -114,8 +118,9 @@ class Samples:
 class Machine:
     """A partition and what its journal would hold: every record goes through its Avro schema."""
 
-    def __init__(self) -> None:
-        self.partition = Partition(0, Samples.topics)
+    def __init__(self, number: int, topics: Topics) -> None:
+        self.partition = Partition(number, topics)
+        self.topics = topics
         self.records: dict[bytes, dict[str, Any]] = {}
         self.emissions: list[Emission] = []
         self.order: list[dict[str, Any]] = []
@@ -131,7 +136,7 @@ class Machine:
     def apply(self, *messages: Message) -> Machine:
         """Apply messages and remember them as the log."""
         for message in messages:
-            self.partition.apply(decode_message(message, Samples.topics))
+            self.partition.apply(decode_message(message, self.topics))
             self.log.append(message)
         return self
 
@@ -151,11 +156,11 @@ class Machine:
 
     def restarted(self) -> Machine:
         """Another machine that begins from what this one committed last."""
-        machine = Machine()
+        machine = Machine(self.partition.number, self.topics)
         machine.records, machine.log = dict(self.records), list(self.log)
         to_remember = machine.partition.restore(machine.records)
         machine.partition.remember(
-            m for m in self.log if m.topic == Samples.topics.predictions and m.offset in to_remember
+            m for m in self.log if m.topic == self.topics.predictions and m.offset in to_remember
         )
         return machine
 
@@ -192,7 +197,7 @@ def final_windows() -> Any:
     """From emissions to the sums of final windows, by version and start, whatever the ids."""
 
     def sums(emissions: Iterable[Emission]) -> dict[tuple[str, int], tuple[int, Sequence[Any]]]:
-        found = {}
+        found: dict[tuple[str, int], tuple[int, Sequence[Any]]] = {}
         for emission in emissions:
             record = emission.record
             if emission.topic == "windows" and record["status"] == "final":

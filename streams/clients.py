@@ -1,0 +1,52 @@
+"""Kafka clients of the streams that stand outside the consumer group."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from confluent_kafka import Consumer, Producer
+
+from driftline.settings import KafkaSettings
+from driftline.topics import PARTITIONER
+
+logger = logging.getLogger("driftline.streams.librdkafka")
+
+
+class _Demoted:
+    """librdkafka complains of every connection it loses, on every client; what stops us comes as an error of ours."""
+
+    @staticmethod
+    def log(_level: int, *text: Any) -> None:
+        logger.debug(*text)
+
+
+def plain_consumer(settings: KafkaSettings, purpose: str, **properties: Any) -> Consumer:
+    """A consumer that joins no group, commits nothing, sees committed transactions only and is told of every end.
+
+    Args:
+        settings: How to reach Kafka.
+        purpose: Part of its group's name, which brokers may want to authorise.
+        **properties: librdkafka properties with underscores for dots; they win.
+    """
+    defaults: dict[str, Any] = {
+        "group_id": f"{settings.application_id}-{purpose}",
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        "auto_offset_reset": "earliest",
+        "enable_partition_eof": True,
+        "fetch_wait_max_ms": 50,
+    }
+    return Consumer(settings.client(**(defaults | properties)) | {"logger": _Demoted()})
+
+
+def transactional_producer(settings: KafkaSettings, transactional_id: str, **properties: Any) -> Producer:
+    """A producer of transactions, with the partitioner that all producers share."""
+    defaults: dict[str, Any] = {
+        "transactional_id": transactional_id,
+        "partitioner": PARTITIONER,
+        "compression_type": "lz4",
+        "linger_ms": 5,
+    }
+    callbacks = {"error_cb": properties.pop("error_cb", None) or (lambda _: None), "logger": _Demoted()}
+    return Producer(settings.client(**(defaults | properties)) | callbacks)

@@ -54,7 +54,7 @@ class Client:
     ``"drop"``
         Batches are dropped after ``delivery_timeout_seconds``, new rows once the buffer is full; both are counted.
 
-    Delivery is at least once with the same prediction ids; the streams count an id once.
+    Delivery is at least once, with the same prediction ids, by which the streams recognise what comes again.
 
     Args:
         deployment_id: The deployment that serves; also the Kafka key.

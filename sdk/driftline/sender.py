@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from driftline import codec
 from driftline.batcher import Batcher, Delivery
-from driftline.batches import Message, between
+from driftline.batches import Message
 from driftline.buffer import Buffer
 from driftline.errors import SpoolFullError
 from driftline.events import OutcomeColumns, PredictionColumns
@@ -22,7 +22,9 @@ from driftline.spool import Spool, adoptable
 
 log = logging.getLogger("driftline")
 
-_STALL_SECONDS = 0.5  # a full window without one acknowledgement for so long: Kafka counts as away
+# A full window, or anything on its way while no broker can be reached, without one acknowledgement for so long: Kafka
+# counts as away. librdkafka says that all brokers are down once, which may be long before there is something to send.
+_STALL_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
 _ADOPTION_SECONDS = 30.0
 _REPLAY_WINDOW = 32  # batches from disk that are on their way at the same time
@@ -159,9 +161,12 @@ class Sender:
             if not self._again and self._room_for(message):
                 return self._produce(message)
             self._poll(0.02)
-            if self._spools and self._in_flight and time.monotonic() - self._progress_at > _STALL_SECONDS:
+            if self._spools and self._stalled():
                 self._go_offline("the broker stopped acknowledging")
             self._give_up_when_late()
+
+    def _stalled(self) -> bool:
+        return bool(self._in_flight) and time.monotonic() - self._progress_at > _STALL_SECONDS
 
     def _room_for(self, message: Message) -> bool:
         return not self._in_flight or self._in_flight_rows + message.rows <= self._window_rows
@@ -211,7 +216,7 @@ class Sender:
         if error is None:
             if self._offline:
                 log.warning("Kafka is back")
-            self._offline = False
+            self._offline = self._brokers_down = False
             self._settle(message, delivered=message.rows)
         elif error.code() in TOO_LARGE and message.origin is None and message.rows > 1:
             self._too_large.append(message)
@@ -244,10 +249,8 @@ class Sender:
         if self._fatal:  # an idempotent producer does not recover from these; a new one may
             self._fatal = False
             self._again.extend(self._take_back())
-        if self._brokers_down:
-            self._brokers_down = False
-            if self._spools and not self._offline and self._in_flight:
-                self._go_offline("no broker answers")
+        if self._brokers_down and self._spools and not self._offline and self._stalled():
+            self._go_offline("no broker answers")
         if self._failed:
             if self._spools:
                 self._go_offline("a batch was not delivered")
@@ -266,15 +269,15 @@ class Sender:
         self._batcher.max_bytes = max(_LEAST_MESSAGE_BYTES, min(self._batcher.max_bytes, size // 2))
         self._warn("too_large", f"{refused[0].topic} takes no {size} bytes: smaller batches from now on")
         # The producer joins messages into requests of up to the old size; that limit is set when it is made.
-        self._again.extend(self._take_back())
-        for message in refused:
+        for message in sorted((*refused, *self._take_back()), key=_oldest_first):
+            if message.origin is not None or message.rows == 1 or len(message.value) <= self._batcher.max_bytes:
+                self._again.append(message)
+                continue
             name, record = codec.decode(message.value)
             columns: PredictionColumns | OutcomeColumns = (
                 OutcomeColumns.from_record(record) if name == "OutcomeBatch" else PredictionColumns.from_record(record)
             )
-            half = columns.rows // 2
-            self._again.extend(self._batcher.encode(between(columns, 0, half)))
-            self._again.extend(self._batcher.encode(between(columns, half, columns.rows)))
+            self._again.extend(self._batcher.encode(columns))
 
     # Away and back
 

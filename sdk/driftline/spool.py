@@ -12,7 +12,7 @@ What holds:
 2. A frame that was cut short or altered is passed over with everything behind it in its segment that cannot be
    framed; it is never taken for a record.
 3. Frames are read in the order they were written. A segment is deleted only after every frame of it was
-   acknowledged: after a crash its frames come again (same ids; the streams count an id once).
+   acknowledged: after a crash its frames come again, with the same prediction ids.
 4. The lock goes with the process, however it ends. Whoever gets the lock of a spool owns what is in it.
 """
 

@@ -1,0 +1,64 @@
+"""The tables for users of other languages name every topic, record and alias there is."""
+
+import json
+import re
+from pathlib import Path
+
+import driftline
+from driftline import codec, rows
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = (ROOT / "schemas" / "README.md").read_text("utf-8")
+
+
+def table_rows(first_heading: str) -> list[list[str]]:
+    lines = iter(CONTRACT.splitlines())
+    for line in lines:
+        if line.startswith(f"| {first_heading} |"):
+            break
+    next(lines)
+    rows_of = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows_of.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows_of
+
+
+def test_every_topic_is_in_the_table() -> None:
+    properties = [name for name, value in vars(driftline.Topics).items() if isinstance(value, property)]
+    topics = {getattr(driftline.Topics(), name) for name in properties}
+    assert {row[0].strip("`") for row in table_rows("topic")} == topics
+
+
+def test_every_record_is_in_the_tables_with_its_file() -> None:
+    files = {json.loads(path.read_text("utf-8"))["name"]: path.name for path in (ROOT / "schemas").glob("*.avsc")}
+    assert files.keys() == codec.SCHEMAS.keys()
+    assert {row[0].strip("`"): row[1].strip("`") for row in table_rows("record")} == files
+    assert set(re.findall(r"`(\w+)`", " ".join(row[2] for row in table_rows("topic")))) == files.keys()
+
+
+def test_every_alias_is_in_the_table() -> None:
+    written = {row[0].strip("`"): set(re.findall(r"`([^`]+)`", row[1])) for row in table_rows("field")}
+    assert written == {field: set(aliases) for field, aliases in rows._ALIASES.items()}
+
+
+def test_the_json_example_is_a_prediction() -> None:
+    example = re.search(r"```json\n(.*?)```", CONTRACT, re.DOTALL)
+    assert example is not None
+    name, record = codec.decode(example[1].strip().encode(), json_record="PredictionEvent")
+    assert (name, record["prediction"]) == ("PredictionEvent", 0.83)
+
+
+def test_the_first_lines_of_the_sdks_readme_run(tmp_path: Path) -> None:
+    text = (ROOT / "sdk" / "README.md").read_text("utf-8")
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    code = example[1].replace(
+        '"2026-03")', '"2026-03", settings=settings, spool_dir=folder, delivery_timeout_seconds=1, strict=True)'
+    )
+    scope = {"settings": driftline.KafkaSettings("127.0.0.1:1"), "folder": tmp_path}
+    exec(code.replace("client.close()", "client.close(0.5)"), scope)
+    client = scope["client"]
+    assert isinstance(client, driftline.Client)
+    assert client.counters() == driftline.Counters(accepted=2, spooled=2)

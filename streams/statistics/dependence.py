@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from streams.statistics.arrays import Floats
 from streams.statistics.layouts import ABOVE_MAX, BELOW_MIN, FIRST_CORE, HIGH_TAIL, LOW_TAIL, NUMERIC, Layout
@@ -114,14 +114,19 @@ def variance_inflation(codes: ArrayLike, tilts: Tilts) -> Floats:
         block_variance = np.einsum("ik,kl,il->i", deviation[varies], covariance, deviation[varies])
         ratio = block_variance / (length * variance[varies])
         freedom = variance_degrees_of_freedom(len(counts), kurtosis / length)
-        significant = ratio > chi2.ppf(SIGNIFICANCE, freedom) / freedom
+        significant = ratio > _chi_square_quantile(SIGNIFICANCE, freedom) / freedom
         inflation[varies] = np.maximum(
-            inflation[varies], np.where(significant, ratio * freedom / chi2.ppf(1 - LIMIT, freedom), 1.0)
+            inflation[varies], np.where(significant, ratio * freedom / _chi_square_quantile(1 - LIMIT, freedom), 1.0)
         )
         pairs = len(counts) // 2
         counts = counts[: 2 * pairs].reshape(pairs, 2, -1).sum(axis=1)
         length *= 2
     return inflation
+
+
+def _chi_square_quantile(probability: float, freedom: Floats) -> Floats:
+    """Quantile of the chi-square distribution; ``scipy.stats`` would cost every command most of a second to import."""
+    return np.asarray(2 * gammaincinv(freedom / 2, probability))
 
 
 def _block_counts(series: NDArray[np.int64], length: int, bins: int) -> Floats:

@@ -29,7 +29,8 @@ class ExternalBroker:
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker | ExternalBroker]:
     """A real Kafka broker for the whole session; only `bootstrap_servers` may be relied on.
 
-    `DRIFTLINE_TEST_BOOTSTRAP_SERVERS` names one that is already there. Tests that stop, kill or fill a broker start their own.
+    `DRIFTLINE_TEST_BOOTSTRAP_SERVERS` names one that is already there. Tests that stop, kill or fill a broker start
+    their own.
     """
     if existing := os.environ.get("DRIFTLINE_TEST_BOOTSTRAP_SERVERS"):
         yield ExternalBroker(existing)

@@ -90,6 +90,8 @@ def server_properties(port: int, controller_port: int, settings: Mapping[str, st
 def log4j_properties() -> str:
     """Return the text of a log4j 2 configuration that keeps at most 5 files of 10 MB."""
     properties = {
+        # Kafka's own shutdown hook still logs when log4j's would have closed the file.
+        "shutdownHook": "disable",
         "appender.file.type": "RollingFile",
         "appender.file.name": "file",
         "appender.file.fileName": LOG_FILE,

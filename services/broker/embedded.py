@@ -3,6 +3,7 @@
 import atexit
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,6 +38,8 @@ _POLL_SECONDS = 0.02
 _START_ATTEMPTS = 3
 _LOG_LINES_SHOWN = 12
 _LOG_LINE_LENGTH = 400
+# Java says what is wrong in the line before these.
+_STACK_FRAME = re.compile(r"\s+(at |\.\.\. \d+ more)")
 
 
 class EmbeddedBroker:
@@ -335,7 +338,8 @@ class EmbeddedBroker:
                 f"{what}: the disk of {directory.path} is full. Free some space and start again; "
                 "what was acknowledged is kept."
             )
-        lines = "\n".join("  " + _printable(line) for line in log.splitlines()[-_LOG_LINES_SHOWN:])
+        told = [line for line in log.splitlines() if not _STACK_FRAME.match(line)]
+        lines = "\n".join("  " + _printable(line) for line in told[-_LOG_LINES_SHOWN:])
         return BrokerError(f"{what}. The end of {directory.log}:\n{lines or '  (empty)'}")
 
 

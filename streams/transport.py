@@ -1,9 +1,10 @@
 """Faust's Kafka driver, told what the journal knows.
 
-Three things differ. Aborted transactions are not read: Faust reads them unless it keeps the state itself. No message is
+Four things differ. Aborted transactions are not read: Faust reads them unless it keeps the state itself. No message is
 dropped for having an offset below one that was seen: after the consumer is placed anew, exactly those are wanted; the
 journal decides what was applied. And the group is told the journal's positions, for those who watch its lag; Faust's
-own bookkeeping of acknowledgements would grow without bounds where the log has gaps.
+own bookkeeping of acknowledgements would grow without bounds where the log has gaps. And brokers answer fetch requests
+soon, even if there is nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,14 @@ from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+
+FETCH_MAX_WAIT_MS = 25
+"""How long a broker may hold a fetch request that finds nothing; Faust's own is 1.5 s.
+
+aiokafka has one request under way for each broker, and asks only for partitions whose earlier messages were taken.
+While the worker is busy such a request often names idle partitions only, and nothing else is fetched until it is
+answered: measured with an idle topic beside a full one, 90,000 rows per second instead of more than 250,000.
+"""
 
 
 class _NoReadOffsets(dict[TP, int | None]):
@@ -33,9 +42,10 @@ class CommittedReadingThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        if not hasattr(consumer, "_isolation_level"):
-            raise NotImplementedError("this aiokafka keeps its isolation level elsewhere; pin the one that was tested")
+        if not (hasattr(consumer, "_isolation_level") and hasattr(consumer, "_fetch_max_wait_ms")):
+            raise NotImplementedError("this aiokafka keeps its settings elsewhere; pin the one that was tested")
         consumer._isolation_level = "read_committed"
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         return consumer
 
     def highwater(self, tp: TP) -> int:

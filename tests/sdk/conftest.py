@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # public by its documentation
 
 import driftline
 from driftline.events import OutcomeColumns, PredictionColumns
 
+PARTITIONS = 7
 
-def create_topics(bootstrap_servers: str, names: list[str], partitions: int = 7, **config: str) -> None:
+
+def create_topics(bootstrap_servers: str, names: list[str], config: dict[str, str]) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
-    topics = [NewTopic(name, partitions, 1, config=config) for name in names]
+    topics = [NewTopic(name, PARTITIONS, 1, config=config) for name in names]
     for future in admin.create_topics(topics).values():
         future.result(30)
 
@@ -80,7 +82,7 @@ def make_arrivals() -> Callable[..., Arrivals]:
 
     def make(bootstrap_servers: str, prefix: str = "", **config: str) -> Arrivals:
         settings = driftline.KafkaSettings(bootstrap_servers, driftline.Topics(prefix))
-        create_topics(bootstrap_servers, [settings.topics.predictions, settings.topics.outcomes], **config)
+        create_topics(bootstrap_servers, [settings.topics.predictions, settings.topics.outcomes], config)
         return Arrivals(settings)
 
     return make

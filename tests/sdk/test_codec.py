@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 import pytest
+from fastavro.schema import to_parsing_canonical_form
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from driftline import codec
 from driftline.errors import CodecError, EventError
 from driftline.events import OutcomeColumns, PredictionColumns
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NAMES = sorted(codec.SCHEMAS)
 
 
@@ -85,7 +86,7 @@ def test_cut_or_flipped_bytes_raise_nothing_but_codec_error(name: str, data: st.
             came, record = codec.decode(broken)
         except CodecError:
             continue
-        read = {"PredictionBatch": PredictionColumns, "OutcomeBatch": OutcomeColumns}.get(came)
+        read: Any = {"PredictionBatch": PredictionColumns, "OutcomeBatch": OutcomeColumns}.get(came)
         if read is not None:
             try:
                 read.from_record(record)
@@ -165,7 +166,7 @@ def test_fingerprints_are_the_ones_of_the_avro_specification() -> None:
 
     for schema in codec.SCHEMAS.values():
         definition = codec._without_logical_types(json.loads(schema.text))
-        canonical = codec.to_parsing_canonical_form(definition)
+        canonical = to_parsing_canonical_form(definition)
         fingerprint = empty
         for byte in canonical.encode():
             fingerprint = (fingerprint >> 8) ^ table[(fingerprint ^ byte) & 0xFF]

@@ -40,7 +40,7 @@ def test_big_endian_arrays_are_written_little_endian() -> None:
     assert read(batch(3, numeric={"x": values}).to_record()).numeric["x"].tolist() == [1.5, 2.5, 3.5]
 
 
-@given(st.lists(st.none() | st.text(st.characters(exclude_categories=("Cs",)), max_size=5), min_size=1, max_size=30))
+@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5), min_size=1, max_size=30))
 def test_a_categorical_column_gives_back_its_values(values: list[str | None]) -> None:
     column = CategoricalColumn.from_values(values)
     assert column.values() == values

@@ -1,6 +1,7 @@
 """The Confluent wire format, with a registry that speaks Confluent's HTTP interface."""
 
 import base64
+import io
 import json
 import struct
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import fastavro
 import pytest
 from confluent_kafka import Consumer
 
@@ -121,8 +123,8 @@ def test_an_older_schema_of_the_registry_is_read_as_todays(server: RegistryServe
     older["fields"] = [field for field in older["fields"] if field["name"] != "was_acted_on"]
     server.schemas.append(json.dumps(older))
     written = codec.parse_schema(json.dumps(older))
-    body = codec.io.BytesIO()
-    codec.fastavro.schemaless_writer(body, written.parsed, OUTCOME)
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, written.parsed, OUTCOME)
     data = b"\x00" + struct.pack(">I", 100_000) + body.getvalue()
     assert codec.decode(data, registry=Registry(server.url)) == ("OutcomeEvent", OUTCOME)
 

@@ -1,6 +1,7 @@
 """What an older release wrote is read by this one, and a change that would break it is refused."""
 
 import copy
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ RELEASED = sorted(SCHEMAS.glob("released/*/*.avsc"))
 _PROMOTIONS = {("int", "long"), ("int", "double"), ("long", "double"), ("string", "bytes"), ("bytes", "string")}
 
 
-def incompatibilities(new: Any, old: Any, path: str = "", names: tuple[dict, dict] | None = None) -> list[str]:
+def incompatibilities(
+    new: Any, old: Any, path: str = "", names: tuple[dict[Any, Any], dict[Any, Any]] | None = None
+) -> list[str]:
     """Why a reader with schema `new` cannot read everything that was written with `old`; and fields it would lose.
 
     Stricter than Avro's schema resolution: a removed field is refused, because readers of the old release need it.
@@ -66,7 +69,7 @@ def _kind(schema: Any) -> str:
     return kind if isinstance(kind, str) else _kind(kind)
 
 
-def _resolved(schema: Any, names: dict) -> Any:
+def _resolved(schema: Any, names: dict[Any, Any]) -> Any:
     if isinstance(schema, dict) and schema.get("type") in ("record", "enum", "fixed"):
         names[schema["name"]] = schema
         return schema
@@ -112,7 +115,7 @@ def test_todays_schema_reads_every_released_version(released: Path) -> None:
 def test_a_record_written_with_a_released_version_is_decoded_today(released: Path) -> None:
     written = codec.parse_schema(released.read_text("utf-8"))
     record = example(_load(released), {})
-    body = codec.io.BytesIO()
+    body = io.BytesIO()
     fastavro.schemaless_writer(body, written.parsed, record)
     name, came = codec.decode(b"\xc3\x01" + written.fingerprint + body.getvalue())
     assert name == written.name

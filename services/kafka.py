@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -89,7 +90,23 @@ def unreachable(settings: KafkaSettings, why: str) -> ClusterError:
     )
 
 
-def admin_client(settings: KafkaSettings, *, timeout_seconds: float = REACH_SECONDS) -> AdminClient:
+def reach_seconds() -> float:
+    """How long to wait for the cluster: ``DRIFTLINE_CONNECT_SECONDS``, or 10.
+
+    Raises:
+        ClusterError: The setting is no number of seconds.
+    """
+    text = os.environ.get("DRIFTLINE_CONNECT_SECONDS", "").strip()
+    try:
+        seconds = float(text) if text else REACH_SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 600:
+        raise ClusterError(f"DRIFTLINE_CONNECT_SECONDS: expected a number from 0.1 to 600, came {text[:40]!r}")
+    return seconds
+
+
+def admin_client(settings: KafkaSettings, *, timeout_seconds: float | None = None) -> AdminClient:
     """An admin client of a cluster that has answered.
 
     Raises:
@@ -98,7 +115,7 @@ def admin_client(settings: KafkaSettings, *, timeout_seconds: float = REACH_SECO
     return _reached(settings, timeout_seconds)[0]
 
 
-def cluster_metadata(settings: KafkaSettings, *, timeout_seconds: float = REACH_SECONDS) -> Any:
+def cluster_metadata(settings: KafkaSettings, *, timeout_seconds: float | None = None) -> Any:
     """Brokers, topics and partitions of the cluster: a ``confluent_kafka.admin.ClusterMetadata``.
 
     Raises:
@@ -107,14 +124,14 @@ def cluster_metadata(settings: KafkaSettings, *, timeout_seconds: float = REACH_
     return _reached(settings, timeout_seconds)[1]
 
 
-def _reached(settings: KafkaSettings, timeout_seconds: float) -> tuple[AdminClient, Any]:
-    ears = _Ears()
+def _reached(settings: KafkaSettings, timeout_seconds: float | None) -> tuple[AdminClient, Any]:
+    ears, timeout = _Ears(), reach_seconds() if timeout_seconds is None else timeout_seconds
     try:
         admin = AdminClient(quiet(settings.client(), ears))
     except (KafkaException, ValueError, TypeError) as error:
         raise ClusterError(f"the Kafka settings cannot be used: {_text(error)}") from error
     try:
-        return admin, admin.list_topics(timeout=timeout_seconds)
+        return admin, admin.list_topics(timeout=timeout)
     except KafkaException as error:
         admin.poll(0)  # serves the error callback, which knows more than "timed out"
         raise unreachable(settings, ears.last or _text(error)) from error

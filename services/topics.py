@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ CLUSTER_DEFAULT_REPLICATION = -1
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
 _FOREVER = "-1"
+_VISIBLE_SECONDS = 30.0
 
 
 class TopicsError(ServicesError):
@@ -230,13 +232,28 @@ def ensure_topics(
     given = TopicSettings.from_environment()
     admin = admin_client(settings)
     states = _states(settings, admin, given, partitions)
+    _require_fit(settings, states)
+    missing = [state.plan for state in states if state.partitions is None]
+    created = _create(admin, missing, given.replication if replication is None else replication)
+    if missing:
+        # A broker learns of a topic after the controller has created it, and another process may have been quicker with
+        # another number of partitions: what is there then is looked at again.
+        count = states[0].plan.partitions
+        deadline = time.monotonic() + _VISIBLE_SECONDS
+        while any(state.partitions is None for state in states):
+            if time.monotonic() > deadline:
+                raise ClusterError(f"topics were created, and are not to be seen after {_VISIBLE_SECONDS:.0f} s")
+            time.sleep(0.05)
+            states = _states(settings, admin, given, count)
+        _require_fit(settings, states)
+    existing = [state.plan.name for state in states if state.plan.name not in created]
+    return TopicsReport(created, existing, states[0].plan.partitions)
+
+
+def _require_fit(settings: KafkaSettings, states: Sequence[TopicState]) -> None:
     wrong = [f"{state.plan.name!r} {problem}" for state in states for problem in state.problems]
     if wrong:
         raise TopicsError(_mismatch(settings, wrong))
-    missing = [state.plan for state in states if state.partitions is None]
-    created = _create(admin, missing, given.replication if replication is None else replication)
-    existing = [state.plan.name for state in states if state.plan.name not in created]
-    return TopicsReport(created, existing, states[0].plan.partitions)
 
 
 def _mismatch(settings: KafkaSettings, wrong: Sequence[str]) -> str:

@@ -224,7 +224,10 @@ def test_children_die_with_a_supervisor_that_is_killed(
     until(lambda: not is_alive(child), 5)
 
 
-def test_a_cluster_that_is_not_there_is_an_error_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_an_error_and_leaves_nothing_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRIFTLINE_CONNECT_SECONDS", "1")
     supervisor = Supervisor(
         tmp_path, environment={"DRIFTLINE_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, children=[python("worker-1", STAYS)]
     )

@@ -98,6 +98,7 @@ def test_a_number_of_partitions_that_makes_no_sense_is_named(value: str) -> None
         TopicSettings.from_environment({"DRIFTLINE_PARTITIONS": value})
 
 
-def test_a_cluster_that_is_not_there_is_named_within_seconds() -> None:
+def test_a_cluster_that_is_not_there_is_named_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRIFTLINE_CONNECT_SECONDS", "1")
     with pytest.raises(ClusterError, match=r"no Kafka cluster answers at 127\.0\.0\.1:1 .*driftline up"):
         ensure_topics(KafkaSettings("127.0.0.1:1", librdkafka={"socket.timeout.ms": "1000"}))

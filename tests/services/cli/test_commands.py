@@ -305,6 +305,7 @@ def test_kafka_properties_from_the_environment_reach_every_client(
         assert status == 1 and 'No such configuration property: "no.such.property"' in err
     monkeypatch.delenv("DRIFTLINE_KAFKA_NO_SUCH_PROPERTY")
     monkeypatch.setenv("DRIFTLINE_KAFKA_SECURITY_PROTOCOL", "SSL")  # the broker speaks plain text
+    monkeypatch.setenv("DRIFTLINE_CONNECT_SECONDS", "3")
     status, _, err = run("deployment", "list")
     assert status == 1 and "no Kafka cluster answers" in err and "SSL handshake failed" in err
 

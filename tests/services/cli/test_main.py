@@ -12,7 +12,7 @@ from services.cli.lazy import Entry, load
 from services.cli.main import ENTRIES, main
 from services.errors import ServicesError
 
-NOWHERE = {"DRIFTLINE_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
+NOWHERE = {"DRIFTLINE_BOOTSTRAP_SERVERS": "127.0.0.1:9", "DRIFTLINE_CONNECT_SECONDS": "1"}
 
 
 def driftline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

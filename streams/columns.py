@@ -17,40 +17,43 @@ PREDICTION = "prediction"
 PREDICTION_LABEL = "prediction_label"
 PROBABILITY_PREFIX = "probability:"
 
+_BOOLEANS = {"true": 1.0, "false": 0.0}
 _MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null", "none"})
 
 
 def numeric_column(columns: PredictionColumns, name: str) -> Floats:
     """A feature as float64, shape ``(rows,)``; all NaN if the batch does not have it.
 
+    A column of mixed values arrives in two halves, numbers and texts; each row is taken from the half that has it.
+
     Raises:
         EventError: The column came as text that is not a number.
     """
-    values = columns.numeric.get(name)
-    if values is not None:
-        return values
-    column = columns.categorical.get(name)
-    if column is None:
-        return np.full(columns.rows, np.nan)
-    numbers = np.array([*(_number(name, text) for text in column.categories), math.nan])
-    return np.asarray(numbers[column.codes])
+    values, texts = columns.numeric.get(name), columns.categorical.get(name)
+    if texts is None:
+        return np.full(columns.rows, np.nan) if values is None else values
+    numbers = np.array([*(_number(name, text) for text in texts.categories), math.nan])
+    from_texts = np.asarray(numbers[texts.codes])
+    return from_texts if values is None else np.where(np.isnan(values), from_texts, values)
 
 
 def categorical_column(columns: PredictionColumns, name: str) -> CategoricalColumn:
-    """A feature as a dictionary-encoded column; all missing if the batch does not have it."""
-    column = columns.categorical.get(name)
-    if column is not None:
-        return column
-    values = columns.numeric.get(name)
+    """A feature as a dictionary-encoded column; all missing if the batch does not have it.
+
+    A column of mixed values arrives in two halves, numbers and texts; each row is taken from the half that has it.
+    """
+    values, texts = columns.numeric.get(name), columns.categorical.get(name)
     if values is None:
-        return CategoricalColumn((), np.full(columns.rows, -1, dtype=np.int32))
-    distinct, codes = np.unique(values, return_inverse=True)
-    texts = [category_text(value) for value in distinct.tolist()]
-    if None not in texts:
-        return CategoricalColumn([text for text in texts if text is not None], codes.astype(np.int32))
-    present = [text for text in texts if text is not None]
-    recode = np.array([-1 if text is None else present.index(text) for text in texts], dtype=np.int32)
-    return CategoricalColumn(present, recode[codes])
+        missing = np.full(columns.rows, -1, dtype=np.int32)
+        return CategoricalColumn((), missing) if texts is None else texts
+    if texts is None:
+        texts = CategoricalColumn((), np.full(columns.rows, -1, dtype=np.int32))
+    index = {category: code for code, category in enumerate(texts.categories)}
+    distinct, position = np.unique(values, return_inverse=True)
+    of_distinct = [category_text(value) for value in distinct.tolist()]
+    codes = [-1 if text is None else index.setdefault(text, len(index)) for text in of_distinct]
+    from_values = np.array(codes, dtype=np.int32)[position]
+    return CategoricalColumn(list(index), np.where(texts.codes >= 0, texts.codes, from_values))
 
 
 def prediction_column(columns: PredictionColumns, stream: str) -> Floats | CategoricalColumn | None:
@@ -64,6 +67,8 @@ def prediction_column(columns: PredictionColumns, stream: str) -> Floats | Categ
 
 def _number(name: str, text: str) -> float:
     stripped = text.strip()
+    if stripped in _BOOLEANS:
+        return _BOOLEANS[stripped]
     try:
         return float(stripped)
     except ValueError:

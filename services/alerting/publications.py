@@ -45,6 +45,7 @@ class PublicationLoop:
         """Publish until stopped. Errors of the database pass through: they end the service."""
         while True:
             self._wake.clear()
+            last = self._stopping  # asked before looking: what was decided before the stop must be seen
             try:
                 more = await asyncio.to_thread(self._publish_some)
             except ClusterError as error:
@@ -55,7 +56,7 @@ class PublicationLoop:
                     await asyncio.sleep(_WAIT_SECONDS)
             if more:
                 continue
-            if self._stopping:
+            if last:
                 return
             try:
                 await asyncio.wait_for(self._wake.wait(), _IDLE_SECONDS)

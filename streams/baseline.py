@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +129,7 @@ class BaselineStream:
         )
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Baseline:
     """What is normal for one version of a deployment. Field by field the record ``Baseline`` of the contract."""
 
@@ -176,7 +177,7 @@ class Baseline:
                 f"baseline of {baseline.deployment_id}@{baseline.model_version}: the digest is not that of its "
                 "content; build it again"
             )
-        return baseline
+        return _IN_MEMORY.setdefault(baseline.digest, baseline)
 
     def check(self) -> None:
         """Refuse what no detector could be built from, whoever wrote it.
@@ -199,6 +200,10 @@ class Baseline:
     def content_digest(self) -> str:
         """SHA-256, hexadecimal, of the encoded record with an empty digest."""
         return hashlib.sha256(encode("Baseline", dataclasses.replace(self, digest="").to_record())).hexdigest()
+
+
+_IN_MEMORY: WeakValueDictionary[str, Baseline] = WeakValueDictionary()
+"""By digest: the baseline of a worker's state and that of its catalogue are one object."""
 
 
 def build_baseline(

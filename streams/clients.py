@@ -10,6 +10,9 @@ from confluent_kafka import Consumer, Producer
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER
 
+READ_AHEAD_KIB = 8 << 10
+"""librdkafka's own is 64 MiB, for each of the partitions that open at once."""
+
 logger = logging.getLogger("driftline.streams.librdkafka")
 
 
@@ -36,6 +39,7 @@ def plain_consumer(settings: KafkaSettings, purpose: str, **properties: Any) -> 
         "auto_offset_reset": "earliest",
         "enable_partition_eof": True,
         "fetch_wait_max_ms": 50,
+        "queued_max_messages_kbytes": READ_AHEAD_KIB,
     }
     return Consumer(settings.client(**(defaults | properties)) | {"logger": _Demoted()})
 

@@ -35,11 +35,19 @@ check: $(VENV)/.ready ## Lint, format, types, direction of imports
 	@$(BIN)/mypy sdk/driftline streams services
 	@$(BIN)/lint-imports
 
-bench: setup ## Measure throughput, latency, memory, detection and the peers; writes build/bench/*.json
+.venv-peers/.ready: requirements/peers.lock $(VENV)/.ready
+	@echo "Installing the peers into .venv-peers …"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $< \
+		|| { echo "The peers cannot be installed here; the benches go on without them."; rm -rf .venv-peers; mkdir .venv-peers; }
+	@touch $@
+
+bench: setup .venv-peers/.ready ## Measure throughput, latency, memory, detection and the peers; writes build/bench/*.json
 	@$(BIN)/python -m bench.run
 
 lock: $(VENV)/.ready ## Pin the dependencies anew (needs uv)
 	@uv pip compile -q pyproject.toml --extra demo --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package driftline --no-emit-index-url --no-header -o requirements/all.lock
+	@uv pip compile -q requirements/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/peers.lock
 	@uv pip compile -q requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/build.lock
 
 clean: ## Remove what the commands made, but not the broker's jars

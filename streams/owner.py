@@ -238,13 +238,17 @@ class OwnedPartition:
             if not self.dropped:
                 self._shared.committed(self.number, position)
 
-    async def has_more(self) -> str | None:
-        """A topic with a message that is due, in words; None if all of them were applied."""
+    async def due(self) -> tuple[str, int] | None:
+        """A topic, and the position in it, with a message that was not applied; None if all of them were.
+
+        Raises:
+            JournalError: Kafka does not answer.
+        """
         for topic, position in list(self.partition.position.items()):
             if self.dropped:
                 break
             if await self._in_thread(self._log.first_message, topic, position) is not None:
-                return f"{topic}/{self.number} at offset {position}"
+                return topic, position
         return None
 
     def drop(self) -> None:

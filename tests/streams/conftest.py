@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,12 +21,12 @@ from streams.partition import Partition
 from streams.specification import DeploymentSpec, FeatureSpec
 
 SECOND = 1_000_000
-T0 = 1_700_000_000 * SECOND - 1_700_000_000 * SECOND % (3600 * SECOND)
-"""The full hour at which samples begin."""
+T0 = (int(time.time()) // 3600 - 24) * 3600 * SECOND
+"""The full hour at which samples begin: yesterday, or the broker would soon delete them for their age."""
 
 
 class Samples:
-    """Specifications, baselines, rows and messages of an imaginary deployment, the same in every run."""
+    """Specifications, baselines, rows and messages of an imaginary deployment; only their date differs between runs."""
 
     t0 = T0
     second = SECOND

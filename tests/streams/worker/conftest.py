@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -167,6 +168,13 @@ class World:
                     self._state[at] = decode(message.value())[1]["fields"]
         return self._state
 
+    def open_partitions(self) -> set[int]:
+        """Partitions that a worker says it has opened."""
+        found = set()
+        for worker in self.workers:
+            found |= {int(number) for number in re.findall(r"partition (\d+): open at", worker.text)}
+        return found
+
     def position(self, partition: int, topic: str = "predictions") -> int:
         return int(self.state().get((partition, b"position"), {}).get(topic, 0))
 
@@ -288,6 +296,44 @@ def worlds(bootstrap_servers: str, topic_prefix: str, tmp_path: Path) -> Iterato
     yield make
     for world in made:
         world.close()
+
+
+@pytest.fixture(scope="session")
+def check_replay(samples: Any) -> Callable[[World], None]:
+    """Holds a world's state and output to a replay of its log in the order that was written down."""
+
+    def check(world: World) -> None:
+        sources = {
+            (message.topic, message.partition, message.offset): message
+            for topic in (world.topics.predictions, world.topics.outcomes)
+            for message in world.messages(topic)
+        }
+        orders: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+        for found in world.read("streams_order"):
+            orders[found.record["partition"]] += found.record["entries"]
+        state: dict[tuple[int, bytes], dict[str, Any]] = {}
+        emitted: dict[str, list[Any]] = defaultdict(list)
+        for partition, entries in orders.items():
+            machine = samples.empty_machine(partition, world.topics)
+            for entry in entries:
+                if entry["source"] == "control":
+                    digest = entry["digest"]
+                    machine.put(world.specs.get(digest) or world.baselines[digest])
+                    continue
+                for offset in range(entry["first_offset"], entry["last_offset"] + 1):
+                    machine.apply(sources.pop((entry["source"], partition, offset)))  # each one once
+            machine.commit()
+            state |= {(partition, key): fields for key, fields in machine.records.items()}
+            for emission in machine.emissions:
+                emitted[emission.topic].append(decode(encode(emission.record_name, emission.record))[1])
+        assert not sources, "every message was applied"
+        assert world.state() == state
+        for topic in ("windows", "alerts", "audit", "dead_letters"):
+            assert sorted(map(repr, (found.record for found in world.read(topic)))) == sorted(
+                map(repr, emitted[topic])
+            ), f"{topic}: what was committed is what follows from the log, once"
+
+    return check
 
 
 @pytest.fixture

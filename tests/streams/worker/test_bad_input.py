@@ -69,7 +69,7 @@ def test_every_kind_of_bad_input_is_a_dead_letter_and_stops_nothing(worlds: Any,
         "prediction_id": "json-1",
         "deployment_id": "d",
         "model_version": "1",
-        "timestamp": "2023-11-14T22:00:00Z",
+        "timestamp": samples.t0,
         "features": {"x": 0.1, "y": float("nan"), "c": "a"},
         "prediction": 0.5,
     }

@@ -455,7 +455,11 @@ def test_a_checkpoint_from_before_of_another_key_is_refused() -> None:
         a_log().check(known_note=a_log(key=OTHER).seals[0].note)
 
 
-@pytest.mark.parametrize("key", ["", "a", "a+b+c", str(KEY.verifier)[:-2], str(KEY.verifier).replace("+", "-")])
+@pytest.mark.parametrize(
+    "key",
+    ["", "a", "a+b+c", str(KEY.verifier)[:-2], str(KEY.verifier).replace("+", "-")],
+    ids=["empty", "a word", "not base64", "cut", "other separators"],  # the key is made anew in every process
+)
 def test_what_is_no_public_key_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="public key"):
         verify([], [], key)

@@ -24,11 +24,13 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from driftline.errors import CodecError
 from driftline.rows import record_from_json
+from driftline.texts import texts_of_one_length
 
 Record = dict[str, Any]
 
 _SINGLE_OBJECT_MARKER = b"\xc3\x01"
 _CONFLUENT_MARKER = b"\x00"
+_IDS = "prediction_ids"
 _JSON_RECORDS = frozenset({"PredictionEvent", "OutcomeEvent"})
 _MAX_JSON_BYTES = 1 << 20  # a row event is small; a larger document is a mistake or an attack
 
@@ -93,6 +95,21 @@ def _released_texts(folder: Traversable) -> list[str]:
 
 
 SCHEMAS, _BY_FINGERPRINT = _load()
+
+
+def _around_ids(schema: Schema) -> tuple[Any, Any] | None:
+    """The fields before and after the prediction ids as records of their own; None for a record without."""
+    definition = _without_logical_types(json.loads(schema.text))
+    names = [field["name"] for field in definition["fields"]]
+    if _IDS not in names:
+        return None
+    at = names.index(_IDS)
+    before, after = definition["fields"][:at], definition["fields"][at + 1 :]
+    head, tail = ({**definition, "fields": fields} for fields in (before, after))
+    return fastavro.parse_schema(head), fastavro.parse_schema(tail)
+
+
+_AROUND_IDS = {name: parts for name, schema in SCHEMAS.items() if (parts := _around_ids(schema)) is not None}
 
 
 def encode(name: str, record: Mapping[str, Any], registry: SchemaRegistry | None = None) -> bytes:
@@ -181,7 +198,7 @@ def _read(data: bytes, start: int, writer: Schema) -> Record:
     reader = SCHEMAS[writer.name]
     try:
         if writer.fingerprint == reader.fingerprint:
-            record = fastavro.schemaless_reader(body, reader.parsed, None)
+            record = _read_current(body, data, reader)
         else:
             record = fastavro.schemaless_reader(body, writer.parsed, reader.parsed)
     except Exception as error:  # fastavro raises whatever the bytes lead it to: struct, index, memory, unicode errors
@@ -191,6 +208,22 @@ def _read(data: bytes, start: int, writer: Schema) -> Record:
     if not isinstance(record, dict):
         raise CodecError(f"not a {writer.name}: came {type(record).__name__}")
     return record
+
+
+def _read_current(body: io.BytesIO, data: bytes, schema: Schema) -> Any:
+    parts = _AROUND_IDS.get(schema.name)
+    if parts is None:
+        return fastavro.schemaless_reader(body, schema.parsed, None)
+    start = body.tell()
+    head: Any = fastavro.schemaless_reader(body, parts[0], None)
+    found = texts_of_one_length(data, body.tell())
+    if found is None:
+        body.seek(start)
+        return fastavro.schemaless_reader(body, schema.parsed, None)
+    ids, end = found
+    body.seek(end)
+    tail: Any = fastavro.schemaless_reader(body, parts[1], None)
+    return {**head, _IDS: ids, **tail}
 
 
 def _read_json(data: bytes, name: str) -> Record:

@@ -263,7 +263,7 @@ def _pack_categorical(column: CategoricalColumn) -> Record:
 
 
 def _unpack(data: bytes, dtype: str, rows: int, name: str) -> Any:
-    width = np.dtype(dtype).itemsize
+    width = int(dtype[-1])
     if len(data) != rows * width:
         raise EventError(
             f"column {name!r}: expected {rows} values of {width} bytes (one per prediction_id), came {len(data)} bytes",
@@ -293,10 +293,10 @@ def _unpack_categorical(record: Record, rows: int, name: str) -> CategoricalColu
 def _checked_ids(ids: Sequence[str]) -> int:
     if not ids:
         raise EventError("the batch has no rows: publish nothing instead", reason="empty_batch")
-    lengths = list(map(len, ids))
-    if min(lengths) == 0 or max(lengths) > MAX_ID_LENGTH:
-        row = next(i for i, length in enumerate(lengths) if not 0 < length <= MAX_ID_LENGTH)
-        raise EventError(f"row {row}: a prediction_id has 1 to {MAX_ID_LENGTH} characters, came {lengths[row]}")
+    lengths = set(map(len, ids))
+    if 0 in lengths or max(lengths) > MAX_ID_LENGTH:
+        row = next(i for i, text in enumerate(ids) if not 0 < len(text) <= MAX_ID_LENGTH)
+        raise EventError(f"row {row}: a prediction_id has 1 to {MAX_ID_LENGTH} characters, came {len(ids[row])}")
     return len(ids)
 
 

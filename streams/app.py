@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import faust
+import mode.loop
 from faust.types import TP
 
 from driftline.codec import SchemaRegistry
@@ -126,6 +127,8 @@ class Worker:
 
     def run(self, log_level: str = "info") -> NoReturn:
         """Work until a signal comes; ends the process with status 0 then, or with another one if it cannot go on."""
+        if sys.platform != "win32":
+            mode.loop.use("uvloop")
         process = _Process(self.app, loglevel=log_level.upper(), quiet=False, redirect_stdouts=False)
         status: Any = EXIT_FAILED
         try:

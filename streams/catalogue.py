@@ -37,6 +37,7 @@ class Catalogue:
         self._registry = registry
         self._settings = settings
         self._consumer: Consumer | None = None
+        self._ends: Consumer | None = None
         self._next: dict[tuple[str, int], int] = {}
         self.specs: dict[str, DeploymentSpec] = {}
         self.baselines: dict[tuple[str, str], Baseline] = {}
@@ -50,12 +51,12 @@ class Catalogue:
             RegistryError: The schema registry does not answer.
         """
         try:
-            self._read(self._open())
+            self._read(*self._open())
         except KafkaException as error:
             raise StreamsError(f"the deployments and baselines topics cannot be read: {error}") from error
 
-    def _open(self) -> Consumer:
-        if self._consumer is None:
+    def _open(self) -> tuple[Consumer, Consumer]:
+        if self._consumer is None or self._ends is None:
             consumer = plain_consumer(self._settings, "catalogue")
             for topic in (self._topics.deployments, self._topics.baselines):
                 found = consumer.list_topics(topic, timeout=READ_TIMEOUT_SECONDS).topics[topic]
@@ -66,15 +67,16 @@ class Catalogue:
                 self._next |= {(topic, partition): 0 for partition in found.partitions}
             consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for topic, p in self._next])
             self._consumer = consumer
-        return self._consumer
+            # on the reader's own connection the question would wait behind a fetch that waits for news
+            self._ends = plain_consumer(self._settings, "catalogue")
+        return self._consumer, self._ends
 
-    def _read(self, consumer: Consumer) -> None:
-        ends = {
-            at: consumer.get_watermark_offsets(TopicPartition(*at), timeout=READ_TIMEOUT_SECONDS)[1]
-            for at in self._next
+    def _read(self, consumer: Consumer, ends: Consumer) -> None:
+        known = {
+            at: ends.get_watermark_offsets(TopicPartition(*at), timeout=READ_TIMEOUT_SECONDS)[1] for at in self._next
         }
         deadline = time.monotonic() + READ_TIMEOUT_SECONDS
-        while any(self._next[at] < end for at, end in ends.items()):
+        while any(self._next[at] < end for at, end in known.items()):
             for message in consumer.consume(1000, timeout=0.02):
                 at, offset = (str(message.topic()), int(message.partition() or 0)), int(message.offset() or 0)
                 error = message.error()

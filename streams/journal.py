@@ -83,6 +83,10 @@ class Journal:
         consumer = plain_consumer(self._settings, "journal")
         raw: dict[bytes, bytes] = {}
         try:
+            # asked first, the consumer knows the topic; otherwise it waits half a second before it looks
+            consumer.get_watermark_offsets(
+                TopicPartition(self._topics.streams_state, self._partition), timeout=OPEN_TIMEOUT_SECONDS
+            )
             consumer.assign([TopicPartition(self._topics.streams_state, self._partition, OFFSET_BEGINNING)])
             deadline = time.monotonic() + OPEN_TIMEOUT_SECONDS
             while (messages := self._read_some(consumer, raw)) is not None:

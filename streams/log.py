@@ -68,8 +68,10 @@ class LogReader:
         try:
             consumer.assign([TopicPartition(topic, self._partition, offset)])
             deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
+            at_once = 1  # a larger number is waited for to the end of the time
             while time.monotonic() < deadline:
-                for message in consumer.consume(500, timeout=0.05):
+                for message in consumer.consume(at_once, timeout=0.05):
+                    at_once = 500
                     deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
                     error = message.error()
                     if error is not None:

@@ -48,6 +48,7 @@ class WorkerProcess:
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
+        self.told_to_end = False
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
@@ -62,6 +63,7 @@ class WorkerProcess:
 
     def stop(self, timeout: float = 15) -> int:
         """End it as a supervisor does; its exit status."""
+        self.told_to_end = True
         self.process.terminate()
         return self.process.wait(timeout)
 
@@ -126,8 +128,8 @@ class World:
     def flush(self) -> None:
         assert self.producer.flush(30) == 0
 
-    def start(self, *options: str) -> WorkerProcess:
-        """Start a worker."""
+    def start(self, *options: str, before: str = "") -> WorkerProcess:
+        """Start a worker; ``before`` is Python that runs first, to break something."""
         number = len(self.workers)
         environment = {
             **os.environ,
@@ -135,7 +137,7 @@ class World:
             "DRIFTLINE_TOPIC_PREFIX": self.topics.prefix,
             "DRIFTLINE_APPLICATION_ID": self.settings.application_id,
         }
-        command = [sys.executable, "-c", START, "--data-dir", str(self._folder / f"worker-{number}")]
+        command = [sys.executable, "-c", before + START, "--data-dir", str(self._folder / f"worker-{number}")]
         command += ["--session-seconds", str(SESSION_SECONDS), *options]
         worker = WorkerProcess(command, environment, self._folder / f"worker-{number}.log")
         self.workers.append(worker)
@@ -183,7 +185,7 @@ class World:
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             for worker in self.workers:
-                if not worker.running and worker.process.returncode != -signal.SIGKILL:
+                if not (worker.running or worker.told_to_end or worker.process.returncode == -signal.SIGKILL):
                     assert supervised, f"a worker ended with {worker.process.returncode}: {worker.text[-3000:]}"
                     self.workers.remove(worker)
                     self.start()

@@ -4,6 +4,7 @@ import atexit
 import errno
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,6 +41,9 @@ _LOG_LINES_SHOWN = 12
 _LOG_LINE_LENGTH = 400
 # Java says what is wrong in the line before these.
 _STACK_FRAME = re.compile(r"\s+(at |\.\.\. \d+ more)")
+
+
+_FULL_DISK_BYTES = 64 * 1024
 
 
 class EmbeddedBroker:
@@ -333,7 +337,8 @@ class EmbeddedBroker:
         if status is not None:
             what += f" (killed by signal {-status})" if status < 0 else f" (exit status {status})"
         log = directory.log_since(self._log_start)
-        if os.strerror(errno.ENOSPC) in log:
+        # on a full disk the log's own last line may be cut off before it says so
+        if os.strerror(errno.ENOSPC) in log or shutil.disk_usage(directory.path).free < _FULL_DISK_BYTES:
             return BrokerError(
                 f"{what}: the disk of {directory.path} is full. Free some space and start again; "
                 "what was acknowledged is kept."

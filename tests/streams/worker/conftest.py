@@ -101,9 +101,9 @@ class World:
             | {"log_level": 0}
         )
 
-    def put(self, *specs_and_baselines: DeploymentSpec | Baseline) -> None:
+    def put(self, *specs_and_baselines: DeploymentSpec | Baseline, transactional_id: str | None = None) -> None:
         """Publish specifications and baselines; returns when they are acknowledged."""
-        with Publisher(self.settings) as publisher:
+        with Publisher(self.settings, transactional_id=transactional_id) as publisher:
             for each in specs_and_baselines:
                 if isinstance(each, Baseline):
                     key = baseline_key(each.deployment_id, each.model_version)

@@ -1,0 +1,149 @@
+"""A partition's owner and its journal, without a worker around them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from streams.catalogue import Catalogue
+from streams.errors import JournalError
+from streams.owner import OwnedPartition, Surroundings
+
+
+@pytest.fixture
+def surroundings(worlds: Any) -> Any:
+    """Of a world with one partition; what it was told is in ``told``."""
+    world = worlds()
+    thread = ThreadPoolExecutor(1)
+    told: list[Any] = []
+    shared = Surroundings(
+        settings=world.settings,
+        catalogue=Catalogue(world.settings),
+        catalogue_thread=thread,
+        registry=None,
+        end_offset=lambda topic, partition: 0,
+        committed=lambda partition, position: told.append(dict(position)),
+        failed=told.append,
+    )
+    yield world, shared, told
+    thread.shutdown()
+
+
+async def applied(world: Any, owned: OwnedPartition) -> None:
+    for message in world.messages(world.topics.predictions):
+        await owned.take(message)
+
+
+async def test_a_fenced_owner_commits_nothing_and_one_that_was_told_says_nothing(
+    surroundings: Any, samples: Any
+) -> None:
+    world, shared, _ = surroundings
+    world.put(samples.spec(), samples.baseline())
+    world.send(samples.rows(10))
+    world.flush()
+    first, second = OwnedPartition(0, shared), OwnedPartition(0, shared)
+    await first.open()
+    await applied(world, first)
+    await second.open()
+    with pytest.raises(JournalError, match="fenced"):
+        await first.commit()
+    assert world.counters("d")["rows"] == 0
+    await applied(world, second)
+    third = OwnedPartition(0, shared)
+    await third.open()
+    committing = asyncio.create_task(second.commit())
+    await asyncio.sleep(0)
+    second.drop()  # its partition was given away while it committed
+    await committing
+    await applied(world, third)
+    await third.commit()
+    assert world.counters("d")["rows"] == 10
+    first.drop()
+    third.drop()
+
+
+async def test_ids_are_remembered_as_they_were_judged_then(surroundings: Any, samples: Any) -> None:
+    """After a restart, messages are read again that came under other rules: refused then is not seen."""
+    world, shared, _ = surroundings
+    rows = samples.rows(40)
+    part = samples.part
+    later = dataclasses.replace(rows, timestamps_us=rows.timestamps_us.copy())
+    later.timestamps_us[20] = samples.t0 - 10**15
+    world.put(samples.spec(), samples.baseline())
+    world.send(part(rows, slice(0, 10)))  # counted
+    world.send(part(rows, slice(10, 20)), key=b"d#0")  # wrong key
+    world.send(part(later, slice(20, 30)))  # one row out of time
+    world.send(part(rows, slice(30, 40)))
+    world.flush()
+    owned = OwnedPartition(0, shared)
+    await owned.open()
+    await applied(world, owned)
+    world.put(samples.spec(shards=2, earliest_event_time_us=0, revision=2))
+    await owned.commit()
+    owned.drop()
+
+    restarted = OwnedPartition(0, shared)
+    await restarted.open()
+    restarted.follow_catalogue()
+    world.send(rows, key=b"d#0")
+    world.flush()
+    position = restarted.partition.position[world.topics.predictions]
+    (message,) = [m for m in world.messages(world.topics.predictions) if m.offset >= position]
+    await restarted.take(message)
+    await restarted.commit()
+    counters = world.counters("d")
+    assert (counters["rows"], counters["duplicate_rows"]) == (40, 29)
+    restarted.drop()
+
+
+async def test_a_journal_of_another_log_is_refused(surroundings: Any, samples: Any) -> None:
+    """The topic was made anew: its offsets would be taken for those that were applied."""
+    world, shared, _ = surroundings
+    world.put(samples.spec(), samples.baseline())
+    world.send(samples.rows(10))
+    world.flush()
+    owned = OwnedPartition(0, shared)
+    await owned.open()
+    message = dataclasses.replace(samples.message(samples.rows(5), 0), topic=world.topics.predictions)
+    for offset in range(3):  # as if the log had been longer
+        await owned.take(dataclasses.replace(message, offset=offset))
+    await owned.commit()
+    owned.drop()
+    with pytest.raises(JournalError, match="made anew"):
+        await OwnedPartition(0, shared).open()
+
+
+async def test_an_alarm_does_not_wait_for_the_next_commit(surroundings: Any, samples: Any) -> None:
+    world, shared, told = surroundings
+    world.put(samples.spec(), samples.baseline())
+    for k, shift in enumerate((0.0, 0.0, 3.0)):
+        world.send(samples.rows(2000, first=2000 * k, at=100 * k, every=0.05, shift=shift))
+    world.flush()
+    owned = OwnedPartition(0, shared)
+    await owned.open()
+    await applied(world, owned)
+    for _ in range(100):
+        if world.read("alerts"):
+            break
+        await asyncio.sleep(0.02)
+    assert [found.record["status"] for found in world.read("alerts")] == ["firing"]
+    assert told[-1][world.topics.predictions] == 3
+    owned.drop()
+
+
+async def test_specifications_may_come_in_a_transaction(worlds: Any, samples: Any) -> None:
+    """Its marker is an offset that no message has."""
+    world = worlds()
+    catalogue = Catalogue(world.settings)
+    catalogue.refresh()
+    assert not catalogue.specs
+    for name in ("d", "e"):
+        world.put(samples.spec(name), transactional_id=f"{world.topics.prefix}test")
+        catalogue.refresh()
+        assert name in catalogue.specs
+    catalogue.refresh()
+    assert catalogue.changes == 2

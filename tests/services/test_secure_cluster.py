@@ -130,9 +130,7 @@ def test_a_cluster_with_tls_and_a_password_serves_every_part(secure_cluster: dic
     outputs = []
 
     def run(*words: str, behind: bool = False) -> str:
-        began = time.monotonic()
         done = driftline(secure_cluster, *words, folder=tmp_path)
-        print(words, time.monotonic() - began)
         outputs.append(done.stdout + done.stderr)
         assert behind or done.returncode == 0, done.stderr
         return done.stdout

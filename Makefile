@@ -38,7 +38,7 @@ check: $(VENV)/.ready ## Lint, format, types, direction of imports
 .venv-peers/.ready: requirements/peers.lock $(VENV)/.ready
 	@echo "Installing the peers into .venv-peers …"
 	@$(PYTHON) -m venv .venv-peers
-	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $< \
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r $< \
 		|| { echo "The peers cannot be installed here; the benches go on without them."; rm -rf .venv-peers; mkdir .venv-peers; }
 	@touch $@
 

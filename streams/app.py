@@ -78,7 +78,7 @@ class Worker:
         self._opening: dict[int, asyncio.Task[OwnedPartition]] = {}
         self._latest_opening: dict[int, asyncio.Task[OwnedPartition]] = {}
         self._may_open = asyncio.Semaphore(OPENING_AT_ONCE)
-        self._assigned_at = time.monotonic()
+        self._assigned_at = self._took_at = time.monotonic()
         self._catalogue = Catalogue(settings, registry)
         self._shared = Surroundings(
             settings=settings,
@@ -164,6 +164,7 @@ class Worker:
             tuple(source.headers.items() if isinstance(source.headers, dict) else source.headers or ()),
         )
         place_at = await owned.take(message)
+        self._took_at = time.monotonic()
         if place_at is not None:
             await self._place(TP(message.topic, partition), place_at)
 
@@ -232,6 +233,9 @@ class Worker:
     async def _on_revoked(self, _app: Any, revoked: Any, *_: Any, **__: Any) -> None:
         for partition in {tp.partition for tp in revoked if tp.topic in self._topics}:
             self._opening.pop(partition, None)
+            latest = self._latest_opening.get(partition)
+            if latest is not None and latest.done():
+                del self._latest_opening[partition]  # it holds the partition's state
             owned = self._owned.pop(partition, None)
             if owned is not None:
                 owned.drop()
@@ -242,9 +246,11 @@ class Worker:
         Around a rebalance Faust drops messages that its consumer has passed; the next message would show the gap, but
         on a quiet topic there is none.
         """
+        busy = time.monotonic() - self._took_at < STANDING_SECONDS
         for owned in list(self._owned.values()):
             standing = time.monotonic() - owned.progressed_at
-            if standing < STANDING_SECONDS or not self._may_be_behind(owned):
+            # while the agent is busy, what is due may wait in its buffer
+            if standing < STANDING_SECONDS * (5 if busy else 1) or not self._may_be_behind(owned):
                 continue
             try:
                 due = await owned.due()
@@ -258,12 +264,14 @@ class Worker:
             elif standing > self._stall_seconds:
                 end(EXIT_STALLED, f"{due[0]}/{owned.number}: no progress for {standing:.0f} s at offset {due[1]}")
             else:
-                await self._place(TP(due[0], owned.number), due[1])
+                place_at = owned.place(due[0])
+                if place_at is not None:
+                    await self._place(TP(due[0], owned.number), place_at)
 
     def _may_be_behind(self, owned: OwnedPartition) -> bool:
         """Whether the log was seen to go on beyond what was applied; true where nothing was seen of it yet."""
         ends = {topic: self._shared.end_offset(topic, owned.number) for topic in self._topics}
-        return any(end == 0 or end > owned.partition.position[topic] for topic, end in ends.items())
+        return any(end < 0 or end > owned.partition.position[topic] for topic, end in ends.items())
 
     async def _place(self, tp: TP, offset: int) -> None:
         if tp in self.app.consumer.assignment():

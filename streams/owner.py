@@ -45,7 +45,7 @@ class Surroundings:
         catalogue: Specifications and baselines.
         catalogue_thread: The one thread that may touch the catalogue.
         registry: For records in the Confluent wire format.
-        end_offset: Where a topic's partition was last seen to end; 0 if nothing is known.
+        end_offset: Where a topic's partition was last seen to end; negative if nothing is known.
         committed: Told a partition's positions after every commit.
         failed: Told of an error that the worker cannot go on with.
     """
@@ -120,9 +120,9 @@ class OwnedPartition:
         position = self.partition.position[message.topic]
         if message.offset < position:
             far = position - message.offset > PLACE_AFRESH_BEYOND
-            return self._place(message.topic, position) if far else None
+            return self.place(message.topic) if far else None
         if message.offset > position and not await self._gap_is_in_the_log(message, position):
-            return self._place(message.topic, position)
+            return self.place(message.topic)
         decoded = decode_message(message, self._topics, self._shared.registry)
         await self._look_up(decoded)
         if self.dropped:
@@ -134,8 +134,9 @@ class OwnedPartition:
         await self._keep_up()
         return None
 
-    def _place(self, topic: str, position: int) -> int | None:
+    def place(self, topic: str) -> int | None:
         """Where to place the consumer; None while it is on its way there."""
+        position = self.partition.position[topic]
         known, since = self._placed.get(topic, (-1, 0.0))
         if known == position and time.monotonic() - since < PLACING_SECONDS:
             return None

@@ -49,9 +49,10 @@ class CommittedReadingThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     def highwater(self, tp: TP) -> int:
-        """The end of what can be read; 0 before the first answer."""
+        """The end of what can be read; -1 before the first answer."""
         consumer = self._ensure_consumer()
-        return int((consumer.last_stable_offset(tp) if tp in consumer.assignment() else 0) or 0)
+        offset = consumer.last_stable_offset(tp) if tp in consumer.assignment() else None
+        return -1 if offset is None else int(offset)
 
 
 class JournalConsumer(driver.Consumer):

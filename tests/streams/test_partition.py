@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from driftline.codec import encode
 from driftline.events import CategoricalColumn
 from streams.baseline import build_baseline
+from streams.decoding import decode_message
 from streams.errors import StreamsError
 from streams.messages import Message
+from streams.partition import Partition
 from streams.specification import FalseAlarmBudget, FeatureSpec
 
 ROWS = 400
@@ -103,6 +105,35 @@ def test_what_was_not_committed_is_applied_again_with_the_same_result(samples: A
     uninterrupted.commit()
     assert survivor.digest() == uninterrupted.digest()
     assert crashed.emissions + survivor.emissions == uninterrupted.emissions
+
+
+def test_ids_in_the_registry_s_wire_format_are_remembered(samples: Any) -> None:
+    class Registry:
+        """One that knows what it registered."""
+
+        def __init__(self) -> None:
+            self.schemas: list[Any] = []
+
+        def id_of(self, schema: Any) -> int:
+            self.schemas.append(schema)
+            return len(self.schemas) - 1
+
+        def schema_of(self, schema_id: int) -> Any:
+            return self.schemas[schema_id]
+
+    registry = Registry()
+    plain = samples.message(samples.rows(10), 0)
+    message = dataclasses.replace(plain, value=encode("PredictionBatch", samples.rows(10).to_record(), registry))
+    machine = samples.machine()
+    machine.partition.apply(decode_message(message, samples.topics, registry))
+    machine.commit()
+    restarted = Partition(0, samples.topics)
+    to_remember = restarted.restore(machine.records)
+    restarted.remember([message], registry)
+    assert to_remember == range(1)
+    restarted.apply(decode_message(dataclasses.replace(plain, offset=1), samples.topics))
+    records, _, _ = restarted.take()
+    assert records[b"deployment/d"]["duplicate_rows"] == 10  # type: ignore[index]
 
 
 def test_two_machines_say_the_same(samples: Any) -> None:

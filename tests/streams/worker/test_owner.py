@@ -127,7 +127,7 @@ async def test_an_alarm_does_not_wait_for_the_next_commit(surroundings: Any, sam
     await owned.open()
     await applied(world, owned)
     for _ in range(100):
-        if world.read("alerts"):
+        if told[-1][world.topics.predictions] == 3:
             break
         await asyncio.sleep(0.02)
     assert [found.record["status"] for found in world.read("alerts")] == ["firing"]

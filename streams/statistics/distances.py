@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.special import rel_entr, xlogy
 
 from streams.statistics.arrays import Floats
+from streams.statistics.layouts import PROBABILITY_FLOOR
 
 
 def _empirical(counts: ArrayLike) -> Floats:
@@ -32,6 +33,12 @@ def _smoothed(counts: ArrayLike, p0: ArrayLike) -> Floats:
     return np.where(total > 0, smoothed, np.nan)
 
 
+def _sum_over_used(terms: Floats, counts: ArrayLike, p0: Floats) -> Floats:
+    """Sum over the bins that reference or events fill: the floor under the others is ours, not the data's."""
+    unused = (np.asarray(counts) == 0) & (p0 <= PROBABILITY_FLOOR)
+    return np.asarray(np.where(unused & np.isfinite(terms), 0.0, terms).sum(axis=-1))
+
+
 def population_stability_index(counts: ArrayLike, p0: ArrayLike) -> Floats:
     """PSI = sum_k (p_k - p0_k) log(p_k / p0_k), in nats (the symmetric divergence of Jeffreys 1946).
 
@@ -40,12 +47,13 @@ def population_stability_index(counts: ArrayLike, p0: ArrayLike) -> Floats:
     properties of the population stability index", 2020).
     """
     p, q = _smoothed(counts, p0), np.asarray(p0, np.float64)
-    return np.asarray(((p - q) * np.log(p / q)).sum(axis=-1))
+    return _sum_over_used((p - q) * np.log(p / q), counts, q)
 
 
 def kl_divergence_nats(counts: ArrayLike, p0: ArrayLike) -> Floats:
     """Kullback-Leibler divergence sum_k p_k log(p_k / p0_k) in nats, p_k smoothed as for PSI."""
-    return np.asarray(rel_entr(_smoothed(counts, p0), np.asarray(p0, np.float64)).sum(axis=-1))
+    q = np.asarray(p0, np.float64)
+    return _sum_over_used(rel_entr(_smoothed(counts, p0), q), counts, q)
 
 
 def jensen_shannon_divergence_bits(counts: ArrayLike, p0: ArrayLike) -> Floats:

@@ -96,7 +96,7 @@ def _timeline(story: Story) -> go.Figure:
             line={"width": 1.5},
             visible=True if shown else "legendonly",
         )
-    for alert in story.firing:
+    for i, alert in enumerate(story.firing):
         causes = ", ".join(cause["stream"] for cause in alert["causes"])
         change, detected = when(alert["change_time_us"]), when(alert["detection_time_us"])
         figure.add_vrect(x0=change, x1=detected, fillcolor=_ORANGE, opacity=0.07, line_width=0)

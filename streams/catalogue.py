@@ -21,6 +21,9 @@ from streams.specification import DeploymentSpec
 
 READ_TIMEOUT_SECONDS = 30.0
 
+OPEN_TRANSACTION_SECONDS = 2.0
+"""A commit that its publisher was told of can be read some milliseconds later; so long it is waited for."""
+
 logger = logging.getLogger("driftline.streams.catalogue")
 
 
@@ -39,6 +42,7 @@ class Catalogue:
         self._consumer: Consumer | None = None
         self._ends: Consumer | None = None
         self._next: dict[tuple[str, int], int] = {}
+        self._end_seen: dict[tuple[str, int], int] = {}
         self.specs: dict[str, DeploymentSpec] = {}
         self.baselines: dict[tuple[str, str], Baseline] = {}
         self.changes = 0
@@ -52,8 +56,12 @@ class Catalogue:
         """
         try:
             self._read(*self._open())
-        except KafkaException as error:
-            raise StreamsError(f"the deployments and baselines topics cannot be read: {error}") from error
+        except Exception as error:
+            # what was fetched and not taken would be missing: the next reading begins anew
+            self._consumer, self._next, self._end_seen = None, {}, {}
+            if isinstance(error, KafkaException):
+                raise StreamsError(f"the deployments and baselines topics cannot be read: {error}") from error
+            raise
 
     def _open(self) -> tuple[Consumer, Consumer]:
         if self._consumer is None or self._ends is None:
@@ -68,15 +76,21 @@ class Catalogue:
             consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for topic, p in self._next])
             self._consumer = consumer
             # on the reader's own connection the question would wait behind a fetch that waits for news
-            self._ends = plain_consumer(self._settings, "catalogue")
+            self._ends = plain_consumer(self._settings, "catalogue", isolation_level="read_uncommitted")
         return self._consumer, self._ends
 
     def _read(self, consumer: Consumer, ends: Consumer) -> None:
         known = {
             at: ends.get_watermark_offsets(TopicPartition(*at), timeout=READ_TIMEOUT_SECONDS)[1] for at in self._next
         }
-        deadline = time.monotonic() + READ_TIMEOUT_SECONDS
-        while any(self._next[at] < end for at, end in known.items()):
+        started = time.monotonic()
+        deadline = started + READ_TIMEOUT_SECONDS
+        while behind := {at for at, end in known.items() if self._next[at] < end}:
+            if (
+                all(self._end_seen.get(at) == self._next[at] for at in behind)
+                and time.monotonic() - started > OPEN_TRANSACTION_SECONDS
+            ):
+                return  # what somebody has not committed is not published
             for message in consumer.consume(1000, timeout=0.02):
                 at, offset = (str(message.topic()), int(message.partition() or 0)), int(message.offset() or 0)
                 error = message.error()
@@ -85,6 +99,7 @@ class Catalogue:
                     self._next[at] = offset + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     self._next[at] = offset  # also past markers of transactions and what compaction removed
+                    self._end_seen[at] = offset
                 else:
                     raise KafkaException(error)
                 deadline = time.monotonic() + READ_TIMEOUT_SECONDS

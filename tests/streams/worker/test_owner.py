@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
+from driftline.codec import encode
 from streams.catalogue import Catalogue
 from streams.errors import JournalError
 from streams.owner import OwnedPartition, Surroundings
@@ -145,5 +148,18 @@ async def test_specifications_may_come_in_a_transaction(worlds: Any, samples: An
         world.put(samples.spec(name), transactional_id=f"{world.topics.prefix}test")
         catalogue.refresh()
         assert name in catalogue.specs
+    begun = time.monotonic()
     catalogue.refresh()
     assert catalogue.changes == 2
+    assert time.monotonic() - begun < 0.5
+
+    hanging = Producer(world.settings.client(transactional_id=f"{world.topics.prefix}hanging") | {"log_level": 0})
+    hanging.init_transactions(20)
+    hanging.begin_transaction()
+    hanging.produce(world.topics.deployments, encode("DeploymentSpec", samples.spec("f").to_record()), b"f")
+    hanging.flush()
+    catalogue.refresh()
+    assert "f" not in catalogue.specs
+    hanging.commit_transaction(20)
+    catalogue.refresh()
+    assert "f" in catalogue.specs

@@ -101,8 +101,16 @@ def _timeline(story: Story) -> go.Figure:
         change, detected = when(alert["change_time_us"]), when(alert["detection_time_us"])
         figure.add_vrect(x0=change, x1=detected, fillcolor=_ORANGE, opacity=0.07, line_width=0)
         figure.add_vline(x=detected, line={"color": _ORANGE, "width": 1.5, "dash": "dot"})
+        # labels of alarms that follow each other closely must not overlap
         figure.add_annotation(
-            x=detected, y=1, yref="paper", text=causes, textangle=-90, showarrow=False, xshift=9, yanchor="top"
+            x=detected,
+            y=1 - 0.3 * (i % 3),
+            yref="paper",
+            text=causes,
+            textangle=-90,
+            showarrow=False,
+            xshift=9,
+            yanchor="top",
         )
     figure.update_layout(**_LAYOUT, height=420, yaxis={"title": "PSI of the day", "type": "log"})
     return figure

@@ -32,14 +32,15 @@ NAMES = ("whylogs", "evidently")
 def plain_consumer(cluster: Cluster, rows_wanted: int) -> list[Figure]:
     """What fetching and decoding alone allow on this machine, with confluent-kafka's consumer."""
     topic = cluster.settings.topics.predictions
-    reader = consumer(cluster.settings, enable_partition_eof=False)
+    # by default librdkafka pauses for a second when it is ahead
+    reader = consumer(cluster.settings, enable_partition_eof=False, fetch_queue_backoff_ms=2)
     reader.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
     messages = reader.consume(1, timeout=30)
     rows, begin, cpu = 0, time.monotonic(), time.process_time()
     while rows < rows_wanted:
         for message in messages:
             rows += PredictionColumns.from_record(decode(message.value())[1]).rows
-        messages = reader.consume(500, timeout=1)
+        messages = reader.consume(50, timeout=1)
     seconds, cpu_seconds = time.monotonic() - begin, time.process_time() - cpu
     reader.close()
     note = "confluent-kafka: no state, no statistics, no commits"

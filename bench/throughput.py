@@ -133,7 +133,9 @@ def main() -> None:
         run = run_worker(running, rows)
         figures = run.figures()
         if not options.worker_only:
-            figures += stages.measure(running, deployments[0], run.messages_per_commit, 1e6 / run.rows_per_cpu_second)
+            main_us = run.main_seconds / run.cpu_rows * 1e6
+            others_us = (run.cpu_seconds - run.main_seconds) / run.cpu_rows * 1e6
+            figures += stages.measure(running, deployments[0], run.messages_per_commit, main_us, others_us)
             figures += peers.plain_consumer(running, rows)
     if not options.worker_only:
         figures += peers.measure(traffic, run.rows_per_second, run.rows_per_cpu_second)

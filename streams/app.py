@@ -104,7 +104,7 @@ class Worker:
             topic_allow_declare=False,
             topic_disable_leader=True,
             consumer_auto_offset_reset="earliest",
-            consumer_max_fetch_size=4 << 20,
+            consumer_max_fetch_size=2 << 20,
             broker_max_poll_records=200,
             broker_commit_interval=1.0,
             broker_session_timeout=session_seconds,

@@ -58,7 +58,7 @@ def test_the_client_needs_three_packages_only() -> None:
 
 @pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_schema_parses_and_is_named_after_its_file(path: Path) -> None:
-    schema: Any = fastavro.schema.load_schema(path, _write_hint=False)
+    schema: Any = fastavro.schema.load_schema(str(path), _write_hint=False)
     name = schema["name"].removeprefix("driftline.")
     assert path.stem.replace("_", "").lower() == name.lower()
     assert not list(path.parent.glob("*.py")), "schemas are data"

@@ -240,7 +240,7 @@ class World:
             assert message is not None, "the broker does not answer"
             error = message.error()
             if error is None:
-                headers = tuple(message.headers() or ())
+                headers: Any = tuple(message.headers() or ())
                 sent_ms = message.timestamp()[1]
                 found.append(
                     Message(

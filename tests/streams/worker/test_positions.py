@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]  # public by its documentation
+from confluent_kafka.admin import AdminClient
 
 from driftline.codec import encode
 

@@ -1,6 +1,6 @@
 """How long an alert takes from the topic to the people: record on ``alerts`` to request at the receiver.
 
-    python bench/alerting.py [--alerts 300] [--bootstrap-servers HOST:PORT]
+    python -m bench.alerting [--alerts 300] [--bootstrap-servers HOST:PORT]
 
 Starts a broker (unless one is named), the service as a process of its own and local receivers, and publishes alerts at
 random moments. Prints a table and writes build/bench/alerting.json. Exits with status 1 if a figure breaks its bound.
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 from confluent_kafka import Producer
-from report import broken, figure, write
 
+from bench.report import broken, figure, write
 from driftline.codec import encode
 from driftline.settings import KafkaSettings
 from driftline.topics import Topics

@@ -1,6 +1,6 @@
 """The audit ledger: events a second into it, how soon they are sealed, and how quickly the record is verified.
 
-    python bench/audit.py [--records 200000]
+    python -m bench.audit [--records 200000]
 
 Starts an embedded broker of its own. Prints a table and writes build/bench/audit.json. Exits with status 1 if a
 figure breaks its bound.
@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from confluent_kafka import Producer
-from report import Figure, broken, figure, write
 
+from bench.report import Figure, broken, figure, write
 from driftline.codec import encode
 from driftline.settings import KafkaSettings
 from services.audit import AuditTrail

@@ -1,6 +1,6 @@
 """What a prediction costs the application that logs it, and how fast the client delivers.
 
-    python bench/client.py [--rows 20000] [--bootstrap-servers HOST:PORT]
+    python -m bench.client [--rows 20000] [--bootstrap-servers HOST:PORT]
 
 Starts a broker (unless one is named) and logs rows of 20 features (16 numbers, 4 texts) to it: at a pace, as a serving
 application does, and as fast as it goes. Prints a table and writes build/bench/client.json. Exits with status 1 if a
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import orjson
-from report import Figure, broken, figure, write
 
+from bench.report import Figure, broken, figure, write
 from driftline import Client, KafkaSettings, Topics
 from services.broker.embedded import EmbeddedBroker
 from services.topics import ensure_topics

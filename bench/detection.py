@@ -1,6 +1,6 @@
 """False alarms against the bound, delay against the information-theoretic limit, and what the statistics cost.
 
-    python bench/detection.py [--seed 0] [--output build/bench/detection.json]
+    python -m bench.detection [--seed 0] [--output build/bench/detection.json]
 
 Prints a table and writes a list of {metric, value, unit, bound, holds, note}. Everything but the timings is
 determined by the seed. Simulated streams have known distributions, so "no change" is exact. Exits with status 1 if a

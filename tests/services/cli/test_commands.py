@@ -17,6 +17,7 @@ from driftline.codec import decode, encode
 from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.settings import KafkaSettings
 from driftline.topics import Topics
+from services.cli import output
 from services.cli.main import main
 from services.kafka import publish, read_to_end
 from services.publish.publishing import shard_of
@@ -53,7 +54,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(settings: KafkaSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr(output.stdout, "width", 140)  # the console took its width from the test runner
 
     def call(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:

@@ -17,15 +17,15 @@ SECONDS = 4.0
 
 def whylogs(_reference: pd.DataFrame) -> Callable[[pd.DataFrame], object]:
     os.environ["WHYLOGS_NO_ANALYTICS"] = "True"
-    import whylogs as why
+    import whylogs as why  # type: ignore[import-not-found]  # installed in .venv-peers only
 
     return lambda current: why.log(pandas=current).view()
 
 
 def evidently(reference: pd.DataFrame) -> Callable[[pd.DataFrame], object]:
     os.environ["DO_NOT_TRACK"] = "1"
-    from evidently import Report
-    from evidently.presets import DataDriftPreset
+    from evidently import Report  # type: ignore[import-not-found]  # installed in .venv-peers only
+    from evidently.presets import DataDriftPreset  # type: ignore[import-not-found]  # installed in .venv-peers only
 
     return lambda current: Report([DataDriftPreset()]).run(current, reference).dict()
 

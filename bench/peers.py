@@ -84,7 +84,7 @@ def measure(traffic: Traffic, rows_per_second: float, rows_per_cpu_second: float
 
 def _write_rows(traffic: Traffic, path: Path) -> None:
     """The reference and the largest batch as arrays: both numpy versions read them."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, rows in (("reference", REFERENCE_ROWS), ("current", max(SIZES))):
         batch = traffic.batch("peers", rows, 0, 1)
         arrays |= {f"{part}/{name}": values for name, values in batch.numeric.items()}

@@ -19,11 +19,12 @@ from driftline.topics import Topics
 from services.kafka import read_to_end
 from streams import partition as partition_module
 from streams.baseline import Baseline
+from streams.decoding import decode_message
 from streams.identities import Identities
 from streams.journal import Journal
 from streams.messages import Message
 from streams.monitor import Monitors
-from streams.partition import Partition, decode_message
+from streams.partition import Partition
 from streams.specification import DeploymentSpec
 
 _STAGES: tuple[tuple[str, Any, str], ...] = (

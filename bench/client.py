@@ -29,8 +29,8 @@ from services.topics import ensure_topics
 
 ROW = {f"number_{i}": i * 1.25 for i in range(16)} | {f"text_{i}": f"value {i}" for i in range(4)}
 PACE_SECONDS = 0.0005
-# Wide enough for a machine with other work, on which these were seen at 24 µs, 66 µs and 166,000 rows/s; alone they are
-# 9 µs, 48 µs and 515,000 rows/s.
+# Two shared cores without other work measure 7 µs, 47 µs and 505,000 rows/s; beside six busy programs it was
+# 24 µs, 66 µs and 166,000 rows/s.
 BOUND_P50_US = 25.0
 BOUND_P99_US = 250.0
 BOUND_TABLE_ROWS_PER_SECOND = 300_000

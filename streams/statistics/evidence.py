@@ -32,7 +32,6 @@ the last-bit differences between mathematical libraries from accumulating.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,16 +79,6 @@ def make_bets(tilts: Tilts, reference_counts: ArrayLike, margin: ArrayLike, temp
     if not ((gamma > 0) & (gamma <= 1)).all():
         raise ValueError("tempering exponents must lie in (0, 1]; more than 1 would break the bound")
     return Bets(tilts.shapes, normaliser, gamma, log_prior(tilts, counts))
-
-
-def stack_bets(parts: Sequence[Bets]) -> Bets:
-    """One block out of several of the same layout, streams in order."""
-    return Bets(
-        parts[0].shapes,
-        np.concatenate([part.log_normaliser for part in parts]),
-        np.concatenate([part.tempering for part in parts]),
-        np.concatenate([part.log_weights for part in parts]),
-    )
 
 
 def empty_base(bets: Bets) -> Floats:
@@ -151,37 +140,6 @@ def monitor_log_weights(importance: ArrayLike, floor: float = 0.0) -> Floats:
         return np.asarray(np.log(shares))
 
 
-def monitor_log_evidence(stream_evidence: Floats, log_weights: Floats) -> float:
-    """Log M of a monitor: the weighted average of its streams. A muted stream has the log weight -inf."""
-    return float(log_sum_exp(stream_evidence + log_weights))
-
-
-def monitor_shares(stream_evidence: Floats, log_weights: Floats) -> Floats:
-    """Share float64[S] of a monitor's evidence that each stream contributes: the ranking of causes. Zeros if there is
-    none.
-    """
-    total = monitor_log_evidence(stream_evidence, log_weights)
-    if total == -np.inf:
-        return np.zeros(stream_evidence.shape)
-    return np.asarray(np.exp(stream_evidence + log_weights - total))
-
-
 def since_log_evidence(bets: Bets, since_counts: Counts) -> Floats:
-    """The log of sum_i w_i e_i float64[S]: evidence of each stream against "no change since its last regeneration"."""
+    """The log of sum_i w_i e_i float64[S]: evidence of each stream against "no change since these counts began"."""
     return log_sum_exp(log_e_values(bets, since_counts) + bets.log_weights)
-
-
-def regenerate(bets: Bets, since_counts: Counts, since_start_us: Counts, now_us: int) -> tuple[Counts, Counts]:
-    """The change point record at a start slot: streams without evidence since their last regeneration begin anew.
-
-    Page's rule ("Continuous inspection schemes", Biometrika 41, 1954) for the mixture: the CUSUM max(0, log
-    likelihood ratio) regenerates where the ratio of the mixture falls to one or below. At an alarm ``since_start_us``
-    estimates when the change began and ``since_counts`` are the counts that effect sizes are computed from. The
-    mixture, not the largest tilt, decides: some tilt out of dozens is above zero most of the time, which would date
-    changes far too early.
-
-    ``since_counts``: int64[S, K]; ``since_start_us``: int64[S]; ``now_us``: event time of the start slot. Returns
-    both anew.
-    """
-    quiet = since_log_evidence(bets, since_counts) <= 0
-    return np.where(quiet[:, None], 0, since_counts), np.where(quiet, now_us, since_start_us)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
 
 from streams.statistics.evidence import (
     Bets,
@@ -14,17 +13,12 @@ from streams.statistics.evidence import (
     empty_counts,
     log_e_values,
     make_bets,
-    monitor_log_evidence,
     monitor_log_weights,
-    monitor_shares,
-    regenerate,
-    since_log_evidence,
-    stack_bets,
     start_slot,
     stream_log_evidence,
 )
 from streams.statistics.layouts import CATEGORICAL, NUMERIC, nominal_probabilities
-from streams.statistics.tilts import CATEGORICAL_TILTS, NUMERIC_TILTS, Tilts, tilts_of
+from streams.statistics.tilts import NUMERIC_TILTS, Tilts, tilts_of
 
 CHANGED = np.roll(nominal_probabilities(), 1)
 
@@ -127,47 +121,11 @@ def test_a_stream_of_the_baseline_loses_evidence_and_a_changed_one_gains() -> No
     assert stream_log_evidence(bets, base, changed)[0] > 20
 
 
-def test_a_monitor_averages_its_streams_and_ranks_causes() -> None:
-    weights = monitor_log_weights([3, 1, 0], floor=0.3)
-    assert np.exp(weights).sum() == pytest.approx(1)
-    assert np.exp(weights) == pytest.approx([0.1 + 0.7 * 0.75, 0.1 + 0.7 * 0.25, 0.1])
-    evidence = np.array([2.0, 5.0, -np.inf])
-    expected = math.log(math.exp(2 + weights[0]) + math.exp(5 + weights[1]))
-    assert monitor_log_evidence(evidence, weights) == pytest.approx(expected)
-    shares = monitor_shares(evidence, weights)
-    assert shares.sum() == pytest.approx(1)
-    assert shares.argmax() == 1 and shares[2] == 0
-    muted = weights.copy()
-    muted[1] = -np.inf
-    assert monitor_log_evidence(evidence, muted) == pytest.approx(2 + weights[0])
-    silent = np.full(3, -np.inf)
-    assert monitor_log_evidence(silent, weights) == -np.inf
-    assert (monitor_shares(silent, weights) == 0).all()
-
-
 def test_monitor_weights_refuse_nonsense_and_default_to_equal() -> None:
     assert np.exp(monitor_log_weights([0, 0])) == pytest.approx([0.5, 0.5])
     for wrong in ([-1, 1], [float("nan"), 1], [float("inf"), 1]):
         with pytest.raises(ValueError, match="importances"):
             monitor_log_weights(wrong)
-
-
-def test_the_change_point_record_dates_a_change_to_its_slot() -> None:
-    """A change of 0.5 sd after 30 slots of 100 events: the estimate is within three slots, for nine streams of ten."""
-    streams, change = 50, 30
-    rng = np.random.default_rng(17)
-    bets = make_bets(NUMERIC_TILTS, np.tile(nominal_probabilities(), (streams, 1)), 0.02)
-    since, start = empty_counts(bets), np.zeros(streams, np.int64)
-    edges = norm.ppf(np.cumsum(nominal_probabilities())[1:12])
-    shifted = np.zeros(15)
-    shifted[1:13] = np.diff(norm.cdf(np.concatenate([[-np.inf], edges - 0.5, [np.inf]])))
-    for slot in range(change + 6):
-        since, start = regenerate(bets, since, start, slot)
-        since = since + rng.multinomial(100, nominal_probabilities() if slot < change else shifted, size=streams)
-    assert (since_log_evidence(bets, since) > 5).all()
-    error = start - change
-    assert np.mean(np.abs(error) <= 3) >= 0.9
-    assert (since.sum(axis=1) == (change + 6 - start) * 100).all()
 
 
 def test_bets_refuse_what_would_break_the_bound() -> None:
@@ -178,12 +136,3 @@ def test_bets_refuse_what_would_break_the_bound() -> None:
         make_bets(NUMERIC_TILTS, np.zeros(15), 0.05)
     with pytest.raises(ValueError, match="15 bins"):
         make_bets(NUMERIC_TILTS, np.ones(23), 0.05)
-
-
-def test_blocks_stack_in_order() -> None:
-    first = make_bets(CATEGORICAL_TILTS, np.arange(23), 0.05, 0.5)
-    second = make_bets(CATEGORICAL_TILTS, np.arange(23)[::-1], 0.01)
-    both = stack_bets([first, second])
-    assert both.streams == 2
-    assert (both.log_normaliser[1] == second.log_normaliser[0]).all()
-    assert (both.tempering[:, 0] == [0.5, 1.0]).all()

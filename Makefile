@@ -27,7 +27,7 @@ demo: setup ## Run the whole pipeline on real data and write demo-report.html
 	@$(BIN)/driftline demo
 
 test: setup ## Run the tests, with a real broker
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.ready ## Lint, format, types, direction of imports
 	@$(BIN)/ruff check .

@@ -15,6 +15,8 @@ from typing import Any
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.errors import StreamsError
+
 FETCH_MAX_WAIT_MS = 25
 """How long a broker may hold a fetch request that finds nothing; Faust's own is 1.5 s.
 
@@ -43,7 +45,9 @@ class CommittedReadingThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         if not (hasattr(consumer, "_isolation_level") and hasattr(consumer, "_fetch_max_wait_ms")):
-            raise NotImplementedError("this aiokafka keeps its settings elsewhere; pin the one that was tested")
+            raise StreamsError(
+                "this aiokafka keeps its settings elsewhere: install the one that requirements/all.lock pins"
+            )
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         return consumer

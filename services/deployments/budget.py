@@ -8,7 +8,6 @@ room to grow, so that a new deployment seldom changes the threshold of the other
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from services.deployments.durations import duration_text
@@ -87,8 +86,3 @@ def _require_one_promise(fleet: Sequence[DeploymentSpec], named: set[str]) -> No
         f"all of them together with the same false_alarms, or give {', '.join(sorted(named))} a budget of its own "
         "(scope: deployment)"
     )
-
-
-def fleet_share(specs: Iterable[DeploymentSpec]) -> float:
-    """What the fleet's deployments have been given in all; at most 1."""
-    return math.fsum(spec.false_alarms.share for spec in specs if spec.false_alarms.scope == FLEET)

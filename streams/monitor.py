@@ -43,9 +43,6 @@ from streams.statistics.tilts import tilts_of
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-BUDGET_SHARES = {DATA_DRIFT: 0.4, PREDICTION_DRIFT: 0.5}
-"""A deployment's budget by monitor. The tenth that is left belongs to the humility and rate monitors."""
-
 CAUSE_ODDS = 100.0
 """A stream counts as a cause of an alarm if its own evidence since its change point reaches 100 to 1 for each change
 point it could have; by Ville's inequality and the union bound an unchanged one does so with probability below 1/100."""
@@ -245,7 +242,7 @@ class Monitors:
             splits = np.cumsum([len(w) for w in weights])[:-1]
             budget = spec.false_alarms
             threshold = alarm_threshold_nats(
-                budget.count, budget.per_ms, spec.start_slot_ms, budget.share * BUDGET_SHARES[name], spec.shards
+                budget.count, budget.per_ms, spec.start_slot_ms, budget.monitor_share(name), spec.shards
             )
             known = self.monitors.get(name)
             self.monitors[name] = Monitor(

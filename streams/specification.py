@@ -13,35 +13,104 @@ from streams.errors import StreamsError
 
 NUMERIC = "numeric"
 CATEGORICAL = "categorical"
+BOOLEAN = "boolean"
+TEXT = "text"
+EMBEDDING = "embedding"
+KINDS = (NUMERIC, CATEGORICAL, BOOLEAN, TEXT, EMBEDDING)
+"""What a feature's values are. A boolean is a categorical; texts and embeddings are watched through columns that are
+derived from them."""
 
 DATA_DRIFT = "data_drift"
 PREDICTION_DRIFT = "prediction_drift"
-MONITORS = (DATA_DRIFT, PREDICTION_DRIFT)
+DATA_QUALITY = "data_quality"
+SERVICE = "service"
+MONITORS = (DATA_DRIFT, PREDICTION_DRIFT, DATA_QUALITY, SERVICE)
 """The detectors of a deployment. Each raises alarms of its own under its own part of the budget."""
 
-DEFAULT_SEVERITIES = {DATA_DRIFT: "warning", PREDICTION_DRIFT: "error"}
+DEFAULT_SEVERITIES = {DATA_DRIFT: "warning", PREDICTION_DRIFT: "error", DATA_QUALITY: "warning", SERVICE: "error"}
+
+OUTCOMES_KIND = "outcomes"
+FEATURES_KIND = "features"
+OPERATIONS_KIND = "operations"
+DEFAULT_BUDGET_KINDS = {OUTCOMES_KIND: 0.5, FEATURES_KIND: 0.4, OPERATIONS_KIND: 0.1}
+"""How a deployment's budget is shared by default: half for streams of scores and outcomes, four tenths for those of
+the features, a tenth for humility and the running of the service."""
+
+MONITOR_PARTS = {
+    PREDICTION_DRIFT: (OUTCOMES_KIND, 1.0),
+    DATA_DRIFT: (FEATURES_KIND, 0.75),
+    DATA_QUALITY: (FEATURES_KIND, 0.25),
+    SERVICE: (OPERATIONS_KIND, 0.5),
+}
+"""Which part of which kind's budget a monitor works under. Half of operations is kept for humility."""
+
+RISK_WEIGHTS = {"high": 4, "medium": 2, "low": 1}
+"""How much of the fleet's budget a deployment gets, relative to the others, by risk tier."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
-    """One watched feature: its name in the events, its kind (numeric or categorical) and relative importance."""
+    """One watched feature: its name in the events, its kind (one of ``KINDS``), relative importance, own margin."""
 
     name: str
     kind: str
     importance: float = 1.0
+    margin_tv: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FalseAlarmBudget:
     """At most ``count`` false alarms expected per ``per_ms`` of event time, for the whole ``scope``.
 
-    ``share`` is this deployment's part of the promise, 0 to 1.
+    ``share`` is this deployment's part of the promise, 0 to 1; ``kinds`` how that part is shared between kinds of
+    streams where it is not as ``DEFAULT_BUDGET_KINDS`` says.
     """
 
     count: float = 1.0
     per_ms: int = 30 * 86_400_000
     scope: str = "fleet"
     share: float = 1.0
+    kinds: Mapping[str, float] = field(default_factory=dict)
+
+    def monitor_share(self, monitor: str) -> float:
+        """The part of the whole promise that one monitor of this deployment works under."""
+        kind, part = MONITOR_PARTS[monitor]
+        return self.share * self.kinds.get(kind, DEFAULT_BUDGET_KINDS[kind]) * part
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpec:
+    """Parts of the traffic that are watched on their own, under their parent's budget.
+
+    Attributes:
+        name: Names the segmentation.
+        column: The feature or segment attribute that tells the part.
+        values: Its values that are watched; empty for the most frequent ones of the reference.
+        most: At most so many values; the others together are one part.
+        low: Where it is a rule on a number: the part with ``low <= value < high``.
+        high: Its upper end; None for none.
+    """
+
+    name: str
+    column: str
+    values: tuple[str, ...] = ()
+    most: int = 10
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether it is a range of a number, and no list of values."""
+        return self.low is not None or self.high is not None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSpec:
+    """A detector from the literature that follows one numeric stream, outside the false-alarm budget."""
+
+    detector: str
+    stream: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +137,12 @@ class DeploymentSpec:
     severities: Mapping[str, str] = field(default_factory=dict)
     runbook_url: str | None = None
     revision: int = 1
+    risk: str = "medium"
+    importance_source: str = "given"
+    quality_margin_tv: float = 0.005
+    disabled_monitors: tuple[str, ...] = ()
+    segments: tuple[SegmentSpec, ...] = ()
+    detectors: tuple[DetectorSpec, ...] = ()
 
     def to_record(self) -> Record:
         """The fields of the Avro record."""
@@ -81,6 +156,11 @@ class DeploymentSpec:
                 **record,
                 "features": tuple(FeatureSpec(**feature) for feature in record["features"]),
                 "false_alarms": FalseAlarmBudget(**record["false_alarms"]),
+                "disabled_monitors": tuple(record["disabled_monitors"]),
+                "segments": tuple(
+                    SegmentSpec(**{**segment, "values": tuple(segment["values"])}) for segment in record["segments"]
+                ),
+                "detectors": tuple(DetectorSpec(**detector) for detector in record["detectors"]),
             }
         )
 
@@ -101,6 +181,11 @@ class DeploymentSpec:
         }
         never_negative: dict[str, float] = {"lateness_ms": self.lateness_ms, "clock_skew_ms": self.clock_skew_ms}
         never_negative |= {f"importance of feature {f.name!r}": f.importance for f in self.features}
+        never_negative |= {
+            f"margin of feature {f.name!r}": f.margin_tv for f in self.features if f.margin_tv is not None
+        }
+        never_negative |= {f"false_alarms.kinds of {kind!r}": part for kind, part in budget.kinds.items()}
+        never_negative |= {"quality_margin_tv": self.quality_margin_tv, "margin_tv": self.margin_tv}
         for name, value in positive.items():
             if not (value > 0 and math.isfinite(value)):
                 raise StreamsError(f"deployment {self.deployment_id!r}: {name} must be a positive number, is {value}")
@@ -109,6 +194,8 @@ class DeploymentSpec:
                 raise StreamsError(f"deployment {self.deployment_id!r}: {name} must not be negative, is {value}")
         if budget.share > 1:
             raise StreamsError(f"deployment {self.deployment_id!r}: false_alarms.share must be at most 1")
+        if sum({**DEFAULT_BUDGET_KINDS, **budget.kinds}.values()) > 1 + 1e-9:
+            raise StreamsError(f"deployment {self.deployment_id!r}: false_alarms.kinds must add up to at most 1")
 
     def digest(self) -> str:
         """SHA-256 of the encoded record, hexadecimal."""

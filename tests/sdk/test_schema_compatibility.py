@@ -102,6 +102,15 @@ def example(schema: Any, names: dict[str, Any]) -> Any:
     return values[kind]
 
 
+def without_new_fields(came: Any, written: Any) -> Any:
+    """What came, less what no writer of the older schema knew: the fields, at any depth, that `written` lacks."""
+    if isinstance(came, dict) and isinstance(written, dict):
+        return {key: without_new_fields(came[key], written[key]) for key in written if key in came}
+    if isinstance(came, list) and isinstance(written, list) and len(came) == len(written):
+        return [without_new_fields(one, other) for one, other in zip(came, written, strict=True)]
+    return came
+
+
 def test_there_is_a_released_version_of_every_schema() -> None:
     assert {path.name for path in RELEASED} >= {path.name for path in SCHEMAS.glob("*.avsc")}
 
@@ -119,7 +128,7 @@ def test_a_record_written_with_a_released_version_is_decoded_today(released: Pat
     fastavro.schemaless_writer(body, written.parsed, record)
     name, came = codec.decode(b"\xc3\x01" + written.fingerprint + body.getvalue())
     assert name == written.name
-    assert {key: came[key] for key in record} == record
+    assert without_new_fields(came, record) == record
 
 
 def batch_schema() -> Any:

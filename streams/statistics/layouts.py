@@ -1,7 +1,7 @@
-"""The two layouts in which every stream of evidence is counted, and how values become bins.
+"""The four layouts in which every stream of evidence is counted, and how values become bins.
 
 A *stream* is one watched column: a feature, a prediction, an error indicator. Whatever its type, its values become
-counts in one of two fixed layouts, so that everything downstream (evidence, distances, merging of shards) is
+counts in one of few fixed layouts, so that everything downstream (evidence, distances, merging of shards) is
 arithmetic on integer arrays of a known width.
 
 ``NUMERIC`` (15 bins) cuts the reference distribution at its 0.5 % and 99.5 % quantiles and splits what lies between
@@ -10,6 +10,12 @@ of up to half a standard deviation; the two tails carry most of what is known ab
 
 ``CATEGORICAL`` (23 bins) keeps the twenty most frequent categories, the rest of the known ones together, the unknown
 ones, and missing. A Boolean is a categorical with two categories.
+
+``QUALITY`` (5 bins) keeps only whether a value could be used. It is a coarsening of the two layouts before, so it
+costs no second pass over the values; see :func:`quality_counts`.
+
+``ASSOCIATION`` (10 bins) crosses the thirds of a feature with the thirds of the prediction: whether the two still go
+together as in the reference, which no look at one column alone can tell.
 """
 
 from __future__ import annotations
@@ -61,8 +67,24 @@ CATEGORICAL = Layout(
     rare_bins=(TOP_CATEGORIES + 1, TOP_CATEGORIES + 2),
 )
 
+QUALITY = Layout("quality", ("valid", "out_of_range", "unseen", "missing", "refused"), rare_bins=(1, 2, 3, 4))
+"""``refused``: values that are no value of the column at all (text where a number belongs)."""
+
+THIRDS = ("low", "middle", "high")
+ASSOCIATION = Layout(
+    "association",
+    (*(f"{feature}/{prediction}" for feature in THIRDS for prediction in THIRDS), "missing"),
+    rare_bins=(len(THIRDS) ** 2,),
+)
+"""Row by row: the third of the feature, then that of the prediction. ``missing``: one of the two is."""
+
+LAYOUTS = {layout.name: layout for layout in (NUMERIC, CATEGORICAL, QUALITY, ASSOCIATION)}
+"""Every layout by its name."""
+
 BELOW_MIN, LOW_TAIL, FIRST_CORE, HIGH_TAIL, ABOVE_MAX, NUMERIC_MISSING = 0, 1, 2, 12, 13, 14
 OTHER, UNSEEN, CATEGORICAL_MISSING = 20, 21, 22
+QUALITY_VALID, QUALITY_OUT_OF_RANGE, QUALITY_UNSEEN, QUALITY_MISSING, QUALITY_REFUSED = range(5)
+ASSOCIATION_MISSING = 9
 
 _EDGE_COUNT = CORE_BINS + 3
 _EDGE_PROBABILITIES = np.concatenate(
@@ -208,6 +230,43 @@ def bin_categorical(bins: CategoricalBins, values: Iterable[str | None]) -> NDAr
 def count_codes(codes: ArrayLike, layout: Layout) -> NDArray[np.int64]:
     """Counts int64[K] of a column's bin codes."""
     return np.bincount(np.asarray(codes, np.int64).ravel(), minlength=layout.size)
+
+
+def quality_counts(counts: ArrayLike, layout: Layout) -> NDArray[np.int64]:
+    """Counts int64[..., 5] in ``QUALITY`` of the same events, from counts int[..., K] in ``NUMERIC`` or
+    ``CATEGORICAL``. None is *refused*: a value of the wrong type has no bin in those layouts.
+    """
+    observed = np.asarray(counts, np.int64)
+    if layout not in (NUMERIC, CATEGORICAL) or observed.shape[-1:] != (layout.size,):
+        raise ValueError(f"expected counts of a numeric or categorical column, got {observed.shape} in {layout.name}")
+    quality = np.zeros((*observed.shape[:-1], QUALITY.size), np.int64)
+    if layout == NUMERIC:
+        quality[..., QUALITY_OUT_OF_RANGE] = observed[..., BELOW_MIN] + observed[..., ABOVE_MAX]
+        quality[..., QUALITY_MISSING] = observed[..., NUMERIC_MISSING]
+    else:
+        quality[..., QUALITY_UNSEEN] = observed[..., UNSEEN]
+        quality[..., QUALITY_MISSING] = observed[..., CATEGORICAL_MISSING]
+    quality[..., QUALITY_VALID] = observed.sum(axis=-1) - quality.sum(axis=-1)
+    return quality
+
+
+def association_codes(feature_thirds: ArrayLike, prediction_thirds: ArrayLike) -> NDArray[np.uint8]:
+    """Bin codes uint8[n] in ``ASSOCIATION`` from two columns of thirds, each 0, 1, 2, or negative for missing."""
+    u, v = np.asarray(feature_thirds, np.int64), np.asarray(prediction_thirds, np.int64)
+    return np.where((u < 0) | (v < 0), ASSOCIATION_MISSING, len(THIRDS) * u + v).astype(np.uint8)
+
+
+def possible_bins(counts: ArrayLike, layout: Layout) -> NDArray[np.bool_]:
+    """Which bins can occur at all, bool[..., K], given reference counts int[..., K].
+
+    A top category or a core bin that the reference never filled does not exist (fewer than twenty categories; edges
+    that coincide); the rare bins and every cell of an association always do.
+    """
+    filled = np.asarray(counts) > 0
+    if layout in (QUALITY, ASSOCIATION):
+        return np.ones_like(filled)
+    filled[..., list(layout.rare_bins)] = True
+    return filled
 
 
 def reference_probabilities(counts: ArrayLike) -> NDArray[np.float64]:

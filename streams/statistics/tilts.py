@@ -32,6 +32,8 @@ from scipy.special import ndtri
 
 from streams.statistics.arrays import NATS_PER_UNIT
 from streams.statistics.layouts import (
+    ASSOCIATION,
+    ASSOCIATION_MISSING,
     CATEGORICAL,
     CORE_BINS,
     FIRST_CORE,
@@ -40,6 +42,8 @@ from streams.statistics.layouts import (
     NUMERIC,
     NUMERIC_MISSING,
     OTHER,
+    QUALITY,
+    QUALITY_VALID,
     Layout,
     nominal_probabilities,
 )
@@ -144,13 +148,62 @@ def _categorical_tilts() -> Tilts:
     )
 
 
+def _quality_tilts() -> Tilts:
+    size, bad = QUALITY.size, QUALITY.rare_bins
+    unusable = (np.arange(size) != QUALITY_VALID).astype(np.float64)
+    rise, fall = (2.0, 4.0, 10.0, 30.0, 100.0, 1_000.0), (0.5, 0.2, 0.05)
+    return _table(
+        QUALITY,
+        {
+            "one kind more often": (0.6, _single_bins(bad, rise, size)),
+            "any kind more often": (0.2, [(-1, np.log(ratio) * unusable) for ratio in rise]),
+            "one kind less often": (0.2, _single_bins(bad, fall, size)),
+        },
+    )
+
+
+def _association_tilts() -> Tilts:
+    """With u and v the thirds of feature and prediction as -1, 0, 1; u^2 - 2/3 is orthogonal to both 1 and u."""
+    third = np.array([-1.0, 0.0, 1.0])
+    middle = np.array([1.0, -2.0, 1.0]) / 3
+
+    def cells(by_feature: NDArray[np.float64], by_prediction: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.append(np.outer(by_feature, by_prediction).ravel(), 0.0)
+
+    def grid(shape: NDArray[np.float64], thetas: tuple[float, ...]) -> list[tuple[int, NDArray[np.float64]]]:
+        return [(-1, sign * theta * shape) for theta in thetas for sign in (1, -1)]
+
+    bent = (0.3, 0.9)
+    return _table(
+        ASSOCIATION,
+        {
+            "concordance": (0.5, grid(cells(third, third), (0.1, 0.25, 0.5, 1.0))),
+            "bent": (
+                0.2,
+                [
+                    *grid(cells(middle, third), bent),
+                    *grid(cells(third, middle), bent),
+                    *grid(cells(middle, middle), bent),
+                ],
+            ),
+            "cell": (0.2, _single_bins(range(ASSOCIATION_MISSING), (0.4, 2.0), ASSOCIATION.size)),
+            "rare bin": (0.1, _single_bins(ASSOCIATION.rare_bins, (10.0, 100.0), ASSOCIATION.size)),
+        },
+    )
+
+
 NUMERIC_TILTS = _numeric_tilts()
 CATEGORICAL_TILTS = _categorical_tilts()
+QUALITY_TILTS = _quality_tilts()
+ASSOCIATION_TILTS = _association_tilts()
+
+TILTS = {tilts.layout.name: tilts for tilts in (NUMERIC_TILTS, CATEGORICAL_TILTS, QUALITY_TILTS, ASSOCIATION_TILTS)}
+"""The table of every layout, by the layout's name."""
 
 
 def tilts_of(layout: Layout) -> Tilts:
     """The table of a layout."""
-    return {NUMERIC: NUMERIC_TILTS, CATEGORICAL: CATEGORICAL_TILTS}[layout]
+    return TILTS[layout.name]
 
 
 def log_normaliser(shapes: NDArray[np.float64], p0: ArrayLike, margin: ArrayLike) -> NDArray[np.float64]:
@@ -181,10 +234,12 @@ def log_prior(tilts: Tilts, reference_counts: ArrayLike) -> NDArray[np.float64]:
 
     A family's weight is shared equally among its members; single-bin tilts of core, tail or category bins that the
     reference never filled (ties, fewer than twenty categories) get none, so that a Boolean does not pay for nineteen
-    categories it does not have. Weights must be fixed before the stream begins; fixed by the reference they are.
+    categories it does not have; nor does a bet that an empty rare bin becomes rarer. Weights must be fixed before the
+    stream begins; fixed by the reference they are.
     """
     counts = np.atleast_2d(np.asarray(reference_counts))
-    rare = np.isin(tilts.bins, tilts.layout.rare_bins)
+    raises = np.take_along_axis(tilts.shapes, tilts.bins[:, None], axis=1)[:, 0] > 0
+    rare = np.isin(tilts.bins, tilts.layout.rare_bins) & raises
     possible = (tilts.bins < 0) | rare | (counts[:, tilts.bins] > 0)
     weights = np.zeros(possible.shape)
     families = np.array(tilts.families)

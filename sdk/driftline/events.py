@@ -16,9 +16,11 @@ from driftline.codec import Record
 from driftline.errors import EventError
 
 Floats = NDArray[np.float64]
+Vectors = NDArray[np.float32]
 Times = NDArray[np.int64]
 
 MAX_ID_LENGTH = 256
+MAX_DIMENSION = 65_536
 UNKNOWN_ACTED_ON = 255
 _TEXT_OR_NONE = frozenset({str, type(None)})
 
@@ -66,7 +68,7 @@ def category_text(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class PredictionColumns:
-    """Predictions of one deployment and version. Every array has shape ``(rows,)``.
+    """Predictions of one deployment and version. Every array has shape ``(rows,)``, but for those of ``vectors``.
 
     Attributes:
         deployment_id: The deployment that served them.
@@ -80,6 +82,9 @@ class PredictionColumns:
         class_probabilities: Class name to float64 probabilities.
         segments: Segment attributes that are not features.
         latency_ms: float64 milliseconds taken to answer.
+        vectors: Embedding feature's name to float32 values, shape ``(rows, dimension)``; a row with NaN or infinity
+            is missing.
+        error: Why requests could not be answered, as short classes; missing where they were.
         model_id: The model behind the deployment.
     """
 
@@ -94,6 +99,8 @@ class PredictionColumns:
     class_probabilities: Mapping[str, Floats] = field(default_factory=dict)
     segments: Mapping[str, CategoricalColumn] = field(default_factory=dict)
     latency_ms: Floats | None = None
+    vectors: Mapping[str, Vectors] = field(default_factory=dict)
+    error: CategoricalColumn | None = None
     model_id: str | None = None
 
     @property
@@ -116,6 +123,8 @@ class PredictionColumns:
             "class_probabilities": {name: _pack(values, "<f8") for name, values in self.class_probabilities.items()},
             "segments": {name: _pack_categorical(column) for name, column in self.segments.items()},
             "latency_ms": None if self.latency_ms is None else _pack(self.latency_ms, "<f8"),
+            "vectors": {name: _pack_vectors(values) for name, values in self.vectors.items()},
+            "error": None if self.error is None else _pack_categorical(self.error),
         }
 
     @classmethod
@@ -127,7 +136,8 @@ class PredictionColumns:
         """
         ids = record["prediction_ids"]
         rows = _checked_ids(ids)
-        score, label, latency = record["prediction"], record["prediction_label"], record["latency_ms"]
+        score, label = record["prediction"], record["prediction_label"]
+        latency, error = record["latency_ms"], record["error"]
         return cls(
             deployment_id=checked_name(record["deployment_id"], "deployment_id"),
             model_version=checked_name(record["model_version"], "model_version"),
@@ -143,6 +153,8 @@ class PredictionColumns:
             },
             segments={name: _unpack_categorical(data, rows, name) for name, data in record["segments"].items()},
             latency_ms=None if latency is None else _unpack(latency, "<f8", rows, "latency_ms"),
+            vectors={name: _unpack_vectors(data, rows, name) for name, data in record["vectors"].items()},
+            error=None if error is None else _unpack_categorical(error, rows, "error"),
             model_id=record["model_id"],
         )
 
@@ -208,17 +220,22 @@ class OutcomeColumns:
 def prediction_from_event(record: Record) -> PredictionColumns:
     """One row (the fields of a ``PredictionEvent``) as columns.
 
-    Numbers are numeric features; strings and booleans categorical. A null feature is left out: its kind is not
-    known here, and a watched feature that is absent counts as missing.
+    Numbers are numeric features, strings and booleans categorical, lists of numbers vectors. A null feature is left
+    out: its kind is not known here, and a watched feature that is absent counts as missing.
     """
     numeric: dict[str, Floats] = {}
     categorical: dict[str, CategoricalColumn] = {}
+    vectors: dict[str, Vectors] = {}
     for name, value in record["features"].items():
         if isinstance(value, (bool, str)):
             categorical[name] = CategoricalColumn.from_values([value])
+        elif isinstance(value, list):
+            checked_dimension(len(value), f"feature {name[:80]!r}")
+            vectors[name] = single_precision([value])
         elif value is not None:
             numeric[name] = np.array([value], dtype=np.float64)
-    score, label, latency = record["prediction"], record["prediction_label"], record["latency_ms"]
+    score, label = record["prediction"], record["prediction_label"]
+    latency, error = record["latency_ms"], record["error"]
     _checked_ids([record["prediction_id"]])
     return PredictionColumns(
         deployment_id=checked_name(record["deployment_id"], "deployment_id"),
@@ -234,6 +251,8 @@ def prediction_from_event(record: Record) -> PredictionColumns:
         },
         segments={name: CategoricalColumn.from_values([value]) for name, value in record["segments"].items()},
         latency_ms=None if latency is None else np.array([latency], dtype=np.float64),
+        vectors=vectors,
+        error=None if error is None else CategoricalColumn.from_values([error]),
         model_id=record["model_id"],
     )
 
@@ -254,12 +273,31 @@ def outcome_from_event(record: Record) -> OutcomeColumns:
     )
 
 
+def single_precision(values: Any) -> Vectors:
+    """Numbers as float32, copied; beyond its range (3.4e38) they are infinite."""
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float32)
+
+
+def checked_dimension(dimension: int, what: str) -> int:
+    """The dimension of a vector. Raises :class:`EventError`."""
+    if not 1 <= dimension <= MAX_DIMENSION:
+        raise EventError(
+            f"{what}: a vector has 1 to {MAX_DIMENSION} numbers (None where it is missing), came {dimension}"
+        )
+    return dimension
+
+
 def _pack(values: NDArray[Any], dtype: str) -> bytes:
     return np.ascontiguousarray(values, dtype=dtype).tobytes()
 
 
 def _pack_categorical(column: CategoricalColumn) -> Record:
     return {"categories": list(column.categories), "codes": _pack(column.codes, "<i4")}
+
+
+def _pack_vectors(values: Vectors) -> Record:
+    return {"dimension": values.shape[1], "values": _pack(values, "<f4")}
 
 
 def _unpack(data: bytes, dtype: str, rows: int, name: str) -> Any:
@@ -288,6 +326,17 @@ def _unpack_categorical(record: Record, rows: int, name: str) -> CategoricalColu
             f"({len(categories)} categories); came {codes.min()} to {codes.max()}"
         )
     return CategoricalColumn(categories, codes)
+
+
+def _unpack_vectors(record: Record, rows: int, name: str) -> Vectors:
+    dimension, data = checked_dimension(record["dimension"], f"column {name!r}"), record["values"]
+    if len(data) != rows * dimension * 4:
+        raise EventError(
+            f"column {name!r}: expected {rows} vectors (one per prediction_id) of {dimension} values of 4 bytes, "
+            f"came {len(data)} bytes",
+            reason="unequal_columns",
+        )
+    return np.frombuffer(data, "<f4").reshape(rows, dimension)
 
 
 def _checked_ids(ids: Sequence[str]) -> int:

@@ -110,7 +110,21 @@ def _boolean(value: Any) -> bool | None:
 def _feature(value: Any) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, list):
+        return _vector(value)
     return _number(value)
+
+
+def _vector(values: list[Any]) -> list[float]:
+    """A list of numbers; null is NaN, which makes the vector a missing one."""
+    numbers = []
+    for place, value in enumerate(values):
+        try:
+            number = _number(value)
+        except EventError as error:
+            raise EventError(f"a vector's value {place}: {error}") from error
+        numbers.append(math.nan if number is None else number)
+    return numbers
 
 
 def _map_of(reader: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
@@ -119,9 +133,16 @@ def _map_of(reader: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
             return {}
         if not isinstance(value, dict):
             raise EventError(f"expected an object, came {type(value).__name__}")
-        return {name: reader(item) for name, item in value.items()}
+        return {name: _named(name, reader, item) for name, item in value.items()}
 
     return read
+
+
+def _named(name: str, reader: Callable[[Any], Any], item: Any) -> Any:
+    try:
+        return reader(item)
+    except EventError as error:
+        raise EventError(f"{name[:80]!r}: {error}", reason=error.reason) from error
 
 
 def _required_map(reader: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
@@ -149,6 +170,7 @@ _PREDICTION: Mapping[str, tuple[Callable[[Any], Any], bool]] = {
     "class_probabilities": (_required_map(_number), False),
     "segments": (_required_map(_text), False),
     "latency_ms": (_number, False),
+    "error": (_text, False),
 }
 _OUTCOME: Mapping[str, tuple[Callable[[Any], Any], bool]] = {
     "prediction_id": (_text, True),

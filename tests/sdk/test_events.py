@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from driftline import codec
 from driftline.errors import EventError
@@ -40,6 +42,44 @@ def test_big_endian_arrays_are_written_little_endian() -> None:
     assert read(batch(3, numeric={"x": values}).to_record()).numeric["x"].tolist() == [1.5, 2.5, 3.5]
 
 
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.integers(1, 9)),
+        elements=st.floats(width=32, allow_nan=True, allow_infinity=True),
+    )
+)
+def test_vectors_come_back_bit_for_bit(values: NDArray[np.float32]) -> None:
+    came = read(batch(len(values), vectors={"text": values, "image": values[:, ::-1]}).to_record()).vectors
+    assert came["text"].shape == values.shape and came["text"].dtype == np.float32
+    assert came["text"].tobytes() == values.tobytes()
+    assert came["image"].tobytes() == np.ascontiguousarray(values[:, ::-1]).tobytes()
+
+
+def test_errors_come_back() -> None:
+    error = CategoricalColumn.from_values([None, "timeout", "overload"])
+    came = read(batch(3, error=error).to_record()).error
+    assert came is not None and came.values() == [None, "timeout", "overload"]
+    assert read(batch(3).to_record()).error is None
+
+
+@pytest.mark.parametrize("dimension", [0, -1, 65_537, 2**31 - 1, -(2**31)])
+def test_an_impossible_dimension_is_refused_by_name(dimension: int) -> None:
+    record = batch(3).to_record() | {"vectors": {"text": {"dimension": dimension, "values": b"\0" * 12}}}
+    with pytest.raises(EventError, match="column 'text': a vector has 1 to 65536 numbers"):
+        read(record)
+
+
+@pytest.mark.parametrize("size", [0, 4, 23, 25, 48])
+def test_vectors_with_another_number_of_bytes_are_refused(size: int) -> None:
+    record = batch(3).to_record() | {"vectors": {"text": {"dimension": 2, "values": bytes(size)}}}
+    with pytest.raises(
+        EventError, match=f"column 'text': expected 3 vectors .* of 2 values.*came {size} bytes"
+    ) as caught:
+        read(record)
+    assert caught.value.reason == "unequal_columns"
+
+
 @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5), min_size=1, max_size=30))
 def test_a_categorical_column_gives_back_its_values(values: list[str | None]) -> None:
     column = CategoricalColumn.from_values(values)
@@ -64,6 +104,8 @@ def test_an_empty_batch_is_refused() -> None:
         ({"class_probabilities": {"good": np.zeros(2)}}, "good"),
         ({"segments": {"region": CategoricalColumn.from_values("ab")}}, "region"),
         ({"latency_ms": np.zeros(9)}, "latency_ms"),
+        ({"vectors": {"text": np.zeros((2, 6))}}, "text"),
+        ({"error": CategoricalColumn.from_values("ab")}, "error"),
     ],
 )
 def test_columns_of_unequal_length_are_refused_by_name(changes: dict[str, Any], column: str) -> None:

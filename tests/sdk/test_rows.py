@@ -5,16 +5,17 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline import codec
 from driftline.errors import CodecError, DriftlineError, EventError
-from driftline.events import outcome_from_event, prediction_from_event
+from driftline.events import MAX_DIMENSION, outcome_from_event, prediction_from_event
 from driftline.rows import timestamp_us
 
-PREDICTION = {
+PREDICTION: dict[str, Any] = {
     "prediction_id": "p1",
     "deployment_id": "credit",
     "model_version": "v1",
@@ -48,7 +49,7 @@ def test_a_prediction_comes_through_with_its_kinds() -> None:
 
 
 def test_json_and_avro_say_the_same() -> None:
-    record = decode(PREDICTION)
+    record = decode({**PREDICTION, "features": {**PREDICTION["features"], "v": [1.5, 2]}, "error": "timeout"})
     assert codec.decode(codec.encode("PredictionEvent", record)) == ("PredictionEvent", record)
     outcome = decode(OUTCOME, "OutcomeEvent")
     assert codec.decode(codec.encode("OutcomeEvent", outcome)) == ("OutcomeEvent", outcome)
@@ -92,8 +93,11 @@ def test_nan_and_infinity_arrive() -> None:
         ({"timestamp": None}, "timestamp"),
         ({"features": None}, "features"),
         ({"features": [1, 2]}, "expected an object"),
-        ({"features": {"a": [1]}}, "expected a number, came list"),
-        ({"features": {"a": {"b": 1}}}, "expected a number, came dict"),
+        ({"features": {"a": {"b": 1}}}, "features: 'a': expected a number, came dict"),
+        ({"features": {"a": [1, "2"]}}, "features: 'a': a vector's value 1: expected a number, came str '2'"),
+        ({"features": {"a": [True]}}, "a vector's value 0: expected a number, came bool"),
+        ({"features": {"a": [[1, 2]]}}, "a vector's value 0: expected a number, came list"),
+        ({"error": ["timeout"]}, "error: expected text"),
         ({"timestamp": "yesterday"}, "RFC 3339"),
         ({"timestamp": "2026-01-02T03:04:05"}, "no zone"),
         ({"timestamp": 1.5}, "expected a time"),
@@ -114,6 +118,28 @@ def test_nan_and_infinity_arrive() -> None:
 def test_a_mistake_in_a_prediction_is_named(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(DriftlineError, match=complaint):
         decode({**PREDICTION, **change})
+
+
+def test_a_list_of_numbers_is_a_vector() -> None:
+    features = {"text": [0.5, -1, 1e300], "image": [1.0, None], "income": 1}
+    columns = prediction_from_event(decode({**PREDICTION, "features": features}))
+    assert columns.vectors["text"].tolist() == [[0.5, -1.0, math.inf]]
+    assert columns.vectors["text"].dtype == np.float32
+    assert columns.vectors["image"][0, 0] == 1.0 and math.isnan(columns.vectors["image"][0, 1])
+    assert list(columns.numeric) == ["income"]
+
+
+@pytest.mark.parametrize("length", [0, MAX_DIMENSION + 1])
+def test_a_vector_of_impossible_length_is_refused_by_name(length: int) -> None:
+    with pytest.raises(EventError, match=f"feature 'text': a vector has 1 to 65536 numbers .*came {length}"):
+        prediction_from_event(decode({**PREDICTION, "features": {"text": [1] * length}}))
+
+
+def test_an_error_is_a_class_of_its_row() -> None:
+    columns = prediction_from_event(decode({**PREDICTION, "prediction": None, "error": "timeout"}))
+    assert columns.prediction is None
+    assert columns.error is not None and columns.error.values() == ["timeout"]
+    assert prediction_from_event(decode(PREDICTION)).error is None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from driftline.events import (
     Floats,
     OutcomeColumns,
     PredictionColumns,
+    Vectors,
 )
 
 log = logging.getLogger("driftline")
@@ -35,11 +36,13 @@ class PredictionRow(NamedTuple):
     prediction_id: str
     timestamp_us: int
     features: dict[str, Any]
+    vectors: dict[str, Vectors] | None
     prediction: float | None
     prediction_label: str | None
     class_probabilities: Mapping[str, float | None] | None
     segments: Mapping[str, str | None] | None
     latency_ms: float | None
+    error: str | None
 
 
 class OutcomeRow(NamedTuple):
@@ -99,14 +102,15 @@ def cloud_event_headers(record_name: str, deployment_id: str) -> list[tuple[str,
 def prediction_columns(
     rows: Sequence[PredictionRow], deployment_id: str, model_id: str | None
 ) -> Iterator[PredictionColumns]:
-    """Predictions as columns, one batch per model version.
+    """Predictions as columns, one batch per model version and dimension of its vectors.
 
-    Rows of one version share a batch whatever features they have; what a row lacks is missing there.
+    Otherwise rows of one version share a batch whatever features they have; what a row lacks is missing there.
     """
     by_version: dict[str, list[PredictionRow]] = {}
     for row in rows:
         by_version.setdefault(row.model_version, []).append(row)
-    for version, members in by_version.items():
+    groups = ((version, group) for version, members in by_version.items() for group in _of_one_dimension(members))
+    for version, members in groups:
         numeric, categorical = _features([row.features for row in members])
         yield PredictionColumns(
             deployment_id=deployment_id,
@@ -126,6 +130,8 @@ def prediction_columns(
                 for name, values in _transposed([row.segments for row in members]).items()
             },
             latency_ms=_floats_or_none([row.latency_ms for row in members]),
+            vectors=_vectors([row.vectors for row in members]),
+            error=_labels_or_none([row.error for row in members]),
             model_id=model_id,
         )
 
@@ -143,6 +149,33 @@ def outcome_columns(rows: Sequence[OutcomeRow], deployment_id: str) -> Iterator[
         if all(value is None for value in acted)
         else np.array([UNKNOWN_ACTED_ON if value is None else value for value in acted], dtype=np.uint8),
     )
+
+
+def _of_one_dimension(rows: list[PredictionRow]) -> list[list[PredictionRow]]:
+    """Rows in as many groups as it takes for every feature's vectors to have one dimension in each."""
+    if all(row.vectors is None for row in rows):
+        return [rows]
+    groups: list[tuple[dict[str, int], list[PredictionRow]]] = []
+    for row in rows:
+        own = {name: len(values) for name, values in (row.vectors or {}).items()}
+        fitting = (group for group in groups if all(group[0].get(name, size) == size for name, size in own.items()))
+        dimensions, members = next(fitting, None) or ({}, [])
+        if not members:
+            groups.append((dimensions, members))
+        dimensions |= own
+        members.append(row)
+    return [members for _, members in groups]
+
+
+def _vectors(rows: Sequence[Mapping[str, Vectors] | None]) -> dict[str, Vectors]:
+    """Each feature's vectors, shape ``(rows, dimension)``; NaN where a row has none."""
+    by_name: dict[str, Vectors] = {}
+    for index, row in enumerate(rows):
+        for name, values in (row or {}).items():
+            if name not in by_name:
+                by_name[name] = np.full((len(rows), len(values)), np.nan, dtype=np.float32)
+            by_name[name][index] = values
+    return by_name
 
 
 def _features(features: list[dict[str, Any]]) -> tuple[dict[str, Floats], dict[str, CategoricalColumn]]:
@@ -209,7 +242,8 @@ def least_row_bytes(columns: PredictionColumns | OutcomeColumns) -> int:
     if isinstance(columns, OutcomeColumns):
         return 16
     wide = len(columns.numeric) + len(columns.class_probabilities)
-    return 16 + 8 * wide + 4 * (len(columns.categorical) + len(columns.segments))
+    components = sum(int(values.shape[1]) for values in columns.vectors.values())
+    return 16 + 8 * wide + 4 * (len(columns.categorical) + len(columns.segments) + components)
 
 
 def encoded(

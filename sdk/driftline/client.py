@@ -153,12 +153,14 @@ class Client:
         timestamp: Any = None,
         segments: Mapping[str, Any] | None = None,
         latency_ms: float | None = None,
+        error: str | BaseException | None = None,
         model_version: str | None = None,
     ) -> str:
         """Log one prediction.
 
         Args:
-            features: Name to number, text, boolean or None. Copied: the mapping may be used again.
+            features: Name to number, text, boolean, None, or for an embedding a list or array of numbers. Copied: the
+                mapping and its arrays may be used again.
             prediction: Predicted value or score.
             prediction_id: Unique within the deployment; made if not given.
             prediction_label: Predicted class.
@@ -167,6 +169,8 @@ class Client:
                 not given.
             segments: Segment attributes that are not features.
             latency_ms: Milliseconds taken to answer.
+            error: Why the request could not be answered: a short class such as ``'timeout'``, or the exception, which
+                counts under its type's name.
             model_version: The version that answered, if not the client's.
 
         Returns:
@@ -178,11 +182,13 @@ class Client:
             KafkaUnavailableError: The policy is ``block`` and the time is over.
         """
         try:
+            plain, vectors = read.plain_features(features)
             row = PredictionRow(
                 self._model_version if model_version is None else self._version(model_version),
                 random_ids(1)[0] if prediction_id is None else read.identifier(prediction_id),
                 time.time_ns() // 1000 if timestamp is None else read.time_us(timestamp),
-                read.plain_features(features),
+                plain,
+                vectors,
                 read.number(prediction, "prediction"),
                 read.label(prediction_label, "prediction_label"),
                 None
@@ -190,10 +196,11 @@ class Client:
                 else read.numbers_by_class(class_probabilities, "class_probabilities"),
                 None if segments is None else read.labels_by_name(segments, "segments"),
                 read.number(latency_ms, "latency_ms"),
+                None if error is None else read.error_class(error, "error"),
             )
             self._ready()
-        except Exception as error:  # whatever a caller's object does when it is looked at
-            self._reject(error, 1)
+        except Exception as trouble:  # whatever a caller's object does when it is looked at
+            self._reject(trouble, 1)
             return prediction_id if isinstance(prediction_id, str) else random_ids(1)[0]
         self._buffer.add_prediction(row)
         return row.prediction_id
@@ -209,14 +216,16 @@ class Client:
         timestamps: Any = None,
         segments: Any = None,
         latency_ms: Any = None,
+        error: Any = None,
         model_version: str | None = None,
     ) -> list[str]:
         """Log many predictions, by columns of equal length.
 
         A column is a numpy array, a list, or a pandas, polars or pyarrow column; ``features``,
-        ``class_probabilities`` and ``segments`` are mappings of name to column, data frames or tables. Columns are
-        copied. ``timestamps`` may be ``datetime64``, which is UTC; all are now if not given. For the other arguments
-        see :meth:`log_prediction`. A table with one bad value is rejected whole.
+        ``class_probabilities`` and ``segments`` are mappings of name to column, data frames or tables. An embedding is
+        a two-dimensional array, or a column of lists or arrays of one length. Columns are copied. ``timestamps`` may be
+        ``datetime64``, which is UTC; all are now if not given. For the other arguments see :meth:`log_prediction`. A
+        table with one bad value is rejected whole.
 
         Returns:
             The prediction ids; none if the table was rejected.
@@ -239,10 +248,11 @@ class Client:
                 timestamps=timestamps,
                 segments=segments,
                 latency_ms=latency_ms,
+                error=error,
             )
             self._ready()
-        except Exception as error:
-            self._reject(error, row_count(features, prediction_ids, prediction))
+        except Exception as trouble:
+            self._reject(trouble, row_count(features, prediction_ids, prediction))
             return []
         self._add_table(table)
         return list(table.prediction_ids)

@@ -1,8 +1,8 @@
 """Python values to columns: what a caller hands over, checked in the caller's thread, and packed in the background.
 
-The kind of a feature is the kind of its values: numbers are numeric, text and booleans categorical, None and NaN
-missing. Where a column mixes both, each value lands in the map of its own kind and is missing in the other, so what
-becomes of a row never depends on the rows it happens to travel with.
+The kind of a feature is the kind of its values: numbers are numeric, text and booleans categorical, lists and arrays
+of numbers vectors, None and NaN missing. Where a column mixes kinds, each value lands in the map of its own and is
+missing in the others, so what becomes of a row never depends on the rows it happens to travel with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.errors import EventError
-from driftline.events import MAX_ID_LENGTH, CategoricalColumn, Floats, Times, category_text
+from driftline.events import (
+    MAX_ID_LENGTH,
+    CategoricalColumn,
+    Floats,
+    Times,
+    Vectors,
+    category_text,
+    checked_dimension,
+    single_precision,
+)
 from driftline.rows import timestamp_us
 
 _NUMBERS: frozenset[type] = frozenset(
@@ -33,7 +42,7 @@ _MISSING_NAMES = frozenset({"NAType", "NaTType"})  # pandas, which this package 
 
 
 def plain(value: Any, what: str) -> Any:
-    """A feature value as number, text, boolean or None.
+    """A value as number, text, boolean or None.
 
     Raises:
         EventError: The value is none of these.
@@ -60,21 +69,58 @@ def plain(value: Any, what: str) -> Any:
 
 def _unfit(value: Any, what: str) -> EventError:
     return EventError(
-        f"{what}: expected a number, text, a boolean or None, came {type(value).__name__}; "
-        "turn times into numbers and lists into several features"
+        f"{what}: expected a number, text, a boolean or None (a feature may also be a list of numbers), "
+        f"came {type(value).__name__}; turn times into numbers"
     )
 
 
-def plain_features(features: Any) -> dict[str, Any]:
-    """A copy of a row's features, checked."""
+def plain_features(features: Any) -> tuple[dict[str, Any], dict[str, Vectors] | None]:
+    """A copy of a row's features, checked: the plain ones, and the vectors or None where there are none."""
     if not isinstance(features, Mapping):
         raise EventError(f"features: expected a mapping of name to value, came {type(features).__name__}")
     copy = dict(features)
     if not _TEXT_KEYS.issuperset(map(type, copy)):
         copy = {feature_name(name, "features"): value for name, value in copy.items()}
     if _PLAIN.issuperset(map(type, copy.values())):
-        return copy
-    return {name: plain(value, f"feature {name[:80]!r}") for name, value in copy.items()}
+        return copy, None
+    vectors = {name: vector(value, _feature(name)) for name, value in copy.items() if is_vector(value)}
+    rest = {name: plain(value, _feature(name)) for name, value in copy.items() if name not in vectors}
+    return rest, vectors or None
+
+
+def _feature(name: str) -> str:
+    return f"feature {name[:80]!r}"
+
+
+def is_vector(value: Any) -> bool:
+    """Whether it is meant as a vector: a list, a tuple, or an array or tensor of one dimension."""
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+
+
+def vector(values: Any, what: str) -> Vectors:
+    """A vector as float32, shape ``(dimension,)``, copied. None among the numbers is NaN.
+
+    Raises:
+        EventError: There is something else than numbers in it, nothing, or too much.
+    """
+    checked_dimension(len(values), what)
+    if not isinstance(values, (list, tuple)):
+        array = np.asarray(values)
+        if array.dtype.kind in "iuf":
+            return single_precision(array)
+        values = array.tolist()
+    if not _NUMBERS_OR_MISSING.issuperset(map(type, values)):
+        values = [_component(value, f"{what}, value {place}") for place, value in enumerate(values)]
+    try:
+        return single_precision(values)
+    except OverflowError:  # an integer beyond float64
+        return single_precision(floats(values))
+
+
+def _component(value: Any, what: str) -> float | None:
+    if isinstance(value, (str, bool, np.bool_)):
+        raise EventError(f"{what}: a vector has numbers only, came {type(value).__name__} {str(value)[:40]!r}")
+    return number(value, what)
 
 
 def feature_name(name: Any, what: str) -> str:
@@ -104,6 +150,16 @@ def label(value: Any, what: str) -> str | None:
     if value is None or type(value) is str:
         return value
     return category_text(plain(value, what))
+
+
+def error_class(value: Any, what: str) -> str | None:
+    """The class of an error: text, or an exception, which goes by its type's name. None or empty is no error."""
+    if isinstance(value, BaseException):
+        return type(value).__name__
+    value = plain(value, what)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise EventError(f"{what}: expected a short class such as 'timeout', or an exception, came {type(value).__name__}")
 
 
 def flag(value: Any, what: str) -> bool | None:
@@ -218,38 +274,75 @@ def named_columns(table: Any, what: str) -> dict[str, Any]:
 
 def array_of(column: Any, what: str) -> NDArray[Any]:
     """A column as a one-dimensional numpy array; a view where that is possible."""
-    if isinstance(column, (str, bytes)) or not hasattr(column, "__len__"):
-        raise EventError(f"{what}: expected a column (array or sequence), came {type(column).__name__}")
-    if isinstance(column, (list, tuple)):
-        array = np.empty(len(column), dtype=object)  # np.array would guess: [1, 'a'] becomes ['1', 'a']
-        array[:] = column
-    elif hasattr(column, "to_numpy") and hasattr(column, "chunks"):
-        array = column.to_numpy()  # pyarrow.ChunkedArray
-    elif hasattr(column, "to_numpy") and hasattr(column, "to_pylist"):
-        array = column.to_numpy(zero_copy_only=False)  # pyarrow.Array
-    else:
-        array = np.asarray(column)
+    array = _array(column, what)
     if array.ndim != 1:
         raise EventError(f"{what}: expected one dimension, came shape {array.shape}")
     return array
 
 
-def feature_column(column: Any, what: str) -> tuple[Floats | None, CategoricalColumn | None]:
-    """A feature column as numeric and categorical column, copied; None for the one without a value."""
+def _array(column: Any, what: str) -> NDArray[Any]:
+    if isinstance(column, (str, bytes)) or not hasattr(column, "__len__"):
+        raise EventError(f"{what}: expected a column (array or sequence), came {type(column).__name__}")
+    if isinstance(column, (list, tuple)):
+        return np.fromiter(column, object, len(column))  # np.array would guess: [1, 'a'] becomes ['1', 'a']
+    if hasattr(column, "to_numpy") and hasattr(column, "chunks"):
+        return np.asarray(column.to_numpy())  # pyarrow.ChunkedArray
+    if hasattr(column, "to_numpy") and hasattr(column, "to_pylist"):
+        return np.asarray(column.to_numpy(zero_copy_only=False))  # pyarrow.Array
+    return np.asarray(column)
+
+
+def feature_column(column: Any, what: str) -> tuple[Floats | None, CategoricalColumn | None, Vectors | None]:
+    """A feature column as numeric column, categorical column and vectors, copied; None for those without a value.
+
+    Vectors are a two-dimensional array, one row each, or a column of lists or arrays of one length.
+    """
     coded = _pandas_codes(column)
     if coded is not None:
-        return None, coded
-    array = array_of(column, what)
+        return None, coded, None
+    array = _array(column, what)
+    if array.ndim == 2:
+        return None, None, _matrix(array, what)
+    if array.ndim != 1:
+        raise EventError(f"{what}: expected one dimension, or two for vectors, came shape {array.shape}")
     if array.dtype.kind in "iuf":
-        return np.array(array, dtype=np.float64), None
+        return np.array(array, dtype=np.float64), None, None
     if array.dtype.kind == "b":
-        return None, CategoricalColumn(["false", "true"], array.astype(np.int32))
+        return None, CategoricalColumn(["false", "true"], array.astype(np.int32)), None
     if array.dtype.kind not in "OUT":
         raise EventError(f"{what}: expected numbers, text or booleans, came {array.dtype}; turn times into numbers")
-    values = array.tolist()
+    values, vectors = array.tolist(), None
     if not _PLAIN.issuperset(map(type, values)):
-        values = [plain(value, f"{what}, row {row}") for row, value in enumerate(values)]
-    return by_kind(values)
+        vectors = vector_column({row: value for row, value in enumerate(values) if is_vector(value)}, len(values), what)
+        values = [None if is_vector(value) else plain(value, f"{what}, row {row}") for row, value in enumerate(values)]
+    return *by_kind(values), vectors
+
+
+def _matrix(array: NDArray[Any], what: str) -> Vectors:
+    if array.dtype.kind not in "iuf":
+        raise EventError(f"{what}: expected vectors of numbers, came {array.dtype}")
+    checked_dimension(array.shape[1], what)
+    return single_precision(array)
+
+
+def vector_column(by_row: Mapping[int, Any], rows: int, what: str) -> Vectors | None:
+    """The vectors of some rows, the others NaN, as float32 of shape ``(rows, dimension)``; None if there are none.
+
+    Raises:
+        EventError: They differ in dimension.
+    """
+    found = {row: vector(value, f"{what}, row {row}") for row, value in by_row.items()}
+    if not found:
+        return None
+    dimension = len(next(iter(found.values())))
+    result = np.full((rows, dimension), np.nan, dtype=np.float32)
+    for row, values in found.items():
+        if len(values) != dimension:
+            raise EventError(
+                f"{what}, row {row}: expected a vector of {dimension} numbers like those before, came {len(values)}"
+            )
+        result[row] = values
+    return result
 
 
 def number_column(column: Any, what: str) -> Floats:
@@ -257,7 +350,9 @@ def number_column(column: Any, what: str) -> Floats:
     array = array_of(column, what)
     if array.dtype.kind in "iufb":
         return np.array(array, dtype=np.float64)
-    numeric, categorical = feature_column(array, what)
+    numeric, categorical, vectors = feature_column(array, what)
+    if vectors is not None:
+        raise EventError(f"{what}: expected numbers, came vectors of {vectors.shape[1]} numbers")
     if categorical is not None:
         raise EventError(
             f"{what}: expected numbers, came {categorical.categories[0][:40]!r}; a class goes into the label"
@@ -275,6 +370,13 @@ def label_column(column: Any, what: str) -> CategoricalColumn:
         return CategoricalColumn(["false", "true"], array.astype(np.int32))
     return CategoricalColumn.from_values(
         [label(value, f"{what}, row {row}") for row, value in enumerate(array.tolist())]
+    )
+
+
+def error_column(column: Any, what: str) -> CategoricalColumn:
+    """A column of errors by class; see :func:`error_class`."""
+    return CategoricalColumn.from_values(
+        [error_class(value, f"{what}, row {row}") for row, value in enumerate(array_of(column, what).tolist())]
     )
 
 

@@ -27,19 +27,22 @@ def prediction_table(
     timestamps: Any,
     segments: Any,
     latency_ms: Any,
+    error: Any,
 ) -> PredictionColumns:
     """Columns as :meth:`driftline.Client.log_predictions` takes them, copied and checked.
 
     Raises:
         EventError: A column cannot be read, or has another length than the rest.
     """
-    numeric, categorical = {}, {}
+    numeric, categorical, vectors = {}, {}, {}
     for name, column in read.named_columns(features, "features").items():
-        as_numbers, as_text = read.feature_column(column, f"feature {name[:80]!r}")
+        as_numbers, as_text, as_vectors = read.feature_column(column, f"feature {name[:80]!r}")
         if as_numbers is not None:
             numeric[name] = as_numbers
         if as_text is not None:
             categorical[name] = as_text
+        if as_vectors is not None:
+            vectors[name] = as_vectors
     rows = row_count(features, prediction_ids, prediction, timestamps)
     table = PredictionColumns(
         deployment_id=deployment_id,
@@ -59,6 +62,8 @@ def prediction_table(
             for name, column in _columns(segments, "segments")
         },
         latency_ms=None if latency_ms is None else read.number_column(latency_ms, "latency_ms"),
+        vectors=vectors,
+        error=None if error is None else read.error_column(error, "error"),
         model_id=model_id,
     )
     _check_lengths(table)

@@ -105,6 +105,69 @@ def test_tables_arrive_once_and_equal_in_batches(client: Client, arrivals: Any) 
     assert acted == {key: (255, 1, 0)[i % 3] for i, key in enumerate(keys)}
 
 
+def test_vectors_texts_booleans_errors_and_latency_arrive_equal(client: Client, arrivals: Any) -> None:
+    """Rows and a table that say the same; every tenth request failed, and its embedding was never computed."""
+    rows = 600
+    embeddings = np.random.default_rng(0).normal(size=(rows, 16)).astype(np.float32)
+    failed = [i % 10 == 9 for i in range(rows)]
+    embeddings[failed] = np.nan
+    texts = [f"Where is my parcel no. {i}?\n☃" for i in range(rows)]
+    errors = ["timeout" if late else None for late in failed]
+    half = rows // 2
+    for i in range(half):
+        client.log_prediction(
+            {"embedding": None if failed[i] else embeddings[i], "question": texts[i], "member": i % 3 == 0},
+            None if failed[i] else i / rows,
+            prediction_id=str(i),
+            timestamp=i,
+            latency_ms=i * 0.5,
+            error=TimeoutError("no answer in time") if i == 9 else errors[i],
+        )
+    client.log_predictions(
+        {
+            "embedding": embeddings[half:],
+            "question": texts[half:],
+            "member": [i % 3 == 0 for i in range(half, rows)],
+        },
+        [math.nan if failed[i] else i / rows for i in range(half, rows)],
+        prediction_ids=[str(i) for i in range(half, rows)],
+        timestamps=np.arange(half, rows),
+        latency_ms=np.arange(half, rows) * 0.5,
+        error=errors[half:],
+    )
+    assert client.flush() == 0
+    batches = arrivals.predictions(rows)
+    order = np.argsort(np.concatenate([batch.timestamps_us for batch in batches]))
+
+    def arrived(of_batch: Callable[[driftline.PredictionColumns], Any]) -> Any:
+        return np.concatenate([np.asarray(of_batch(batch), dtype=object) for batch in batches])[order]
+
+    came = np.concatenate([batch.vectors["embedding"] for batch in batches])[order]
+    np.testing.assert_array_equal(came, embeddings)
+    assert came.dtype == np.float32
+    assert arrived(lambda batch: batch.categorical["question"].values()).tolist() == texts
+    members = ["true" if i % 3 == 0 else "false" for i in range(rows)]
+    assert arrived(lambda batch: batch.categorical["member"].values()).tolist() == members
+    assert arrived(lambda batch: batch.error.values() if batch.error else None).tolist() == [
+        *errors[:9],
+        "TimeoutError",
+        *errors[10:],
+    ]
+    assert arrived(lambda batch: batch.latency_ms).tolist() == [i * 0.5 for i in range(rows)]
+    assert np.isnan(arrived(lambda batch: batch.prediction).astype(float)).tolist() == failed
+
+
+def test_an_embedding_of_another_dimension_starts_a_batch_of_its_own(client: Client, arrivals: Any) -> None:
+    for i in range(40):
+        client.log_prediction({"v": [1.0] * (2 + i % 2)}, prediction_id=str(i))
+    assert client.flush() == 0
+    by_dimension: dict[int, list[str]] = {2: [], 3: []}
+    for batch in arrivals.predictions(40):
+        assert not np.isnan(batch.vectors["v"]).any()
+        by_dimension[batch.vectors["v"].shape[1]] += batch.prediction_ids
+    assert by_dimension == {dimension: [str(i) for i in range(40) if 2 + i % 2 == dimension] for dimension in (2, 3)}
+
+
 def test_many_threads_share_a_client(client: Client, arrivals: Any) -> None:
     def log(thread: int) -> None:
         for i in range(2000):
@@ -192,7 +255,10 @@ def test_closing_twice_and_flushing_a_closed_client_are_harmless(client: Client)
 
 
 BAD_CALLS: list[tuple[str, Callable[[Client], Any]]] = [
-    ("feature 'x'", lambda c: c.log_prediction({"x": [1]})),
+    ("feature 'x'", lambda c: c.log_prediction({"x": {1}})),
+    ("feature 'x'", lambda c: c.log_prediction({"x": [1, "2"]})),
+    ("error", lambda c: c.log_prediction({}, error=True)),  # type: ignore[arg-type]
+    ("row 1", lambda c: c.log_predictions({"x": [[1, 2], [3]]})),
     ("features", lambda c: c.log_prediction(None)),  # type: ignore[arg-type]
     ("label", lambda c: c.log_prediction({}, "late")),  # type: ignore[arg-type]
     ("prediction_id", lambda c: c.log_prediction({}, prediction_id="")),
@@ -261,7 +327,7 @@ def test_objects_that_raise_when_looked_at_do_not_break_serving(tmp_path: Path) 
 def test_a_thousand_rejections_are_a_handful_of_log_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Client("credit", "v1", settings=driftline.KafkaSettings("127.0.0.1:1"), spool_dir=tmp_path) as client:
         for _ in range(1000):
-            client.log_prediction({"x": [1]})
+            client.log_prediction({"x": {1}})
         assert client.counters().rejected == 1000
     assert 1 <= sum("rejected, not logged" in record.message for record in caplog.records) <= 5
 

@@ -50,6 +50,8 @@ def row(features: dict[str, Any], key: str = "p", version: str = "v1", **fields:
         "class_probabilities": None,
         "segments": None,
         "latency_ms": None,
+        "error": None,
+        "vectors": None,
         **fields,
     }
     return PredictionRow(version, key, 0, features, **given_fields)
@@ -137,7 +139,7 @@ def test_a_single_value_of_a_known_kind_is_taken(value: Any, plain: Any) -> None
 
 @pytest.mark.parametrize(
     "value",
-    [[1], {}, b"x", 1j, np.complex64(1), dt.datetime(2026, 1, 1), np.array([1.0]), object(), np.datetime64("2026")],
+    [{}, {1.0}, b"x", 1j, np.complex64(1), dt.datetime(2026, 1, 1), np.eye(2), object(), np.datetime64("2026")],
 )
 def test_a_value_of_another_kind_is_refused_by_name(value: Any) -> None:
     with pytest.raises(EventError, match="feature 'age': expected a number, text, a boolean or None"):
@@ -145,10 +147,113 @@ def test_a_value_of_another_kind_is_refused_by_name(value: Any) -> None:
 
 
 def test_features_are_copied() -> None:
-    given_features: dict[str, Any] = {"a": 1}
-    copy = read.plain_features(given_features)
+    given_features: dict[str, Any] = {"a": 1, "v": np.ones(2, np.float32)}
+    plain, vectors = read.plain_features(given_features)
     given_features["a"] = 2
-    assert copy == {"a": 1}
+    given_features["v"][:] = 0
+    assert plain == {"a": 1} and vectors is not None
+    assert vectors["v"].tolist() == [1.0, 1.0]
+    assert read.plain_features({"a": 1}) == ({"a": 1}, None)
+
+
+class Tensor:
+    """What an array of another library has in common with numpy's."""
+
+    ndim = 1
+
+    def __len__(self) -> int:
+        return 3
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.array([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, 2.0, 3],
+        (1, np.float64(2), np.int8(3)),
+        np.array([1, 2, 3], dtype=">i2"),
+        np.array([1, 2, 3], dtype=np.float16),
+        np.arange(6)[1:4],
+        [decimal.Decimal(1), 2, 3],
+        np.array([1, 2, 3], dtype=object),
+        pd.Series([1, 2, 3]),
+        Tensor(),
+    ],
+    ids=lambda value: f"{type(value).__name__} {getattr(value, 'dtype', '')}",
+)
+def test_lists_and_arrays_of_numbers_are_vectors(value: Any) -> None:
+    _, vectors = read.plain_features({"text": value, "a": 1})
+    assert vectors is not None and vectors["text"].dtype == np.float32
+    assert vectors["text"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_what_float32_cannot_hold_and_what_is_missing_stays_visible() -> None:
+    _, vectors = read.plain_features({"v": [1e300, -(10**400), None, math.nan]})
+    assert vectors is not None
+    np.testing.assert_array_equal(vectors["v"], [math.inf, -math.inf, math.nan, math.nan])
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ([], "a vector has 1 to 65536 numbers"),
+        (np.zeros(65_537), "a vector has 1 to 65536 numbers .*came 65537"),
+        ([1, "2"], "value 1: a vector has numbers only, came str '2'"),
+        ([1, True], "value 1: a vector has numbers only, came bool"),
+        ([[1], [2]], "value 0: expected a number"),
+        (np.array([True]), "value 0: a vector has numbers only"),
+        (np.array(["2026"], dtype="datetime64[D]"), "value 0: expected a number"),
+        ([1j], "value 0: expected a number"),
+    ],
+    ids=repr,
+)
+def test_a_list_of_anything_else_is_refused_by_name(value: Any, complaint: str) -> None:
+    with pytest.raises(EventError, match=f"feature 'text'.*{complaint}"):
+        read.plain_features({"text": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [("timeout", "timeout"), (TimeoutError("at 12:00"), "TimeoutError"), (Colour.RED, "red"), ("", None), (None, None)],
+    ids=repr,
+)
+def test_an_error_is_a_class_or_an_exceptions_type(value: Any, name: str | None) -> None:
+    assert read.error_class(value, "error") == name
+
+
+@pytest.mark.parametrize("value", [True, False, 503, ["timeout"], TimeoutError], ids=repr)
+def test_an_error_that_is_no_class_is_refused(value: Any) -> None:
+    with pytest.raises(EventError, match="error: expected"):
+        read.error_class(value, "error")
+
+
+VECTORS = st.dictionaries(
+    st.sampled_from("vw"), st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=3), max_size=2
+)
+
+
+@given(st.lists(VECTORS, min_size=1, max_size=12))
+def test_every_row_keeps_its_vectors_whatever_dimension_its_neighbours_have(rows: list[dict[str, Any]]) -> None:
+    batches = list(
+        prediction_columns([row({}, f"p{i}", vectors=read.plain_features(v)[1]) for i, v in enumerate(rows)], "d", None)
+    )
+    came: dict[str, Any] = {}
+    for batch in batches:
+        assert [key for key in batch.prediction_ids if key in came] == []
+        for index, key in enumerate(batch.prediction_ids):
+            of_row = {name: values[index].tolist() for name, values in batch.vectors.items()}
+            came[key] = {name: values for name, values in of_row.items() if not any(map(math.isnan, values))}
+    assert came == {f"p{i}": values for i, values in enumerate(rows)}
+    dimensions = {tuple(sorted((name, len(values)) for name, values in v.items())) for v in rows}
+    assert len(batches) <= max(1, len(dimensions))
+
+
+def test_rows_without_a_vector_share_the_batch_of_those_with_one() -> None:
+    vector = {"v": np.ones(2, np.float32)}
+    (columns,) = prediction_columns([row({}), row({}, vectors=vector), row({}), row({}, vectors=vector)], "d", None)
+    np.testing.assert_array_equal(columns.vectors["v"][:, 0], [math.nan, 1, math.nan, 1])
 
 
 @pytest.mark.parametrize("features", [[("a", 1)], None, "a", {1: 2}])
@@ -174,7 +279,15 @@ def test_integers_and_uuids_are_prediction_ids() -> None:
 
 
 def table(features: Any, prediction: Any = None, **fields: Any) -> PredictionColumns:
-    names = ("prediction_ids", "prediction_label", "class_probabilities", "timestamps", "segments", "latency_ms")
+    names = (
+        "prediction_ids",
+        "prediction_label",
+        "class_probabilities",
+        "timestamps",
+        "segments",
+        "latency_ms",
+        "error",
+    )
     return prediction_table(
         features,
         prediction,
@@ -238,6 +351,56 @@ def test_booleans_are_categorical(column: Any) -> None:
     assert table({"a": column}).categorical["a"].values() == ["true", "false"]
 
 
+MATRIX = [[1.0, 2.0], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        MATRIX,
+        list(np.array(MATRIX)),
+        np.array(MATRIX, dtype=np.float32),
+        np.array(MATRIX, dtype=int).T.copy().T,
+        pd.Series(MATRIX),
+        pa.array(MATRIX),
+        pa.array(MATRIX, pa.list_(pa.float32(), 2)),
+        pa.chunked_array([MATRIX[:1], MATRIX[1:]]),
+    ],
+    ids=lambda column: type(column).__name__,
+)
+def test_vectors_of_every_library_are_vectors(column: Any) -> None:
+    columns = table({"v": column})
+    assert columns.numeric == {} and columns.categorical == {}
+    assert columns.vectors["v"].tolist() == MATRIX and columns.vectors["v"].dtype == np.float32
+
+
+def test_a_table_keeps_vectors_and_numbers_of_one_column_apart() -> None:
+    columns = table({"v": [[1, 2], None, 7.0, np.array([3, 4])]})
+    np.testing.assert_array_equal(columns.vectors["v"], [[1, 2], [math.nan] * 2, [math.nan] * 2, [3, 4]])
+    np.testing.assert_array_equal(columns.numeric["v"], [math.nan, math.nan, 7.0, math.nan])
+
+
+@pytest.mark.parametrize(
+    ("column", "complaint"),
+    [
+        ([[1, 2], [1, 2, 3]], "feature 'v', row 1: expected a vector of 2 numbers like those before, came 3"),
+        ([[1, 2], ["x", 2]], "feature 'v', row 1, value 0: a vector has numbers only"),
+        (np.array([["a"]]), "feature 'v': expected vectors of numbers"),
+        (np.zeros((2, 0)), "feature 'v': a vector has 1 to 65536 numbers"),
+        (np.zeros((2, 2, 2)), "feature 'v': expected one dimension, or two for vectors"),
+    ],
+    ids=repr,
+)
+def test_vectors_that_are_none_are_refused_by_name(column: Any, complaint: str) -> None:
+    with pytest.raises(EventError, match=complaint):
+        table({"v": column})
+
+
+def test_errors_of_a_table_are_classes() -> None:
+    columns = table({"a": [1, 2, 3]}, error=["timeout", None, ValueError("no")])
+    assert columns.error is not None and columns.error.values() == ["timeout", None, "ValueError"]
+
+
 @pytest.mark.parametrize("frame", [pd.DataFrame, pa.table], ids=["pandas", "pyarrow"])
 def test_whole_frames_are_features(frame: Any) -> None:
     columns = table(frame({"a": [1, 2], "b": ["x", "y"]}))
@@ -299,6 +462,7 @@ def test_a_time_that_would_be_a_guess_is_refused_with_its_row(column: Any) -> No
         {"class_probabilities": {"a": [0.5]}},
         {"segments": {"a": ["x"]}},
         {"latency_ms": [1.0]},
+        {"error": ["timeout"]},
     ],
 )
 def test_columns_of_unequal_length_are_refused(fields: dict[str, Any]) -> None:
@@ -324,9 +488,11 @@ def test_a_table_of_outcomes_is_read() -> None:
 
 @given(st.lists(FEATURES, min_size=2, max_size=30), st.data())
 def test_a_part_of_a_batch_says_what_the_rows_said(features: list[dict[str, Any]], data: st.DataObject) -> None:
-    (whole,) = prediction_columns(
-        [row(f, f"p{i}", segments={"s": str(i % 3)}) for i, f in enumerate(features)], "d", None
-    )
+    rows = [
+        row(f, f"p{i}", segments={"s": str(i % 3)}, error=[None, "late"][i % 2], vectors={"v": np.full(2, i, "<f4")})
+        for i, f in enumerate(features)
+    ]
+    (whole,) = prediction_columns(rows, "d", None)
     start = data.draw(st.integers(0, len(features) - 1))
     stop = data.draw(st.integers(start + 1, len(features)))
     part = between(whole, start, stop)
@@ -335,7 +501,10 @@ def test_a_part_of_a_batch_says_what_the_rows_said(features: list[dict[str, Any]
         assert [value_at(part, name, i) for i in range(part.rows)] == [
             value_at(whole, name, i) for i in range(start, stop)
         ]
-    for column in (*part.categorical.values(), *part.segments.values()):
+    assert part.vectors["v"].tolist() == [[i, i] for i in range(start, stop)]
+    assert whole.error is not None and part.error is not None
+    assert part.error.values() == whole.error.values()[start:stop]
+    for column in (*part.categorical.values(), *part.segments.values(), part.error):
         if part.rows < whole.rows:
             assert set(column.categories) == {value for value in column.values() if value is not None}
 
@@ -347,6 +516,15 @@ def test_a_batch_beyond_the_limit_is_split_and_keeps_its_rows_in_order(rows: int
     assert [key for part in parts for key in part.prediction_ids] == [str(i) for i in range(rows)]
     assert np.array_equal(np.concatenate([part.numeric["n99"] for part in parts]), np.arange(rows))
     assert all(len(data) <= 20_000 for data, _ in encoded(columns, 20_000, no_refusal))
+
+
+def test_a_batch_of_long_vectors_is_split_before_it_is_too_large() -> None:
+    vectors = np.random.default_rng(0).normal(size=(40, 768)).astype(np.float32)
+    columns = table({"v": vectors})
+    sent = list(encoded(columns, 20_000, no_refusal))
+    assert all(len(data) <= 20_000 for data, _ in sent)
+    parts = [PredictionColumns.from_record(decode(data)[1]) for data, _ in sent]
+    assert np.array_equal(np.concatenate([part.vectors["v"] for part in parts]), vectors)
 
 
 def test_rows_that_cannot_be_encoded_cost_only_themselves() -> None:

@@ -133,6 +133,7 @@ class Columns(_Section):
     class_probabilities: dict[Label, Column] = Field(default_factory=dict)
     segments: dict[Annotated[str, Field(min_length=1, max_length=_MAX_NAME)], Column] = Field(default_factory=dict)
     latency_ms: Column | None = None
+    error: Column | None = None
     actual_value: Column | None = None
     actual_label: Column | None = None
     actual_timestamp: Column | None = None

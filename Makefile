@@ -1,7 +1,7 @@
 # Everything a fresh machine with Python 3.11 or later needs: 'make demo' and 'make test' set themselves up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench bench-detection lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 help: ## Show what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.ready: requirements/build.lock requirements/all.lock pyproject.toml sdk/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Driftline needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 demo")'
@@ -44,6 +44,9 @@ check: $(VENV)/.ready ## Lint, format, types, direction of imports
 
 bench: setup .venv-peers/.ready ## Measure throughput, latency, memory, detection and the peers; writes build/bench/*.json
 	@$(BIN)/python -m bench.run
+
+bench-detection: setup ## Measure false alarms, delays and the known detectors on the same streams, in some eight minutes
+	@$(BIN)/python -m bench.detection
 
 lock: $(VENV)/.ready ## Pin the dependencies anew (needs uv)
 	@uv pip compile -q pyproject.toml --extra demo --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package driftline --no-emit-index-url --no-header -o requirements/all.lock

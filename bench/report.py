@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -32,9 +33,34 @@ def _rounded(value: float) -> float:
 
 def write(name: str, figures: Sequence[Figure]) -> None:
     """Show the figures of a bench and write them to its file."""
+    save(name, figures)
+    show({name: figures})
+
+
+def save(name: str, figures: Sequence[Figure]) -> None:
+    """Write the figures of a bench to its file."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     (OUTPUT / f"{name}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    show({name: figures})
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=180)
+
+
+def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> None:
+    """Print rows under headings; the columns after the first ``left`` ones are numbers, set to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for column, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if column < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    _console().print(table)
+
+
+def within(row: Figure, text: str) -> str:
+    """``text`` for a table, marked red where the figure does not hold its bound."""
+    return f"[bold red]{text}[/]" if row["holds"] is False else text
 
 
 def show(benches: Mapping[str, Sequence[Figure]]) -> None:
@@ -50,8 +76,7 @@ def show(benches: Mapping[str, Sequence[Figure]]) -> None:
             holds = {True: "[green]yes[/]", False: "[bold red]NO[/]", None: ""}[row["holds"]]
             bound = "" if row["bound"] is None else f"{row['bound']:,g}"
             table.add_row(name, row["metric"], f"{row['value']:,}", row["unit"], bound, holds, str(row["note"]))
-    console = Console()
-    Console(width=None if console.is_terminal else 180).print(table)
+    _console().print(table)
 
 
 def broken(figures: Iterable[Figure]) -> list[Figure]:

@@ -20,12 +20,17 @@ from rich.console import Console
 
 from bench.report import OUTPUT, Figure, broken, show
 
-_PARTS = {"cluster", "peer_process", "peers", "report", "run", "stages", "traffic"}
+_PARTS = {"__init__", "cluster", "peer_process", "peers", "report", "run", "stages", "traffic"}
+
+_ARGUMENTS = {"detection": ["--quick"]}
+"""`make bench-detection` runs it whole."""
 
 
 def names() -> list[str]:
-    """The benches there are: modules of this folder with figures of their own."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _PARTS)
+    """The benches there are: modules and packages of this folder with figures of their own."""
+    here = Path(__file__).parent
+    modules = {path.stem for path in here.glob("*.py")} - _PARTS
+    return sorted(modules | {path.parent.name for path in here.glob("*/__main__.py")})
 
 
 def run(name: str, console: Console) -> list[Figure] | None:
@@ -34,7 +39,9 @@ def run(name: str, console: Console) -> list[Figure] | None:
     output.unlink(missing_ok=True)
     console.rule(f"bench {name}")
     begin = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", f"bench.{name}"], stdout=sys.stderr, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", f"bench.{name}", *_ARGUMENTS.get(name, [])], stdout=sys.stderr, check=False
+    )
     console.print(f"{name}: {time.monotonic() - begin:.0f} s")
     if not output.exists():
         console.print(f"[bold red]{name} wrote no figures[/] (status {done.returncode})")

@@ -10,10 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.deployments.checking import load_specification, parse_specification
+from services.deployments.contradictions import RESERVED_NAMES, RESERVED_PREFIXES
 from services.deployments.durations import duration_ms, duration_text
 from services.deployments.errors import DeploymentError, Flaw, SpecificationError
 from services.deployments.specification import Specification, to_document
-from streams.specification import MONITORS, DeploymentSpec
+from streams.detectors import DETECTORS, MOST_DETECTORS
+from streams.specification import (
+    KINDS,
+    MONITORS,
+    RISK_WEIGHTS,
+    DeploymentSpec,
+    DetectorSpec,
+    FalseAlarmBudget,
+    FeatureSpec,
+    SegmentSpec,
+)
 
 FULL = """
 deployment: delays
@@ -26,6 +37,9 @@ positive_class: 1
 features:
   distance_km: numeric
   carrier: {kind: categorical, importance: 2, column: CARRIER}
+  cancelled: boolean
+  remarks: {kind: text, margin: 0.2}
+  route: embedding
 columns:
   prediction_id: id
   timestamp: scheduled
@@ -38,10 +52,22 @@ window: 30m
 lateness: 90s
 start_slot: 1h30m
 margin: 0.1
+quality_margin: 0.01
 earliest_event_time: 2010-01-01T00:00:00+01:00
 clock_skew: 0s
-false_alarms: {count: 2, per: 7d, scope: deployment}
-severities: {data_drift: info}
+risk: high
+false_alarms: {count: 2, per: 7d, scope: deployment, kinds: {outcomes: 0.6, features: 0.3}}
+importance: estimated
+monitors: {data_quality: off, service: on}
+severities: {data_drift: info, data_quality: error}
+segments:
+  by_carrier: {column: carrier, most: 5}
+  by_airport: {column: airport, values: [JFK, 12, true]}
+  short_haul: {column: distance_km, below: 800}
+  medium_haul: {column: distance_km, from: 800, below: 3000.5}
+detectors:
+- {detector: adwin, stream: prediction, parameters: {delta: 0.01}}
+- {detector: kswin, stream: distance_km}
 runbook: https://example.org/late
 """
 MINIMAL = "deployment: d\nmodel: m\ntask: other\nfeatures: {x: numeric}\n"
@@ -91,15 +117,31 @@ def test_every_field_reaches_the_streams() -> None:
         earliest_event_time_us=1_262_300_400_000_000,
         clock_skew_ms=0,
         false_alarms=spec.false_alarms,
-        severities={"data_drift": "info"},
+        severities={"data_drift": "info", "data_quality": "error"},
         runbook_url="https://example.org/late",
+        risk="high",
+        importance_source="estimated",
+        quality_margin_tv=0.01,
+        disabled_monitors=("data_quality",),
+        segments=(
+            SegmentSpec("by_carrier", "carrier", most=5),
+            SegmentSpec("by_airport", "airport", ("JFK", "12", "true"), most=3),
+            SegmentSpec("short_haul", "distance_km", high=800.0),
+            SegmentSpec("medium_haul", "distance_km", low=800.0, high=3000.5),
+        ),
+        detectors=(DetectorSpec("adwin", "prediction", {"delta": 0.01}), DetectorSpec("kswin", "distance_km")),
     )
-    assert [(f.name, f.kind, f.importance) for f in spec.features] == [
-        ("distance_km", "numeric", 1.0),
-        ("carrier", "categorical", 2.0),
+    assert [(f.name, f.kind, f.importance, f.margin_tv) for f in spec.features] == [
+        ("distance_km", "numeric", 1.0, None),
+        ("carrier", "categorical", 2.0, None),
+        ("cancelled", "boolean", 1.0, None),
+        ("remarks", "text", 1.0, 0.2),
+        ("route", "embedding", 1.0, None),
     ]
-    budget = spec.false_alarms
-    assert (budget.count, budget.per_ms, budget.scope) == (2.0, 604_800_000, "deployment")
+    assert spec.false_alarms == FalseAlarmBudget(
+        2.0, 604_800_000, "deployment", kinds={"outcomes": 0.6, "features": 0.3}
+    )
+    spec.check()
 
 
 def test_what_is_left_out_is_as_the_streams_have_it() -> None:
@@ -122,15 +164,117 @@ def test_features_can_be_a_list_as_well() -> None:
     assert [(f.name, f.kind, f.column) for f in listed.features] == [("a", "numeric", "A"), ("b", "categorical", None)]
 
 
+words = st.text("abno01.-_:'\"{}[]&*!|>%é世", min_size=1, max_size=8)
+feature_names = words.filter(lambda name: not name.startswith(RESERVED_PREFIXES) and "." not in name)
+margins = st.floats(0, 0.49)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def specifications(draw: st.DrawFn) -> DeploymentSpec:
+    """Everything that the streams can be told and no contradiction."""
+    names = draw(st.lists(feature_names, min_size=3, max_size=6, unique=True))
+    kinds = ["numeric", "boolean", *(draw(st.sampled_from(KINDS)) for _ in names[2:])]
+    features = tuple(
+        FeatureSpec(name, kind, draw(st.floats(1e-3, 1e6)), draw(st.none() | margins))
+        for name, kind in zip(names, kinds, strict=True)
+    )
+    number, answer, attribute = names[0], names[1], "site." + draw(words)
+    low, high = sorted(draw(st.tuples(numbers, numbers).filter(lambda ends: ends[0] != ends[1])))
+    values = tuple(draw(st.lists(words, max_size=4, unique=True)))
+    segments = [
+        SegmentSpec("rule", number, low=draw(st.sampled_from([low, None])), high=high),
+        SegmentSpec("listed", answer, values, most=len(values) or draw(st.integers(1, 100))),
+        SegmentSpec("attribute", attribute),
+    ]
+    detectors = [
+        DetectorSpec("adwin", "prediction"),
+        DetectorSpec("page_hinkley", number),
+        DetectorSpec("ddm", answer),
+    ]
+    kinds_of_budget = {"outcomes": 0.5, "features": 0.4, "operations": 0.05}
+    budget = FalseAlarmBudget(
+        draw(st.floats(1e-3, 1e6)),
+        draw(st.integers(3_600_000, 10**11)),
+        draw(st.sampled_from(["fleet", "deployment"])),
+        kinds={kind: kinds_of_budget[kind] for kind in draw(st.sets(st.sampled_from(sorted(kinds_of_budget))))},
+    )
+    return DeploymentSpec(
+        draw(words),
+        draw(words),
+        "other",
+        features,
+        description=draw(words | st.just("")),
+        columns={"segment:" + attribute: "S", "probability:no": "p", "feature:" + number: draw(words)},
+        shards=draw(st.integers(1, 1024)),
+        margin_tv=draw(margins),
+        quality_margin_tv=draw(margins),
+        false_alarms=budget,
+        severities=draw(st.dictionaries(st.sampled_from(MONITORS), st.sampled_from(["critical", "info"]))),
+        risk=draw(st.sampled_from(sorted(RISK_WEIGHTS))),
+        importance_source=draw(st.sampled_from(["given", "estimated"])),
+        disabled_monitors=tuple(m for m in MONITORS if draw(st.booleans())),
+        segments=tuple(draw(st.lists(st.sampled_from(segments), unique_by=lambda s: s.name))),
+        detectors=tuple(draw(st.lists(st.sampled_from(detectors), unique_by=lambda d: d.stream))),
+    )
+
+
+@given(specifications())
+def test_whatever_is_in_force_can_be_written_and_read_again(spec: DeploymentSpec) -> None:
+    text = yaml.safe_dump(to_document(spec), sort_keys=False, allow_unicode=False)
+    assert parse_specification(text.encode(), "again").to_spec() == spec
+
+
 def test_a_specification_written_back_reads_the_same() -> None:
     spec = parse(FULL).to_spec()
-    again = parse_specification(yaml.safe_dump(to_document(spec)).encode(), "again").to_spec()
+    again = parse_specification(yaml.safe_dump(to_document(spec), sort_keys=False).encode(), "again").to_spec()
     assert again == spec
+
+
+def test_short_ways_of_writing_mean_the_long_ones() -> None:
+    spec = parse(
+        """
+        deployment: d
+        model: m
+        task: other
+        features: {size: numeric, open: boolean, carrier: categorical}
+        columns: {segments: {site: SITE}}
+        segments: [carrier, site]
+        detectors: {prediction: adwin, open: ddm}
+        monitors: {service: false}
+        """
+    ).to_spec()
+    assert spec.segments == (SegmentSpec("carrier", "carrier"), SegmentSpec("site", "site"))
+    assert spec.detectors == (DetectorSpec("adwin", "prediction"), DetectorSpec("ddm", "open"))
+    assert spec.disabled_monitors == ("service",)
+    named = with_features("{carrier: categorical}") + "segments: {by: carrier}\n"
+    assert parse(named).to_spec().segments == (SegmentSpec("by", "carrier"),)
+
+
+def test_a_suffix_is_reserved_under_its_parent_only() -> None:
+    parse(with_features("{a: numeric, a.length: numeric, b.distance: numeric, c: text, c.distance: numeric}"))
+
+
+@pytest.mark.parametrize("detector", sorted(DETECTORS))
+def test_every_detector_of_the_streams_can_be_asked_for(detector: str) -> None:
+    assert parse(MINIMAL + f"detectors: {{x: {detector}}}").to_spec().detectors == (DetectorSpec(detector, "x"),)
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_the_name_of_a_stream_of_its_own_cannot_be_a_feature(name: str) -> None:
+    (flaw,) = flaws(with_features(f"\n- {{name: {name}, kind: numeric}}"))
+    assert (flaw.line, flaw.field) == (5, "features[0].name") and "of its own" in flaw.message
+
+
+@pytest.mark.parametrize("tier", sorted(RISK_WEIGHTS))
+def test_every_risk_tier_of_the_streams_can_be_given(tier: str) -> None:
+    assert parse(MINIMAL + f"risk: {tier}").to_spec().risk == tier
 
 
 def test_monitors_that_can_have_a_severity_are_those_of_the_streams() -> None:
     for monitor in MONITORS:
         assert parse(MINIMAL + f"severities: {{{monitor}: critical}}").to_spec().severities == {monitor: "critical"}
+        assert parse(MINIMAL + f"monitors: {{{monitor}: off}}").to_spec().disabled_monitors == (monitor,)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +287,14 @@ def test_monitors_that_can_have_a_severity_are_those_of_the_streams() -> None:
             MINIMAL.replace("numeric", "numerc"),
             4,
             "features.x.kind",
-            "numeric or categorical, came 'numerc' (did you mean",
+            "text or embedding, came 'numerc' (did you mean 'numeric'?)",
         ),
-        (with_features("{x: [1]}"), 4, "features.x", "expected numeric or categorical, came a list"),
+        (
+            with_features("{x: [1]}"),
+            4,
+            "features.x",
+            "boolean, text or embedding, came a list",
+        ),
         (with_features("\n- {name: x, knd: numeric}"), 5, "features[0].knd", "did you mean 'kind'"),
         (
             with_features("\n- {name: x, knd: numeric}"),
@@ -175,6 +324,132 @@ def test_monitors_that_can_have_a_severity_are_those_of_the_streams() -> None:
         (MINIMAL + "window: 10s\n", 5, "window", "expected 1m to 31d, came 10s"),
         (MINIMAL + "margin: 0.5\n", 5, "margin", "expected a number below 0.5, came 0.5"),
         (MINIMAL + "margin: lots\n", 5, "margin", "expected a number, came the text 'lots'"),
+        (with_features("{x: {kind: text, margin: 0.5}}"), 4, "features.x.margin", "expected a number below 0.5"),
+        (with_features("{'quality:x': numeric}"), 4, "features.quality:x.name", "names that begin with 'quality:'"),
+        (
+            with_features("\n  a.length: numeric\n  a: text"),
+            5,
+            "features.a.length.name",
+            "a stream that is derived from the text 'a'",
+        ),
+        (
+            with_features("{a: embedding, a.projection_12: numeric}"),
+            4,
+            "features.a.projection_12.name",
+            "embedding 'a'",
+        ),
+        (MINIMAL + "risk: hgh\n", 5, "risk", "expected high, medium or low, came 'hgh' (did you mean 'high'?)"),
+        (MINIMAL + "importance: guessed\n", 5, "importance", "expected given or estimated"),
+        (MINIMAL + "quality_margin: -1\n", 5, "quality_margin", "a number of at least 0"),
+        (MINIMAL + "monitors: {data_drift: never}\n", 5, "monitors.data_drift", "expected on or off, came 'never'"),
+        (MINIMAL + "monitors: {drift: off}\n", 5, "monitors.drift", "expected data_drift, prediction_drift"),
+        (
+            MINIMAL + "false_alarms:\n  kinds: {outcomes: 0.8}\n",
+            6,
+            "false_alarms.kinds",
+            "at most 1, and come to 1.3: outcomes 0.8, features 0.4 (by default), operations 0.1 (by default)",
+        ),
+        (MINIMAL + "false_alarms: {kinds: {outcomes: 0}}\n", 5, "false_alarms.kinds.outcomes", "a number above 0"),
+        (MINIMAL + "false_alarms: {kinds: {feature: 0.1}}\n", 5, "false_alarms.kinds.feature", "mean 'features'"),
+        (MINIMAL + "segments: [y]\n", 5, "segments.y.column", "neither a feature nor a segment attribute"),
+        (
+            with_features("{carrier: categorical}") + "segments: {by: carier}\n",
+            5,
+            "segments.by.column",
+            "(did you mean 'carrier'?)",
+        ),
+        (MINIMAL + "segments: [1]\n", 5, "segments[0]", "expected the name of a feature or a segment attribute"),
+        (
+            with_features("{y: boolean}") + "segments:\n- y\n- y\n",
+            7,
+            "segments[1]",
+            "the segmentation 'y' is given twice",
+        ),
+        (MINIMAL + "segments: {'a=b': {column: x, from: 1}}\n", 5, "segments.a=b", "without '='"),
+        (MINIMAL + "segments: {a: {colum: x}}\n", 5, "segments.a.colum", "did you mean 'column'"),
+        (
+            MINIMAL + "segments: {a: {column: x, until: 3}}\n",
+            5,
+            "segments.a.until",
+            "column, values, most, from, below",
+        ),
+        (MINIMAL + "segments: {a: {column: x, low: 3}}\n", 5, "segments.a.low", "unknown field (did you mean"),
+        (MINIMAL + "segments: [x]\n", 5, "segments.x", "'x' is numeric: give a rule, as in {column: x, from: 0"),
+        (
+            with_features("{y: categorical}") + "segments:\n  a: {column: y, from: 1}\n",
+            6,
+            "segments.a",
+            "'y' is a categorical feature: list its values",
+        ),
+        (
+            MINIMAL + "columns: {segments: {site: s}}\nsegments: {a: {column: site, below: 1}}\n",
+            6,
+            "segments.a",
+            "'site' is an attribute of text",
+        ),
+        (with_features("{y: text}") + "segments: [y]\n", 5, "segments.y.column", "kind text does not divide"),
+        (
+            MINIMAL + "segments:\n  a:\n    column: x\n    from: 1\n    values: [a]\n",
+            9,
+            "segments.a.values",
+            "leave values out, or the rule",
+        ),
+        (MINIMAL + "segments: {a: {column: x, from: 1, most: 2}}\n", 5, "segments.a.most", "leave most out"),
+        (
+            with_features("{y: boolean}") + "segments: {a: {column: y, values: [a, b, a], most: 2}}\n",
+            5,
+            "segments.a.most",
+            "the listed values are all watched",
+        ),
+        (
+            with_features("{y: boolean}") + "segments:\n  a:\n    column: y\n    values:\n    - 1\n    - '1'\n",
+            10,
+            "segments.a.values[1]",
+            "'1' is given twice",
+        ),
+        (MINIMAL + "segments: {a: {column: x, from: 1, below: 1}}\n", 5, "segments.a.below", "above from, 1, came 1"),
+        (MINIMAL + "segments: {a: {column: x, most: 101}}\n", 5, "segments.a.most", "a number of at most 100"),
+        (
+            MINIMAL + "segments: {" + ", ".join(f"s{i}: {{column: x, from: {i}}}" for i in range(6)) + "}\n",
+            5,
+            "segments",
+            "at most 5 segmentations, came 6",
+        ),
+        (MINIMAL + "detectors: {x: adwinn}\n", 5, "detectors.x.detector", "did you mean 'adwin'"),
+        (MINIMAL + "detectors: {z: adwin}\n", 5, "detectors.z.stream", "there is no feature 'z'"),
+        (
+            with_features("{y: categorical}") + "detectors: [{detector: adwin, stream: y}]\n",
+            5,
+            "detectors[0].stream",
+            "'y' is a categorical feature",
+        ),
+        (
+            MINIMAL + "detectors:\n- {detector: ddm, stream: x}\n- {detector: ddm, stream: x}\n",
+            7,
+            "detectors[1]",
+            "ddm follows 'x' already",
+        ),
+        (
+            MINIMAL + "detectors: [{detector: ddm, stream: x, parameters: {a: b}}]\n",
+            5,
+            "detectors[0].parameters.a",
+            "number",
+        ),
+        (
+            MINIMAL + "detectors: [{detector: adwin, stream: x, parameters: {delta: 2}}]\n",
+            5,
+            "detectors[0].parameters",
+            "delta must be",
+        ),
+        (
+            with_features("{" + ", ".join(f"f{i}: numeric" for i in range(MOST_DETECTORS + 1)) + "}")
+            + "detectors: {"
+            + ", ".join(f"f{i}: adwin" for i in range(MOST_DETECTORS + 1))
+            + "}\n",
+            5,
+            "detectors",
+            f"at most {MOST_DETECTORS} detectors",
+        ),
         (MINIMAL + "shards: 1.5\n", 5, "shards", "expected a whole number"),
         (MINIMAL + "shards: 0\n", 5, "shards", "of at least 1, came 0"),
         (MINIMAL + "false_alarms:\n  count: 1\n  scop: fleet\n", 7, "false_alarms.scop", "did you mean 'scope'"),

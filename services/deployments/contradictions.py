@@ -1,0 +1,155 @@
+"""What each field of a specification allows and the whole does not."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from services.deployments.document import Path
+from services.deployments.errors import Flaw
+from services.deployments.form import Form
+from services.deployments.specification import Segment, Specification
+from services.deployments.wording import did_you_mean
+from streams.columns import PREDICTION
+from streams.detectors import MOST_DETECTORS, check_detector
+from streams.errors import StreamsError
+from streams.specification import DEFAULT_BUDGET_KINDS
+
+MOST_SEGMENTATIONS = 5
+"""Each multiplies the streams of a deployment by its parts."""
+
+RESERVED_NAMES = frozenset(
+    {"prediction", "prediction_label", "latency_ms", "error", "schema", "rate", "joint.distance"}
+)
+RESERVED_PREFIXES = ("probability:", "quality:", "association:")
+TEXT_SUFFIXES = re.compile(r"length|letters|digits|unknown_words")
+EMBEDDING_SUFFIXES = re.compile(r"distance|projection_[0-9]+")
+"""Names of the streams that are not features, which are derived; see streams/derived.py."""
+
+
+def contradictions(form: Form, specification: Specification) -> Iterator[Flaw]:
+    """What each field allows and the whole does not."""
+    yield from _repeated_features(form, specification)
+    yield from _reserved_names(form, specification)
+    if specification.positive_class is not None and specification.task != "binary_classification":
+        message = f"only binary_classification has a positive class, the task is {specification.task}"
+        yield form.flaw(("positive_class",), message)
+    yield from _overspent_kinds(form, specification)
+    yield from _impossible_segments(form, specification)
+    yield from _impossible_detectors(form, specification)
+
+
+def _repeated_features(form: Form, specification: Specification) -> Iterator[Flaw]:
+    first: dict[str, int] = {}
+    for index, feature in enumerate(specification.features):
+        if feature.name in first:
+            line = form.document.mark(("features", first[feature.name], "name")).line
+            mark = form.document.mark(("features", index, "name"))
+            message = f"the feature {feature.name!r} is given twice, first on line {line}"
+            yield Flaw(mark.line, mark.column, form.text(("features", index)), message)
+        first.setdefault(feature.name, index)
+
+
+def _reserved_names(form: Form, specification: Specification) -> Iterator[Flaw]:
+    """A stream has one name: what is derived from a feature must not be called like another one."""
+    kinds = {feature.name: feature.kind for feature in specification.features}
+    for index, feature in enumerate(specification.features):
+        reason = _reserved(feature.name, kinds)
+        if reason:
+            message = (
+                f"a feature cannot be called {feature.name!r}: {reason}; rename it, and give this name as its column"
+            )
+            yield form.flaw(("features", index, "name"), message)
+
+
+def _reserved(name: str, kinds: Mapping[str, str]) -> str:
+    """Why a feature cannot have a name; empty if it can."""
+    if name in RESERVED_NAMES:
+        return f"Driftline has a stream {name!r} of its own"
+    prefix = next((prefix for prefix in RESERVED_PREFIXES if name.startswith(prefix)), None)
+    if prefix is not None:
+        return f"names that begin with {prefix!r} are those of derived streams"
+    parent, _, suffix = name.rpartition(".")
+    derived = {"text": TEXT_SUFFIXES, "embedding": EMBEDDING_SUFFIXES}.get(kinds.get(parent, ""))
+    if derived is not None and derived.fullmatch(suffix):
+        return f"it is a stream that is derived from the {kinds[parent]} {parent!r}"
+    return ""
+
+
+def _overspent_kinds(form: Form, specification: Specification) -> Iterator[Flaw]:
+    parts = {**DEFAULT_BUDGET_KINDS, **{str(kind): part for kind, part in specification.false_alarms.kinds.items()}}
+    total = math.fsum(parts.values())
+    if total > 1 + 1e-9:
+        listed = ", ".join(
+            f"{kind} {part:g}{'' if kind in specification.false_alarms.kinds else ' (by default)'}"
+            for kind, part in parts.items()
+        )
+        message = f"the parts must add up to at most 1, and come to {total:g}: {listed}"
+        yield form.flaw(("false_alarms", "kinds"), message)
+
+
+def _impossible_segments(form: Form, specification: Specification) -> Iterator[Flaw]:
+    if len(specification.segments) > MOST_SEGMENTATIONS:
+        message = f"at most {MOST_SEGMENTATIONS} segmentations, came {len(specification.segments)}"
+        yield form.flaw(("segments",), message)
+    kinds = {feature.name: feature.kind for feature in specification.features}
+    attributes = specification.columns.segments
+    known = [*kinds, *(name for name in attributes if name not in kinds)]
+    for name, segment in specification.segments.items():
+        path: Path = ("segments", name)
+        kind = kinds.get(segment.column)
+        if kind is None and segment.column not in attributes:
+            hint = did_you_mean(segment.column, known) or "; declare attributes that are none under columns.segments"
+            message = f"{segment.column!r} is neither a feature nor a segment attribute{hint}"
+            yield form.flaw((*path, "column"), message)
+        elif segment.is_rule and kind != "numeric":
+            of_kind = f"a {kind} feature" if kind else "an attribute of text"
+            message = f"from and below make a rule on a number, and {segment.column!r} is {of_kind}: list its values"
+            yield form.flaw(path, message)
+        elif kind in ("text", "embedding"):
+            yield form.flaw((*path, "column"), f"a feature of kind {kind} does not divide the traffic into parts")
+        elif kind == "numeric" and not segment.is_rule:
+            message = (
+                f"{segment.column!r} is numeric: give a rule, as in {{column: {segment.column}, from: 0, below: 10}}"
+            )
+            yield form.flaw(path, message)
+        yield from _contradictory_segment(form, path, segment)
+
+
+def _contradictory_segment(form: Form, path: Path, segment: Segment) -> Iterator[Flaw]:
+    if segment.is_rule and (segment.values or segment.most is not None):
+        other = "values" if segment.values else "most"
+        yield form.flaw((*path, other), f"a rule (from, below) makes one part: leave {other} out, or the rule")
+    elif segment.values and segment.most is not None:
+        yield form.flaw((*path, "most"), "the listed values are all watched: leave most out, or the values")
+    if segment.low is not None and segment.below is not None and not segment.low < segment.below:
+        yield form.flaw((*path, "below"), f"expected a number above from, {segment.low:g}, came {segment.below:g}")
+    for index, value in enumerate(segment.values):
+        if value in segment.values[:index]:
+            yield form.flaw((*path, "values", index), f"the value {value!r} is given twice")
+
+
+def _impossible_detectors(form: Form, specification: Specification) -> Iterator[Flaw]:
+    if len(specification.detectors) > MOST_DETECTORS:
+        message = f"at most {MOST_DETECTORS} detectors, came {len(specification.detectors)}"
+        yield form.flaw(("detectors",), message)
+    kinds = {feature.name: feature.kind for feature in specification.features}
+    can = [PREDICTION, *(name for name, kind in kinds.items() if kind in ("numeric", "boolean"))]
+    seen: set[tuple[str, str]] = set()
+    for index, detector in enumerate(specification.detectors):
+        path: Path = ("detectors", index)
+        if detector.stream not in can:
+            known = kinds.get(detector.stream)
+            what = f"{detector.stream!r} is a {known} feature" if known else f"there is no feature {detector.stream!r}"
+            hint = "" if known else did_you_mean(detector.stream, can)
+            message = f"a detector follows 'prediction' or a numeric or boolean feature, and {what}{hint}"
+            yield form.flaw((*path, "stream"), message)
+            continue
+        if (detector.detector, detector.stream) in seen:
+            yield form.flaw(path, f"{detector.detector} follows {detector.stream!r} already")
+        seen.add((detector.detector, detector.stream))
+        try:
+            check_detector(detector.to_spec())
+        except StreamsError as error:
+            yield form.flaw((*path, "parameters"), str(error))

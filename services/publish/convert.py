@@ -47,13 +47,13 @@ def to_numbers(column: Column) -> Converted[NDArray[np.float64]]:
     """float64 values, NaN for missing. Numbers written as text are read; booleans are 0 and 1."""
     if isinstance(column, list):
         return _each(column, _number, np.float64, np.nan)
-    column = _decoded(column)
+    column = decoded(column)
     if _is_text(column.type):
         return _text_to_numbers(column)
     if pa.types.is_null(column.type):
         return Converted(np.full(len(column), np.nan))
-    if not (_is_number(column.type) or pa.types.is_boolean(column.type)):
-        return _all_bad(column, "a number", np.full(len(column), np.nan))
+    if not (is_number(column.type) or pa.types.is_boolean(column.type)):
+        return all_bad(column, "a number", np.full(len(column), np.nan))
     values = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return Converted(np.asarray(values, dtype=np.float64))
 
@@ -94,9 +94,9 @@ def to_categories(column: Column) -> Converted[CategoricalColumn]:
         nested = {row: f"expected text, came {shown(v)}" for row, v in enumerate(column) if isinstance(v, (dict, list))}
         values = [None if row in nested else _category(value) for row, value in enumerate(column)]
         return Converted(CategoricalColumn.from_values(values), nested)
-    column = _decoded(column)
+    column = decoded(column)
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        return _all_bad(column, "text", CategoricalColumn([], np.full(len(column), -1, np.int32)))
+        return all_bad(column, "text", CategoricalColumn([], np.full(len(column), -1, np.int32)))
     coded = column.dictionary_encode()
     texts = [_category(value) for value in coded.dictionary.to_pylist()]
     index: dict[str, int] = {}
@@ -138,6 +138,32 @@ def to_flags(column: Column) -> Converted[NDArray[np.uint8]]:
     return Converted(codes, bad)
 
 
+def to_booleans(column: Column) -> Converted[CategoricalColumn]:
+    """Yes or no as the categories ``true`` and ``false``, as the client logs booleans; code -1 for missing."""
+    flags = to_flags(column)
+    codes = np.where(flags.values == UNKNOWN_ACTED_ON, -1, flags.values.astype(np.int32)).astype(np.int32)
+    return Converted(CategoricalColumn(["false", "true"], codes), flags.bad)
+
+
+def to_errors(column: Column) -> Converted[CategoricalColumn]:
+    """Classes of errors, code -1 where there is none: the value is missing, or says no (``false``, ``0``, ``no``).
+
+    A fraction is bad: a column of residuals may be called ``error``, too.
+    """
+    coded = to_categories(column)
+    bad = dict(coded.bad)
+    index: dict[str, int] = {}
+    lookup = np.full(len(coded.values.categories) + 1, -1, dtype=np.int32)
+    for code, text in enumerate(coded.values.categories):
+        word = text.strip()
+        if _NUMBER.fullmatch(word) and not word.isdecimal():
+            message = f"expected the class of an error such as 'timeout', came {shown(text)}: is this another column?"
+            bad |= dict.fromkeys(np.flatnonzero(coded.values.codes == code).tolist(), message)
+        elif word.lower() not in _FALSE:
+            lookup[code] = index.setdefault(word, len(index))
+    return Converted(CategoricalColumn(list(index), lookup[coded.values.codes]), bad)
+
+
 def to_times(column: Column, form: str | None, zone: str | None) -> Converted[NDArray[np.int64]]:
     """Microseconds since 1970 UTC; a missing time is bad.
 
@@ -151,14 +177,14 @@ def to_times(column: Column, form: str | None, zone: str | None) -> Converted[ND
         return _numbers_to_times(column, _UNITS_US[form])
     if isinstance(column, list):
         return _texts_to_times(column, zone)
-    column = _decoded(column)
+    column = decoded(column)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return _typed_times(column, zone)
-    if _is_number(column.type):
+    if is_number(column.type):
         hint = "expected a time, came a number: say timestamp_format: epoch_s, epoch_ms or epoch_us in columns"
         return Converted(np.zeros(len(column), np.int64), dict.fromkeys(range(len(column)), hint))
     if not _is_text(column.type):
-        return _all_bad(column, "a time", np.zeros(len(column), np.int64), missing="the time is missing")
+        return all_bad(column, "a time", np.zeros(len(column), np.int64), missing="the time is missing")
     quick = _text_with_offsets(column)
     if quick is not None:
         return Converted(quick)
@@ -266,7 +292,8 @@ def _missing_to_null(column: Any) -> Any:
     return pc.if_else(pc.is_in(text, value_set=_MISSING_VALUES), pa.scalar(None, text.type), text)
 
 
-def _decoded(column: Any) -> Any:
+def decoded(column: Any) -> Any:
+    """An Arrow column without its dictionary."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
@@ -274,11 +301,13 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _is_number(kind: Any) -> bool:
+def is_number(kind: Any) -> bool:
+    """Whether values of an Arrow type are numbers."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _all_bad(column: Any, expected: str, values: T, *, missing: str | None = None) -> Converted[T]:
+def all_bad(column: Any, expected: str, values: T, *, missing: str | None = None) -> Converted[T]:
+    """An Arrow column of which no value can be read; what is missing is bad only if ``missing`` says so."""
     there = column.is_valid().to_numpy(zero_copy_only=False)
     bad = {
         row: f"expected {expected}, came {column.type}" if here else missing

@@ -27,6 +27,8 @@ Column = Any
 
 _BLOCK_BYTES = 2 << 20
 _PART_ROWS = 20_000
+_PART_BYTES = 32 << 20
+"""Of a file whose rows are long (embeddings) a part has fewer."""
 _NAMED_ROWS = 2_000
 _DELIMITERS = ",;\t|"
 _CSV, _PARQUET, _JSON_LINES = "csv", "parquet", "jsonl"
@@ -295,12 +297,17 @@ class ParquetFile:
         columns = [name for name in self.names if name in set(wanted)]
         row = 1
         try:
-            for batch in self._file.iter_batches(_PART_ROWS, columns=columns):
+            for batch in self._file.iter_batches(self._part_rows(), columns=columns):
                 lines = np.arange(row, row + batch.num_rows, dtype=np.int64)
                 row += batch.num_rows
                 yield Part(dict(zip(batch.schema.names, batch.columns, strict=True)), lines)
         except (pa.ArrowException, OSError) as error:
             raise FileError(f"{self.path}, behind row {row - 1}: {_first_line(error)}") from error
+
+    def _part_rows(self) -> int:
+        metadata = self._file.metadata
+        bytes_unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        return max(1, min(_PART_ROWS, int(_PART_BYTES * metadata.num_rows // max(1, bytes_unpacked))))
 
 
 class JsonLinesFile:
@@ -337,9 +344,11 @@ class JsonLinesFile:
         rows: list[dict[str, Any]] = []
         lines: list[int] = []
         bad: list[BadValue] = []
+        size = 0
         for number, text in enumerate(_lines(stream), start=1):
             if text.isspace():
                 continue
+            size += len(text)
             try:
                 document = orjson.loads(text)
             except orjson.JSONDecodeError as error:
@@ -350,9 +359,9 @@ class JsonLinesFile:
                 continue
             rows.append(_flat(document))
             lines.append(number)
-            if len(rows) + len(bad) >= _PART_ROWS:
+            if len(rows) + len(bad) >= _PART_ROWS or size >= _PART_BYTES:
                 yield _json_part(rows, lines, bad, wanted)
-                rows, lines, bad = [], [], []
+                rows, lines, bad, size = [], [], [], 0
         if rows or bad:
             yield _json_part(rows, lines, bad, wanted)
 

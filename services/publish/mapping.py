@@ -24,6 +24,7 @@ class PredictionMapping:
     prediction: str | None
     prediction_label: str | None
     latency_ms: str | None
+    error: str | None
     features: Mapping[str, str] = field(default_factory=dict)
     class_probabilities: Mapping[str, str] = field(default_factory=dict)
     segments: Mapping[str, str] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class PredictionMapping:
             self.prediction,
             self.prediction_label,
             self.latency_ms,
+            self.error,
         )
         more = [*self.features.values(), *self.class_probabilities.values(), *self.segments.values()]
         return list(dict.fromkeys([*(name for name in own if name is not None), *more]))
@@ -116,6 +118,7 @@ def prediction_mapping(spec: DeploymentSpec, names: Sequence[str], source: str) 
         prediction=find.optional("prediction"),
         prediction_label=find.optional("prediction_label"),
         latency_ms=find.optional("latency_ms"),
+        error=find.optional("error"),
         features={
             f.name: find.required(
                 _FEATURE + f.name, own=[f.name, _NESTED_FEATURES + f.name], what=f"the feature {f.name!r}"

@@ -162,6 +162,7 @@ class FilePublisher:
 def _log_predictions(client: Client, columns: PredictionColumns) -> None:
     features: dict[str, Any] = dict(columns.numeric)
     features |= {name: _texts(column) for name, column in columns.categorical.items()}
+    features |= columns.vectors
     client.log_predictions(
         features,
         columns.prediction,
@@ -171,6 +172,7 @@ def _log_predictions(client: Client, columns: PredictionColumns) -> None:
         timestamps=columns.timestamps_us,
         segments={name: _texts(column) for name, column in columns.segments.items()} or None,
         latency_ms=columns.latency_ms,
+        error=None if columns.error is None else _texts(columns.error),
         model_version=columns.model_version,
     )
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
 from services.publish.convert import (
     Converted,
+    to_booleans,
     to_categories,
+    to_errors,
     to_flags,
     to_ids,
     to_numbers,
@@ -24,7 +26,8 @@ from services.publish.convert import (
 from services.publish.errors import BadValue, BadValueError, FileError
 from services.publish.files import Column, Part, RowFile
 from services.publish.mapping import OutcomeMapping, PredictionMapping, outcome_mapping, prediction_mapping
-from streams.specification import CATEGORICAL, DeploymentSpec
+from services.publish.vectors import to_vectors
+from streams.specification import BOOLEAN, CATEGORICAL, EMBEDDING, KINDS, NUMERIC, TEXT, DeploymentSpec
 
 OnError = Literal["stop", "skip"]
 Rows = NDArray[np.intp]
@@ -226,7 +229,9 @@ def read_reference(
 def _read_part(
     reader: _Reader, mapping: PredictionMapping, part: Part, version: str | None
 ) -> tuple[PredictionColumns, CategoricalColumn | None, Rows]:
-    kinds = {feature.name: feature.kind for feature in reader.spec.features}
+    of_kind: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+    for feature in reader.spec.features:
+        of_kind[feature.kind][feature.name] = mapping.features[feature.name]
     times = reader.times(part, mapping.timestamp)
     found: dict[str, Converted[Any]] = {mapping.timestamp: times}
 
@@ -236,20 +241,30 @@ def _read_part(
     def texts(column: str) -> CategoricalColumn:
         return _remember(found, column, to_categories(_column(part, column)))
 
+    def booleans(column: str) -> CategoricalColumn:
+        return _remember(found, column, to_booleans(_column(part, column)))
+
+    vectors = {
+        name: _remember(found, column, to_vectors(_column(part, column))) for name, column in of_kind[EMBEDDING].items()
+    }
     ids: list[str] = _remember(found, mapping.prediction_id or "", reader.ids(part, mapping.prediction_id))
-    features = mapping.features.items()
     whole = PredictionColumns(
         deployment_id=reader.spec.deployment_id,
         model_version=version or "",
         prediction_ids=ids,
         timestamps_us=times.values,
-        numeric={name: numbers(column) for name, column in features if kinds[name] != CATEGORICAL},
-        categorical={name: texts(column) for name, column in features if kinds[name] == CATEGORICAL},
+        numeric={name: numbers(column) for name, column in of_kind[NUMERIC].items()},
+        categorical={name: texts(column) for name, column in (of_kind[CATEGORICAL] | of_kind[TEXT]).items()}
+        | {name: booleans(column) for name, column in of_kind[BOOLEAN].items()},
         prediction=None if mapping.prediction is None else numbers(mapping.prediction),
         prediction_label=None if mapping.prediction_label is None else texts(mapping.prediction_label),
         class_probabilities={name: numbers(column) for name, column in mapping.class_probabilities.items()},
         segments={name: texts(column) for name, column in mapping.segments.items()},
         latency_ms=None if mapping.latency_ms is None else numbers(mapping.latency_ms),
+        vectors={name: values for name, values in vectors.items() if values is not None},
+        error=None
+        if mapping.error is None
+        else _remember(found, mapping.error, to_errors(_column(part, mapping.error))),
         model_id=reader.spec.model_id,
     )
     versions = None

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.events import OutcomeColumns, PredictionColumns
+from services.publish import files
 from services.publish.errors import BadValueError, FileError
 from services.publish.files import open_file
 from services.publish.reading import (
@@ -25,7 +27,9 @@ from services.publish.reading import (
     read_outcomes,
     read_predictions,
     read_reference,
+    take,
 )
+from services.publish.vectors import to_vectors
 from streams.specification import DeploymentSpec, FeatureSpec
 
 SPEC = DeploymentSpec(
@@ -111,6 +115,166 @@ def test_parquet_with_its_own_types(tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "f.parquet")
     assert_the_rows(predictions(tmp_path / "f.parquet"))
+
+
+EVERY_KIND = DeploymentSpec(
+    "d",
+    "m",
+    "other",
+    (
+        FeatureSpec("embedding", "embedding"),
+        FeatureSpec("question", "text"),
+        FeatureSpec("member", "boolean"),
+        FeatureSpec("age", "numeric"),
+    ),
+    columns={"prediction_id": "id", "error": "failure", "segment:region": "region"},
+)
+EVERY_ROW: list[dict[str, Any]] = [
+    {"embedding": [0.5, -1.0], "question": "Where is it?", "member": True, "failure": None, "latency_ms": 1.5},
+    {"embedding": None, "question": None, "member": None, "failure": "timeout", "latency_ms": None},
+    {"embedding": [2.0, None], "question": "NA", "member": False, "failure": "false", "latency_ms": 2.5},
+    {"embedding": [3.0, 4.0], "question": "…\n", "member": True, "failure": "503", "latency_ms": 0.0},
+]
+for _number, _row in enumerate(EVERY_ROW):
+    _row |= {"id": f"p{_number}", "timestamp": "2024-01-01T00:00:00Z", "age": _number, "region": "eu"}
+
+
+def write_every_kind(path: Path, form: str) -> Path:
+    """``EVERY_ROW`` as a file."""
+    if form == "jsonl":
+        return write(path / "f.jsonl", "\n".join(map(json.dumps, EVERY_ROW)))
+    if form == "csv":
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(EVERY_ROW[0]))
+        writer.writeheader()
+        written = [{**row, "member": {True: "yes", False: "No", None: ""}[row["member"]]} for row in EVERY_ROW]
+        writer.writerows([{**row, "embedding": row["embedding"] and json.dumps(row["embedding"])} for row in written])
+        return write(path / "f.csv", out.getvalue())
+    kinds = {
+        "list": pa.list_(pa.float64()),
+        "large_list": pa.large_list(pa.float32()),
+        "fixed": pa.list_(pa.float32(), 2),
+    }
+    table = pa.Table.from_pylist(EVERY_ROW)
+    vectors = pa.array([row["embedding"] for row in EVERY_ROW], kinds[form])
+    table = table.set_column(table.schema.get_field_index("embedding"), "embedding", vectors)
+    pq.write_table(table, path / "f.parquet")
+    return path / "f.parquet"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "list", "large_list", "fixed"])
+@pytest.mark.parametrize("as_reference", [False, True])
+def test_every_kind_of_feature_error_latency_and_segment_is_read(tmp_path: Path, form: str, as_reference: bool) -> None:
+    path = write_every_kind(tmp_path, form)
+    if as_reference:
+        (columns,) = read_reference(open_file(path), EVERY_KIND, "1")
+    else:
+        columns = predictions(path, EVERY_KIND)
+    assert columns.vectors["embedding"].dtype == np.float32
+    expected = [[0.5, -1.0], [math.nan] * 2, [2.0, math.nan], [3.0, 4.0]]
+    np.testing.assert_array_equal(columns.vectors["embedding"], expected)
+    assert columns.categorical["question"].values() == ["Where is it?", None, None, "…\n"]
+    assert columns.categorical["member"].values() == ["true", None, "false", "true"]
+    assert list(columns.numeric) == ["age"]
+    assert columns.error is not None and columns.error.values() == [None, "timeout", None, "503"]
+    assert columns.latency_ms is not None
+    np.testing.assert_array_equal(columns.latency_ms, [1.5, math.nan, 2.5, 0.0])
+    assert columns.segments["region"].values() == ["eu"] * 4
+
+
+def test_some_rows_keep_their_vectors_and_errors(tmp_path: Path) -> None:
+    columns = take(predictions(write_every_kind(tmp_path, "fixed"), EVERY_KIND), np.array([3, 0]))
+    assert columns.vectors["embedding"].tolist() == [[3.0, 4.0], [0.5, -1.0]]
+    assert columns.error is not None and columns.error.values() == ["503", None]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("embedding", [1.0, 2.0, 3.0], "expected a vector of 2 numbers like most rows here, came 3"),
+        ("embedding", [], "a vector has 1 to 65536 numbers"),
+        ("embedding", [1.0, "x"], "the list, value 1: a vector has numbers only, came str 'x'"),
+        ("embedding", "0.1 0.2", "expected a list of numbers such as [0.1, 0.2], came '0.1 0.2'"),
+        ("embedding", 7, "expected a list of numbers, came 7"),
+        ("embedding", {"a": 1}, "the feature 'embedding'"),
+        ("age", [1.0], "expected a number, came [1.0]"),
+        ("question", ["a"], "expected text, came ['a']"),
+        ("member", "maybe", "expected true or false, came 'maybe'"),
+        ("failure", 0.35, "expected the class of an error such as 'timeout', came '0.35': is this another column?"),
+    ],
+    ids=repr,
+)
+def test_a_bad_value_of_any_kind_is_named_with_its_line(tmp_path: Path, field: str, value: Any, message: str) -> None:
+    rows = [dict(row) for row in EVERY_ROW]
+    rows[2][field] = value
+    if isinstance(value, dict):  # its fields are columns of their own
+        rows = [{name: item for name, item in row.items() if name != field} | {field: value} for row in rows]
+        assert message in refusal(write(tmp_path / "f.jsonl", "\n".join(map(json.dumps, rows))), EVERY_KIND)
+        return
+    text = refusal(write(tmp_path / "f.jsonl", "\n".join(map(json.dumps, rows))), EVERY_KIND)
+    assert f"line 3, column {field!r}: {message}" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            pa.array([[1.0, 2.0], [1.0], [3.0, 4.0]]),
+            "row 2, column 'embedding': expected a vector of 2 numbers like most",
+        ),
+        (pa.array([[1.0, 2.0], [], [3.0, 4.0]]), "row 2, column 'embedding': a vector has 1 to 65536 numbers, came 0"),
+        (pa.array([["a"], None, None]), "row 1, column 'embedding': expected a list of numbers, came list"),
+        (pa.array([1, 2, 3]), "row 1, column 'embedding': expected a list of numbers, came int64"),
+    ],
+    ids=["another dimension", "empty", "texts", "numbers"],
+)
+def test_vectors_of_parquet_that_are_none_are_named(tmp_path: Path, values: Any, message: str) -> None:
+    table = pa.table({"timestamp": ["2024-01-01T00:00:00Z"] * 3, "embedding": values})
+    pq.write_table(table, tmp_path / "f.parquet")
+    spec = DeploymentSpec("d", "m", "other", (FeatureSpec("embedding", "embedding"),))
+    assert message in refusal(tmp_path / "f.parquet", spec)
+
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)  # JSON has no other
+VECTOR_LISTS = st.lists(st.none() | st.lists(FINITE, max_size=3), min_size=1, max_size=20)
+
+
+@given(VECTOR_LISTS, st.integers(0, 5))
+def test_arrow_lists_python_lists_and_text_give_the_same_vectors(rows: list[Any], offset: int) -> None:
+    column = pa.array([[9.0]] * offset + rows, pa.list_(pa.float32())).slice(offset)
+    texts = pa.array([None if row is None else json.dumps(row) for row in rows], pa.string())
+    first, *others = [to_vectors(column), to_vectors(rows), to_vectors(texts)]
+    for other in others:
+        assert other.bad == first.bad
+        np.testing.assert_array_equal(other.values, first.values)  # type: ignore[arg-type]
+    lengths = Counter(len(row) for row in rows if row)
+    if not lengths:
+        assert first.values is None
+        return
+    assert first.values is not None and lengths[first.values.shape[1]] == max(lengths.values())
+    for index, row in enumerate(rows):
+        if row is not None and index not in first.bad:
+            assert first.values[index].tolist() == row
+        else:
+            assert np.isnan(first.values[index]).all()
+
+
+def test_rows_with_long_vectors_come_in_small_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_PART_BYTES", 20_000)
+    vectors = np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32)
+    rows = [{"timestamp": "2024-01-01T00:00:00Z", "v": vector.tolist()} for vector in vectors]
+    write(tmp_path / "f.jsonl", "\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "f.parquet")
+    spec = DeploymentSpec("d", "m", "other", (FeatureSpec("v", "embedding"),))
+    for name in ("f.jsonl", "f.parquet"):
+        batches = list(read_predictions(open_file(tmp_path / name), spec, version="1"))
+        assert max(batch.rows for batch in batches) < 100
+        assert np.array_equal(np.concatenate([batch.vectors["v"] for batch in batches]), vectors)
+
+
+def test_a_column_of_vectors_that_are_all_missing_is_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.csv", "timestamp,v\n2024-01-01T00:00:00Z,\n2024-01-01T00:00:00Z,NA\n")
+    assert predictions(path, DeploymentSpec("d", "m", "other", (FeatureSpec("v", "embedding"),))).vectors == {}
 
 
 def test_json_lines_flat_or_nested(tmp_path: Path) -> None:

@@ -20,6 +20,23 @@ def deployment() -> None:
     """Say which models are watched, and how: specifications in YAML."""
 
 
+def complete_deployment(incomplete: str) -> list[str]:
+    """Deployment names for the shell; nothing where Kafka does not answer at once."""
+    from confluent_kafka.admin import AdminClient
+
+    from driftline.errors import DriftlineError
+    from services.cli.context import kafka_settings
+    from services.deployments.store import load_deployments
+    from services.kafka import quiet
+
+    try:
+        settings = kafka_settings()
+        AdminClient(quiet(settings.client())).list_topics(timeout=1.0)
+        return [name for name in load_deployments(settings) if name.startswith(incomplete)]
+    except (DriftlineError, Exception):
+        return []
+
+
 @deployment_app.command(
     epilog=(
         "Examples:\n\n  driftline deployment apply delays.yaml --reason 'new model in service'\n\n"
@@ -90,6 +107,31 @@ def _show_applied(applied: Applied, dry_run: bool) -> None:
         stdout.print(f"  {safe(change.field)}: {before} → {after}", highlight=False)
 
 
+@deployment_app.command(
+    epilog=(
+        "Examples:\n\n  driftline deployment retire delays --reason 'replaced by delays-2'\n\n"
+        "Its baselines, windows and alerts stay, and so does its audit record. Its part of the fleet's false-alarm "
+        "budget is free for deployments that join; the shares of the others stay as they are."
+    )
+)
+def retire(
+    deployment_id: Annotated[str, typer.Argument(metavar="DEPLOYMENT", autocompletion=complete_deployment)],
+    reason: Annotated[str, typer.Option(help="Why, for the audit record.")],
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Take a deployment out of force: it is watched no longer."""
+    from services.cli.context import actor, kafka_settings
+    from services.deployments.store import retire as retire_deployment
+
+    spec = retire_deployment(kafka_settings(), deployment_id, actor=actor(), reason=reason)
+    if as_json:
+        print_json(
+            {"deployment": spec.deployment_id, "result": "retired", "revision": spec.revision, "digest": spec.digest()}
+        )
+        return
+    stdout.print(f"{safe(spec.deployment_id)}: [yellow]retired[/] at revision {spec.revision}", highlight=False)
+
+
 @deployment_app.command("list", epilog="Examples:\n\n  driftline deployment list\n\n  driftline deployment list --json")
 def list_(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
     """List the deployments in force."""
@@ -105,7 +147,7 @@ def list_(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
         stdout.print("no deployments yet: driftline deployment apply FILE", highlight=False)
         return
     print_table(
-        ["deployment", "model", "task", "features", "window", "false alarms", "owner", "revision"],
+        ["deployment", "model", "task", "features", "window", "risk", "false alarms", "share", "owner", "revision"],
         [
             (
                 spec.deployment_id,
@@ -113,13 +155,15 @@ def list_(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
                 spec.task.replace("_", " "),
                 len(spec.features),
                 duration_text(spec.window_ms),
+                spec.risk,
                 f"{spec.false_alarms.count:g} per {duration_text(spec.false_alarms.per_ms)}, {spec.false_alarms.scope}",
+                f"{spec.false_alarms.share:.3g}",
                 spec.owner,
                 spec.revision,
             )
             for spec in (item.spec for item in found.values())
         ],
-        numbers=("features", "window", "revision"),
+        numbers=("features", "window", "share", "revision"),
     )
 
 
@@ -134,23 +178,6 @@ def _deployment_document(item: Deployment) -> dict[str, Any]:
         "budget_share": item.spec.false_alarms.share,
         "specification": to_document(item.spec),
     }
-
-
-def complete_deployment(incomplete: str) -> list[str]:
-    """Deployment names for the shell; nothing where Kafka does not answer at once."""
-    from confluent_kafka.admin import AdminClient
-
-    from driftline.errors import DriftlineError
-    from services.cli.context import kafka_settings
-    from services.deployments.store import load_deployments
-    from services.kafka import quiet
-
-    try:
-        settings = kafka_settings()
-        AdminClient(quiet(settings.client())).list_topics(timeout=1.0)
-        return [name for name in load_deployments(settings) if name.startswith(incomplete)]
-    except (DriftlineError, Exception):
-        return []
 
 
 @deployment_app.command(

@@ -20,28 +20,28 @@ MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # headers and framing travel i
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A record to put in force, and what the audit says about it.
+    """A record to put in force or to take out of it, and what the audit says about it.
 
     Attributes:
         topic: A compacted topic.
         key: The record's key.
         name: The record's name, for example ``DeploymentSpec``.
-        record: Its fields.
+        record: Its fields; None to take what stands under the key out of force.
         action: As noun.verb.
         subject: What is changed, as kind:name.
         before_digest: SHA-256 of what was in force, None where nothing was.
-        after_digest: SHA-256 of the record.
+        after_digest: SHA-256 of the record, None where there is none.
         detail: Further facts for the audit.
     """
 
     topic: str
     key: bytes
     name: str
-    record: Record
+    record: Record | None
     action: str
     subject: str
     before_digest: str | None
-    after_digest: str
+    after_digest: str | None
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -63,8 +63,8 @@ class ChangeSet:
         Raises:
             DeploymentError: The record is larger than a message may be.
         """
-        value = encode(change.name, change.record)
-        if len(value) > MAX_RECORD_BYTES:
+        value = None if change.record is None else encode(change.name, change.record)
+        if value is not None and len(value) > MAX_RECORD_BYTES:
             raise DeploymentError(
                 f"{change.subject} has {len(value):,} bytes, a record at most {MAX_RECORD_BYTES:,}: "
                 "watch fewer features in one deployment"

@@ -141,7 +141,7 @@ Column = Annotated[str, AfterValidator(_column)]
 Label = Annotated[str, BeforeValidator(_label), Field(min_length=1, max_length=_MAX_NAME)]
 Segmentation = Annotated[str, AfterValidator(_segmentation)]
 Margin = Annotated[float, Field(ge=0, lt=0.5)]
-Part = Annotated[float, Field(gt=0, le=1)]
+Part = Annotated[float, Field(ge=0, le=1)]
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_on_or_off)]
 
 

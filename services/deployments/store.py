@@ -21,6 +21,7 @@ from streams.specification import DeploymentSpec
 
 APPLIED = "deployment.applied"
 RESHARED = "deployment.budget_shared"
+RETIRED = "deployment.retired"
 
 _ABSENT = object()
 
@@ -130,6 +131,37 @@ def apply(
     return planned
 
 
+def retire(settings: KafkaSettings, deployment_id: str, *, actor: str, reason: str) -> DeploymentSpec:
+    """Take a deployment out of force, audited. Its baselines, windows, alerts and audit record stay.
+
+    Its part of the fleet's budget is free for deployments that join or rise; the shares of the others do not grow by
+    it (:func:`services.deployments.budget.shared` says why).
+
+    Returns:
+        What was in force.
+
+    Raises:
+        ClusterError: Kafka does not answer, topics are missing, or somebody else applied at the same moment.
+        DeploymentError: There is none of this name.
+    """
+    with changing(settings, "deployments", actor=actor, reason=reason) as changes:
+        spec = get_deployment(settings, deployment_id).spec
+        changes.add(
+            Change(
+                topic=settings.topics.deployments,
+                key=record_key(deployment_id),
+                name="DeploymentSpec",
+                record=None,
+                action=RETIRED,
+                subject=f"deployment:{deployment_id}",
+                before_digest=spec.digest(),
+                after_digest=None,
+                detail={"revision": str(spec.revision), "share": f"{spec.false_alarms.share:g}"},
+            )
+        )
+    return spec
+
+
 def _in_force(settings: KafkaSettings) -> dict[str, DeploymentSpec]:
     return {name: deployment.spec for name, deployment in load_deployments(settings).items()}
 
@@ -190,6 +222,11 @@ def _flat(spec: DeploymentSpec) -> dict[str, Any]:
         feature["name"]: {name: value for name, value in feature.items() if name != "name"}
         for feature in document["features"]
     }
+    if spec.detectors:
+        document["detectors"] = {
+            f"{detector.detector} on {detector.stream}": dict(detector.parameters) or "as in the literature"
+            for detector in spec.detectors
+        }
     document["false_alarms"]["share"] = spec.false_alarms.share
     return dict(_leaves(document, ""))
 

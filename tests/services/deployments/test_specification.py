@@ -349,7 +349,12 @@ def test_monitors_that_can_have_a_severity_are_those_of_the_streams() -> None:
             "false_alarms.kinds",
             "at most 1, and come to 1.3: outcomes 0.8, features 0.4 (by default), operations 0.1 (by default)",
         ),
-        (MINIMAL + "false_alarms: {kinds: {outcomes: 0}}\n", 5, "false_alarms.kinds.outcomes", "a number above 0"),
+        (
+            MINIMAL + "false_alarms: {kinds: {outcomes: -1}}\n",
+            5,
+            "false_alarms.kinds.outcomes",
+            "a number of at least 0",
+        ),
         (MINIMAL + "false_alarms: {kinds: {feature: 0.1}}\n", 5, "false_alarms.kinds.feature", "mean 'features'"),
         (MINIMAL + "segments: [y]\n", 5, "segments.y.column", "neither a feature nor a segment attribute"),
         (

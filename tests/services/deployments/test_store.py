@@ -10,10 +10,10 @@ from driftline.settings import KafkaSettings
 from driftline.topics import Topics
 from services.deployments.changes import Change, changing
 from services.deployments.errors import DeploymentError
-from services.deployments.store import apply, get_deployment, load_deployments
+from services.deployments.store import apply, get_deployment, load_deployments, retire
 from services.kafka import ClusterError, MissingTopicError, publish, read_to_end
 from services.topics import ensure_topics
-from streams.specification import DeploymentSpec, FalseAlarmBudget, FeatureSpec
+from streams.specification import DeploymentSpec, DetectorSpec, FalseAlarmBudget, FeatureSpec, SegmentSpec
 
 
 @pytest.fixture
@@ -80,6 +80,58 @@ def test_a_growing_fleet_shares_its_budget_anew_and_the_audit_says_so(settings: 
         ("deployment.applied", "deployment:b"),
     ]
     assert load_deployments(settings)["a"].spec.revision == 2
+
+
+def test_a_tier_that_rises_is_a_change_and_takes_its_share_from_the_others_first(settings: KafkaSettings) -> None:
+    apply(settings, [spec("a"), spec("b")], actor="ada")
+    results = apply(settings, [spec("b", risk="high")], actor="bob", reason="credit decisions")
+    assert [(r.spec.deployment_id, r.result, r.spec.false_alarms.share) for r in results] == [
+        ("a", "shared", 0.25),
+        ("b", "changed", 0.5),
+    ]
+    assert [(c.field, c.before, c.after) for c in results[1].changes] == [("risk", "medium", "high")]
+
+
+def test_new_fields_are_named_as_they_are_written(settings: KafkaSettings) -> None:
+    apply(settings, [spec()], actor="ada")
+    (again,) = apply(
+        settings,
+        [
+            spec(
+                features=(FeatureSpec("x", "numeric", margin_tv=0.1),),
+                segments=(SegmentSpec("young", "x", high=25.0),),
+                detectors=(DetectorSpec("adwin", "x", {"delta": 0.1}),),
+                disabled_monitors=("service",),
+                false_alarms=FalseAlarmBudget(kinds={"outcomes": 0.2}),
+            )
+        ],
+        actor="ada",
+        dry_run=True,
+    )
+    assert {(c.field, c.before, c.after) for c in again.changes} == {
+        ("features.x.margin", None, 0.1),
+        ("segments.young.column", None, "x"),
+        ("segments.young.below", None, 25.0),
+        ("detectors.adwin on x.delta", None, 0.1),
+        ("monitors.service", None, "off"),
+        ("false_alarms.kinds.outcomes", None, 0.2),
+    }
+
+
+def test_a_retired_deployment_is_out_of_force_audited_and_frees_its_place(settings: KafkaSettings) -> None:
+    first, _ = apply(settings, [spec("a"), spec("b")], actor="ada")
+    retired = retire(settings, "a", actor="bob", reason="replaced")
+    assert retired == first.spec
+    assert list(load_deployments(settings)) == ["b"]
+    assert load_deployments(settings)["b"].spec.false_alarms.share == 0.5, "the others' thresholds do not fall by it"
+    event = audited(settings)[-1]
+    assert (event["action"], event["subject"], event["reason"]) == ("deployment.retired", "deployment:a", "replaced")
+    assert (event["before_digest"], event["after_digest"]) == (first.spec.digest(), None)
+    assert [
+        (r.spec.deployment_id, r.result, r.spec.false_alarms.share) for r in apply(settings, [spec("c")], actor="ada")
+    ] == [("c", "created", 0.5)]
+    with pytest.raises(DeploymentError, match="no deployment 'a'"):
+        retire(settings, "a", actor="bob", reason="twice")
 
 
 def test_applying_again_keeps_the_share_that_was_given(settings: KafkaSettings) -> None:

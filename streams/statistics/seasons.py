@@ -283,6 +283,12 @@ def count_seasonal(
         return count_numeric_block(block.at(int(index[0])), values, segments, segment_count)
     counts = np.zeros((segment_count, len(block.bins), NUMERIC.size), np.int64)
     for at, members in _groups(index):
-        part = None if segments is None else segments[members]
-        counts += count_numeric_block(block.at(at), values[:, members], part, segment_count)
+        if segments is None:
+            counts += count_numeric_block(block.at(at), values[:, members])
+            continue
+        members = members[segments[members] >= 0]
+        # only the segments that this season has: many of them, each with few seasons, must not cost their product
+        present, own = np.unique(segments[members], return_inverse=True)
+        if present.size:
+            counts[present] += count_numeric_block(block.at(at), values[:, members], own, len(present))
     return counts

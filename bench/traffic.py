@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from driftline.events import CategoricalColumn, PredictionColumns
-from streams.baseline import Baseline, build_baseline
+from streams.baseline import Baseline
+from streams.reference import build_baseline
 from streams.specification import CATEGORICAL, NUMERIC, DeploymentSpec, FeatureSpec
 
 VERSION = "1"

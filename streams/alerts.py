@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from streams.baseline import ASSOCIATION_PREFIX
 from streams.messages import Emission, Message
 from streams.monitor import CONFIDENCE_ERROR, Alarm, Block, Cause, Episode, Monitor, Monitors
 from streams.specification import DeploymentSpec
 from streams.statistics import distances
+from streams.statistics.association import cramers_v
+from streams.statistics.layouts import ASSOCIATION
 from streams.windows import Window
 
 _NAMESPACE = uuid.UUID("5b6a1f0e-3f0c-5a53-8a0e-d21f7a3c9d10")
@@ -169,6 +172,7 @@ def _cause(block: Block, cause: Cause) -> dict[str, Any]:
         "bins": [_shortened(label) for label in stream.bin_labels()],
         "expected": p0.tolist(),
         "observed": cause.counts.tolist(),
+        "segment": stream.segment,
     }
 
 
@@ -177,10 +181,16 @@ def window_summary(
 ) -> Emission:
     """The ``WindowSummary`` of a window as it stands."""
     version = monitors.baseline.model_version
-    streams = []
-    for block, counts in zip(monitors.blocks, window.counts, strict=True):
-        effects: Sequence[dict[str, float] | None]
-        effects = effect_sizes(counts, block.p0) if window.rows else [None] * len(block.streams)
+    streams: list[dict[str, Any]] = []
+    importance: dict[str, float] = {}
+    for b, counts in zip(monitors.described, window.counts, strict=True):
+        block = monitors.blocks[b]
+        some = counts.sum(axis=1) > 0
+        known = iter(effect_sizes(counts[some], block.p0[some]))
+        effects = [next(known) if has_rows else None for has_rows in some.tolist()]
+        if block.layout is ASSOCIATION:
+            found = zip(block.streams, cramers_v(counts).tolist(), strict=True)
+            importance = {s.name.removeprefix(ASSOCIATION_PREFIX): v for s, v in found if v == v}
         streams += [
             {
                 "name": stream.name,
@@ -188,9 +198,13 @@ def window_summary(
                 "layout": block.layout.name,
                 "counts": stream_counts,
                 "effects": stream_effects,
+                "segment": stream.segment,
             }
             for stream, stream_counts, stream_effects in zip(block.streams, counts.tolist(), effects, strict=True)
         ]
+    for stream_record in streams:
+        if not stream_record["segment"]:
+            stream_record["importance"] = importance.get(stream_record["name"])
     record = {
         "id": stable_id(
             "window",

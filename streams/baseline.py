@@ -1,4 +1,4 @@
-"""Baselines: what is normal for a deployment's version, learnt from reference predictions.
+"""Baselines: what is normal for a deployment's version. How one is learnt is in :mod:`streams.reference`.
 
 A baseline is content-addressed: its digest is the SHA-256 of the encoded record with an empty digest. State, windows
 and alerts name the digest they were computed against.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from weakref import WeakValueDictionary
@@ -17,44 +16,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec import Record, encode
-from driftline.events import CategoricalColumn, Floats, PredictionColumns
-from streams.columns import (
-    PREDICTION,
-    PREDICTION_LABEL,
-    PROBABILITY_PREFIX,
-    categorical_column,
-    numeric_column,
-    prediction_column,
-)
+from driftline.events import Floats
+from streams.derived import Derived
 from streams.errors import BaselineError
-from streams.specification import CATEGORICAL as CATEGORICAL_KIND
-from streams.specification import NUMERIC as NUMERIC_KIND
-from streams.specification import DeploymentSpec
-from streams.statistics.dependence import tempering
-from streams.statistics.distances import effective_margin
 from streams.statistics.layouts import (
+    ASSOCIATION,
     CATEGORICAL,
     NUMERIC,
+    QUALITY,
     CategoricalBins,
     Layout,
     NumericBins,
-    bin_numeric,
-    count_codes,
-    dictionary_lookup,
-    fit_categorical_counts,
-    fit_numeric,
 )
+from streams.statistics.seasons import SEASONS, SeasonalBins
 from streams.statistics.tilts import tilts_of
-
-MINIMUM_ROWS = 200
-"""Fewer reference rows leave a margin so wide that nothing would be found."""
-
-REFERENCE_ERROR_PROBABILITY = 1e-3
-"""Probability that a stream's true distribution lies outside the margin that its reference's size gives."""
 
 FEATURE = "feature"
 PREDICTION_ROLE = "prediction"
-LAYOUTS = {NUMERIC.name: NUMERIC, CATEGORICAL.name: CATEGORICAL}
+JOINT_ROLE = "joint"
+ASSOCIATION_ROLE = "association"
+QUALITY_ROLE = "quality"
+SERVICE_ROLE = "service"
+RATE_ROLE = "rate"
+"""What a stream is; decides which monitor it belongs to."""
+
+LATENCY, ERROR, SCHEMA, RATE = "latency_ms", "error", "schema", "rate"
+QUALITY_PREFIX, ASSOCIATION_PREFIX = "quality:", "association:"
+"""Names of streams that are no feature's and no prediction's."""
+
+OTHER_PART = "(other)"
+RULE_PART = "in"
+"""Names of parts of the traffic: the values that are not watched on their own; the rows that a rule holds for."""
+
+Bins = NumericBins | CategoricalBins | SeasonalBins
+
+LAYOUTS = {layout.name: layout for layout in (NUMERIC, CATEGORICAL, QUALITY, ASSOCIATION)}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -62,42 +58,55 @@ class BaselineStream:
     """One watched stream: how it is binned and what its reference showed.
 
     Attributes:
-        name: Feature name, ``prediction``, ``prediction_label`` or ``probability:CLASS``.
-        role: ``feature`` or ``prediction``.
-        bins: How values become bins.
+        name: A feature, ``prediction``, ``prediction_label``, ``probability:CLASS``, a derived column (see
+            :mod:`streams.derived`), ``quality:STREAM``, ``association:FEATURE``, ``latency_ms``, ``error``, ``schema``
+            or ``rate``.
+        role: What it is; one of the roles above.
+        layout: The layout it is counted in.
+        bins: How values become bins; None where bins are derived from those of other streams.
         counts: int64[K], reference counts.
         margin_tv: Total-variation margin in force.
         tempering: float64[I], exponent per tilt, 1 / variance inflation.
         importance: Weight in the monitor's evidence.
+        segment: The part of the traffic it is about, ``SEGMENTATION=VALUE``; empty for all.
     """
 
     name: str
     role: str
-    bins: NumericBins | CategoricalBins
+    layout: Layout
+    bins: Bins | None
     counts: NDArray[np.int64]
     margin_tv: float
     tempering: Floats
-    importance: float
+    importance: float = 1.0
+    segment: str = ""
 
     @property
-    def layout(self) -> Layout:
-        """The layout its bins are in."""
-        return NUMERIC if isinstance(self.bins, NumericBins) else CATEGORICAL
+    def label(self) -> str:
+        """Its name and segment, for people."""
+        return f"{self.name} [{self.segment}]" if self.segment else self.name
 
     def bin_labels(self) -> list[str]:
         """What each bin holds, for people."""
         if isinstance(self.bins, CategoricalBins):
             unused = [""] * (20 - len(self.bins.top))
             return [*self.bins.top, *unused, "(other)", "(unseen)", "(missing)"]
-        return _numeric_labels(self.bins)
+        if isinstance(self.bins, NumericBins):
+            return _numeric_labels(self.bins)
+        if isinstance(self.bins, SeasonalBins):
+            return list(_SEASONAL_LABELS)
+        return [name.replace("_", " ") for name in self.layout.bin_names]
 
     def to_record(self) -> Record:
         """The fields of a ``BaselineStream``."""
         bins = self.bins
-        cuts: Record
-        if isinstance(bins, NumericBins):
+        cuts: Record = {}
+        if isinstance(bins, SeasonalBins):
+            edges = bins.edges.astype("<f8").tobytes()
+            cuts = {"season": bins.season, "seasonal_edges": edges, "remap": bins.remap.tobytes()}
+        elif isinstance(bins, NumericBins):
             cuts = {"edges": bins.edges.tolist(), "remap": bins.remap.tobytes()}
-        else:
+        elif isinstance(bins, CategoricalBins):
             cuts = {"categories": list(bins.top), "other_categories": list(bins.known)}
         return {
             "name": self.name,
@@ -108,25 +117,74 @@ class BaselineStream:
             "margin_tv": self.margin_tv,
             "tempering": self.tempering.astype("<f8").tobytes(),
             "importance": self.importance,
+            "segment": self.segment,
         }
 
     @classmethod
     def from_record(cls, record: Record) -> BaselineStream:
         """Read the fields of a ``BaselineStream``."""
-        bins: NumericBins | CategoricalBins
-        if record["layout"] == NUMERIC.name:
+        layout = LAYOUTS[record["layout"]]
+        bins: Bins | None = None
+        if record["season"]:
+            size = SEASONS[record["season"]]
+            edges = np.frombuffer(record["seasonal_edges"], "<f8").reshape(size, -1)
+            bins = SeasonalBins(record["season"], edges, np.frombuffer(record["remap"], np.uint8).reshape(size, -1))
+        elif layout is NUMERIC:
             bins = NumericBins(np.array(record["edges"]), np.frombuffer(record["remap"], np.uint8))
-        else:
+        elif layout is CATEGORICAL:
             bins = CategoricalBins(tuple(record["categories"]), tuple(record["other_categories"]))
         return cls(
             name=record["name"],
             role=record["role"],
+            layout=layout,
             bins=bins,
             counts=np.array(record["counts"], dtype=np.int64),
             margin_tv=record["margin_tv"],
             tempering=np.frombuffer(record["tempering"], "<f8"),
             importance=record["importance"],
+            segment=record["segment"],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineSegment:
+    """A segmentation and its parts that are watched on their own, in the order of their streams.
+
+    Attributes:
+        name: As in the specification.
+        column: The feature or segment attribute that tells the part.
+        values: The parts; ``(other)``, where it is there, is the rest; a rule has the one part ``in``.
+        low: Of a rule on a number, the lower end; None for none.
+        high: Its upper end, exclusive.
+    """
+
+    name: str
+    column: str
+    values: tuple[str, ...]
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        """``SEGMENTATION=VALUE`` of each part."""
+        return [f"{self.name}={value}" for value in self.values]
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether the last part is the rest."""
+        return self.values[-1:] == (OTHER_PART,)
+
+
+@dataclass(frozen=True, slots=True)
+class Arming:
+    """What replaying the reference in blocks showed of a monitor. Field by field the record ``Arming``."""
+
+    monitor: str
+    starts: int
+    alarms: int
+    bound: float
+    widened: float
+    threshold_nats: float
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -140,6 +198,9 @@ class Baseline:
     source: str = ""
     first_event_us: int = 0
     last_event_us: int = 0
+    derived: tuple[Derived, ...] = ()
+    segments: tuple[BaselineSegment, ...] = ()
+    arming: tuple[Arming, ...] = ()
     digest: str = ""
 
     def to_record(self) -> Record:
@@ -152,6 +213,9 @@ class Baseline:
             "last_event_us": self.last_event_us,
             "source": self.source,
             "streams": [stream.to_record() for stream in self.streams],
+            "derived": [derived.to_record() for derived in self.derived],
+            "segments": [dataclasses.asdict(segment) | {"values": list(segment.values)} for segment in self.segments],
+            "arming": [dataclasses.asdict(arming) for arming in self.arming],
             "digest": self.digest,
         }
 
@@ -170,6 +234,11 @@ class Baseline:
             source=record["source"],
             first_event_us=record["first_event_us"],
             last_event_us=record["last_event_us"],
+            derived=tuple(map(Derived.from_record, record["derived"])),
+            segments=tuple(
+                BaselineSegment(**{**segment, "values": tuple(segment["values"])}) for segment in record["segments"]
+            ),
+            arming=tuple(Arming(**arming) for arming in record["arming"]),
             digest=record["digest"],
         )
         if baseline.digest != baseline.content_digest():
@@ -206,129 +275,19 @@ _IN_MEMORY: WeakValueDictionary[str, Baseline] = WeakValueDictionary()
 """By digest: the baseline of a worker's state and that of its catalogue are one object."""
 
 
-def build_baseline(
-    spec: DeploymentSpec, model_version: str, columns: Sequence[PredictionColumns], *, source: str
-) -> Baseline:
-    """Learn a baseline from reference predictions.
-
-    Args:
-        spec: Names the features that are watched, and the operator's margin.
-        model_version: The version the reference belongs to.
-        columns: The reference, in any number of batches.
-        source: Where it came from, for people.
-
-    Raises:
-        BaselineError: Too few rows, or a declared feature that no row has.
-    """
-    rows = sum(batch.rows for batch in columns)
-    if rows < MINIMUM_ROWS:
-        raise BaselineError(
-            f"a baseline needs at least {MINIMUM_ROWS} rows, better 5,000; the reference has {rows}. "
-            "Give a longer range or another file."
-        )
-    times = np.concatenate([batch.timestamps_us for batch in columns])
-    order = np.argsort(times, kind="stable")
-    streams = []
-    for feature in spec.features:
-        if not any(feature.name in batch.numeric or feature.name in batch.categorical for batch in columns):
-            present = sorted({name for batch in columns for name in (*batch.numeric, *batch.categorical)})
-            raise BaselineError(
-                f"feature {feature.name!r} of the specification is not in the reference; it has {', '.join(present)}"
-            )
-        if feature.kind == NUMERIC_KIND:
-            values = np.concatenate([numeric_column(batch, feature.name) for batch in columns])
-            stream = _numeric_stream(feature.name, FEATURE, values[order], spec, feature.importance)
-        else:
-            parts = [categorical_column(batch, feature.name) for batch in columns]
-            stream = _categorical_stream(feature.name, FEATURE, parts, order, spec, feature.importance)
-        streams.append(stream)
-    streams += _prediction_streams(columns, order, spec)
-    baseline = Baseline(
-        deployment_id=spec.deployment_id,
-        model_version=model_version,
-        rows=rows,
-        streams=tuple(streams),
-        source=source,
-        first_event_us=int(times[order[0]]),
-        last_event_us=int(times[order[-1]]),
-    )
-    return dataclasses.replace(baseline, digest=baseline.content_digest())
-
-
-def _prediction_streams(
-    columns: Sequence[PredictionColumns], order: NDArray[np.intp], spec: DeploymentSpec
-) -> list[BaselineStream]:
-    classes = sorted({name for batch in columns for name in batch.class_probabilities})
-    streams = []
-    for name in (PREDICTION, PREDICTION_LABEL, *(PROBABILITY_PREFIX + c for c in classes)):
-        parts = [prediction_column(batch, name) for batch in columns]
-        if all(part is None for part in parts):
-            continue
-        kind = CATEGORICAL_KIND if name == PREDICTION_LABEL else NUMERIC_KIND
-        if kind == CATEGORICAL_KIND:
-            texts = [_or_missing_text(part, batch.rows) for part, batch in zip(parts, columns, strict=True)]
-            streams.append(_categorical_stream(name, PREDICTION_ROLE, texts, order, spec, 1.0))
-        else:
-            values = np.concatenate([_or_nan(part, batch.rows) for part, batch in zip(parts, columns, strict=True)])
-            streams.append(_numeric_stream(name, PREDICTION_ROLE, values[order], spec, 1.0))
-    return streams
-
-
-def _or_nan(part: Floats | CategoricalColumn | None, rows: int) -> Floats:
-    return part if isinstance(part, np.ndarray) else np.full(rows, np.nan)
-
-
-def _or_missing_text(part: Floats | CategoricalColumn | None, rows: int) -> CategoricalColumn:
-    return part if isinstance(part, CategoricalColumn) else CategoricalColumn((), np.full(rows, -1, dtype=np.int32))
-
-
-def _numeric_stream(name: str, role: str, values: Floats, spec: DeploymentSpec, importance: float) -> BaselineStream:
-    bins = fit_numeric(values)
-    return _stream(name, role, bins, bin_numeric(bins, values), spec, importance)
-
-
-def _categorical_stream(
-    name: str,
-    role: str,
-    parts: Sequence[CategoricalColumn],
-    order: NDArray[np.intp],
-    spec: DeploymentSpec,
-    importance: float,
-) -> BaselineStream:
-    totals: dict[str, int] = {}
-    for part in parts:
-        present = np.bincount(part.codes[part.codes >= 0], minlength=len(part.categories)).tolist()
-        for category, count in zip(part.categories, present, strict=True):
-            totals[category] = totals.get(category, 0) + count
-    bins = fit_categorical_counts(totals)
-    codes = np.concatenate([dictionary_lookup(bins, part.categories)[part.codes] for part in parts])
-    return _stream(name, role, bins, codes[order], spec, importance)
-
-
-def _stream(
-    name: str,
-    role: str,
-    bins: NumericBins | CategoricalBins,
-    codes: NDArray[np.integer],
-    spec: DeploymentSpec,
-    importance: float,
-) -> BaselineStream:
-    layout = NUMERIC if isinstance(bins, NumericBins) else CATEGORICAL
-    counts = count_codes(codes, layout)
-    return BaselineStream(
-        name=name,
-        role=role,
-        bins=bins,
-        counts=counts,
-        margin_tv=effective_margin(spec.margin_tv, len(codes), int((counts > 0).sum()), REFERENCE_ERROR_PROBABILITY),
-        tempering=tempering(codes, tilts_of(layout)),
-        importance=importance,
-    )
-
-
 def _numeric_labels(bins: NumericBins) -> list[str]:
     edges = bins.edges
     labels = [f"< {edges[0]:.6g}"]
     labels += [f"{low:.6g} – {high:.6g}" for low, high in pairwise(edges[:-1])]
     labels += [f"{edges[-2]:.6g} – {edges[-1]:.6g}", f"≥ {edges[-1]:.6g}", "(missing)"]
     return labels
+
+
+_SEASONAL_LABELS = (
+    "below the minimum",
+    "lowest 0.5 % of its hour",
+    *(f"{low}0 – {low + 1}0 % of its hour" for low in range(10)),
+    "highest 0.5 % of its hour",
+    "above the maximum",
+    "(missing)",
+)

@@ -12,7 +12,8 @@ import numpy as np
 
 from driftline.topics import record_key
 from streams import state as state_records
-from streams.baseline import FEATURE, Baseline
+from streams.baseline import FEATURE, RULE_PART, Baseline
+from streams.counting import RowCounter
 from streams.monitor import Monitors
 from streams.specification import DeploymentSpec
 from streams.statistics.layouts import NUMERIC
@@ -58,6 +59,7 @@ class Version:
     Attributes:
         baseline: The baseline in force.
         monitors: Its detectors.
+        counter: Counts its rows.
         first_offset: From which offset on its rows count.
         numeric: What its baselines counted as numbers, oldest first.
         slot: Its latest start slot.
@@ -68,6 +70,7 @@ class Version:
 
     baseline: Baseline
     monitors: Monitors
+    counter: RowCounter
     first_offset: int
     numeric: list[NumericFeatures]
     slot: int = NO_SLOT
@@ -83,6 +86,7 @@ class Deployment:
     Attributes:
         spec: The specification in force.
         clock_us: The largest event time seen; None before the first.
+        latest_version: The version that answered last.
         slot_versions: Versions in order of their starts in the current start slot; each costs half of the one before.
         slot: The current start slot.
         counters: rows, late_rows, duplicate_rows, rejected_rows, outcome_rows.
@@ -92,6 +96,7 @@ class Deployment:
     spec: DeploymentSpec
     clock_us: int | None = None
     slot: int = NO_SLOT
+    latest_version: str = ""
     slot_versions: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     limits: list[Limits] = field(default_factory=list)
@@ -105,7 +110,13 @@ def limits_of(spec: DeploymentSpec, offset: int) -> Limits:
 
 def numeric_features(baseline: Baseline, offset: int) -> NumericFeatures:
     """The numeric features of a baseline that comes into force before ``offset``."""
-    names = (stream.name for stream in baseline.streams if stream.role == FEATURE and stream.layout is NUMERIC)
+    derived = {column for d in baseline.derived for column in d.columns}
+    names = {
+        stream.name
+        for stream in baseline.streams
+        if stream.role == FEATURE and stream.layout is NUMERIC and stream.name not in derived
+    }
+    names |= {segment.column for segment in baseline.segments if segment.values == (RULE_PART,)}
     return NumericFeatures(offset, tuple(sorted(names)))
 
 
@@ -128,6 +139,7 @@ def deployment_fields(deployment: Deployment) -> dict[str, Any]:
     return {
         "clock_us": deployment.clock_us,
         "slot": deployment.slot,
+        "latest_version": deployment.latest_version,
         "slot_versions": "\n".join(deployment.slot_versions),
         "limits": state_records.pack(np.array(limits, dtype=np.int64).reshape(-1, 4)),
         **deployment.counters,
@@ -138,6 +150,7 @@ def restore_deployment(deployment: Deployment, fields: Mapping[str, Any]) -> Non
     """Take a deployment as it was written."""
     deployment.clock_us = fields["clock_us"]
     deployment.slot = fields["slot"]
+    deployment.latest_version = fields["latest_version"]
     deployment.slot_versions = fields["slot_versions"].split("\n") if fields["slot_versions"] else []
     deployment.counters = {name: fields[name] for name in COUNTERS}
     deployment.limits = [Limits(*row) for row in state_records.unpack(fields["limits"]).tolist()]
@@ -170,6 +183,7 @@ def restore_version(
     return Version(
         baseline,
         state_records.restore_monitors(spec, baseline, evidence, slot),
+        RowCounter(baseline),
         fields["first_offset"],
         [NumericFeatures(offset, tuple(names)) for offset, names in json.loads(fields["numeric"])],
         slot["slot"],

@@ -187,8 +187,8 @@ def joint_distance(derived: Derived, columns: Floats) -> Floats:
     """Mahalanobis distance float64[n] of whole rows, ``columns`` float64[S, n], per square root of a feature.
 
     d^2 = (1/S) |W (z - mean)|^2 with W the inverse Cholesky factor of the reference's covariance (Mahalanobis, "On the
-    generalised distance in statistics", 1936), about 1 for a row like the reference's. Feature by feature, added up in a
-    fixed order: a matrix product would round differently in batches of another size.
+    generalised distance in statistics", 1936), about 1 for a row like the reference's. Feature by feature, added up in
+    a fixed order: a matrix product would round differently in batches of another size.
     """
     scores = _standardised(derived.arrays, columns) - derived.arrays["mean"][:, None]
     size = len(scores)

@@ -1,47 +1,87 @@
 """What a deployment version's monitors know: evidence, change points, open alarms.
 
-Pure state machines: no I/O, no clock. Blocks of streams that share a layout are kept as arrays; a *monitor*
-(``data_drift``, ``prediction_drift``) is a subset of the streams with a budget of its own.
+Pure state machines: no I/O, no clock. Blocks of streams (see :mod:`streams.counting`) are kept as arrays; a *monitor*
+(``data_drift``, ``prediction_drift``, ``data_quality``, ``service``) is a subset of the streams with a budget of its
+own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.baseline import FEATURE, Baseline, BaselineStream
+from streams.baseline import (
+    ASSOCIATION_PREFIX,
+    ASSOCIATION_ROLE,
+    FEATURE,
+    JOINT_ROLE,
+    PREDICTION_ROLE,
+    QUALITY_PREFIX,
+    QUALITY_ROLE,
+    RATE_ROLE,
+    SCHEMA,
+    SERVICE_ROLE,
+    Baseline,
+    BaselineStream,
+)
+from streams.counting import QUALITY_BLOCK, RATE_BLOCK, blocks_of
+from streams.derived import ASSOCIATION, JOINT
+from streams.derived import RATE as RATE_KIND
 from streams.history import History
-from streams.specification import DATA_DRIFT, PREDICTION_DRIFT, DeploymentSpec
+from streams.rate import RateMeter
+from streams.specification import (
+    DATA_DRIFT,
+    DATA_QUALITY,
+    MONITORS,
+    PREDICTION_DRIFT,
+    SERVICE,
+    DeploymentSpec,
+)
 from streams.statistics import distances
 from streams.statistics.arrays import log_sum_exp
 from streams.statistics.budget import alarm_threshold_nats
-from streams.statistics.counting import NumericBlock, stack_numeric
 from streams.statistics.evidence import (
     Bets,
     empty_base,
     empty_counts,
     make_bets,
-    monitor_log_weights,
     since_log_evidence,
     start_slot,
     tilt_log_evidence,
 )
 from streams.statistics.layouts import (
-    CATEGORICAL,
-    NUMERIC,
-    CategoricalBins,
+    QUALITY,
+    QUALITY_REFUSED,
     Layout,
     NumericBins,
     reference_probabilities,
 )
+from streams.statistics.margins import reference_radius
 from streams.statistics.tilts import tilts_of
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_MONITOR_OF_ROLE = {
+    FEATURE: DATA_DRIFT,
+    JOINT_ROLE: DATA_DRIFT,
+    ASSOCIATION_ROLE: DATA_DRIFT,
+    PREDICTION_ROLE: PREDICTION_DRIFT,
+    QUALITY_ROLE: DATA_QUALITY,
+    SERVICE_ROLE: SERVICE,
+    RATE_ROLE: SERVICE,
+}
+
+ROLE_WEIGHTS = {FEATURE: 0.75, JOINT_ROLE: 0.15, ASSOCIATION_ROLE: 0.10}
+"""How a monitor's evidence is shared between roles; other roles share evenly with whatever their monitor has. A weight
+v costs -log v nats: a change that only the whole row shows needs 1.9 nats more than its monitor alone."""
+
+PARTS_WEIGHT = 0.5
+"""What the parts of the traffic get together of their parent's weight, where there are any."""
 
 CAUSE_ODDS = 100.0
 """A stream counts as a cause of an alarm if its own evidence since its change point reaches 100 to 1 for each change
@@ -49,6 +89,13 @@ point it could have; by Ville's inequality and the union bound an unchanged one 
 
 CONFIDENCE_ERROR = 0.05
 """Confidence limits are given at 95 %."""
+
+RATE_BACK_MARGIN = 0.4
+"""The rate of events is called back to normal within this total variation, wider than its margin: nobody should wait
+for thousands of intervals to be told that traffic has returned."""
+
+ROWS_BACK_PER_MARGIN = 10.0
+"""An unchanged quality stream, with next to no unusable values, is looked at after this many rows over its margin."""
 
 ROUNDING_NATS = 1e-6
 """More than floating point can lose in a sum of evidence."""
@@ -63,7 +110,6 @@ class Block:
         streams: S baseline streams.
         p0: float64[S, K], baseline distribution.
         bets: What the detectors bet on.
-        numeric: The cuts, for the numeric layout.
         independence: float64[S], independent events per event: the median tempering of the tilts that can be bet on.
         rows_to_resolve: int64[S], events after which an unchanged stream can be told to be back within its margin.
     """
@@ -72,49 +118,53 @@ class Block:
     streams: tuple[BaselineStream, ...]
     p0: Floats
     bets: Bets
-    numeric: NumericBlock | None
     independence: Floats
     rows_to_resolve: Counts
 
-    @property
-    def categorical_bins(self) -> list[CategoricalBins]:
-        """The categories of each stream, for the categorical layout."""
-        return [stream.bins for stream in self.streams if isinstance(stream.bins, CategoricalBins)]
 
-
-def compile_block(layout: Layout, streams: Sequence[BaselineStream]) -> Block:
-    """Lay out the streams of one layout for counting and betting."""
+def compile_block(streams: Sequence[BaselineStream]) -> Block:
+    """Lay out the streams of one block, which share a layout, for betting."""
+    layout = streams[0].layout
     counts = np.array([stream.counts for stream in streams])
     margin = np.array([stream.margin_tv for stream in streams])
     tempering = np.array([stream.tempering for stream in streams])
     p0 = reference_probabilities(counts)
     bets = make_bets(tilts_of(layout), counts, margin, tempering)
     independence = np.nanmedian(np.where(np.isfinite(bets.log_weights), tempering, np.nan), axis=1)
-    resolve = distances.rows_to_resolve(p0, margin, CONFIDENCE_ERROR) / independence
-    cuts = [stream.bins for stream in streams if isinstance(stream.bins, NumericBins)]
+    back = np.array([back_margin(stream) for stream in streams])
+    if layout is QUALITY:
+        resolve = ROWS_BACK_PER_MARGIN / np.maximum(back, 1e-4) / independence
+    else:
+        resolve = distances.rows_to_resolve(p0, back, CONFIDENCE_ERROR) / independence
     return Block(
         layout=layout,
         streams=tuple(streams),
         p0=p0,
         bets=bets,
-        numeric=stack_numeric(cuts) if layout is NUMERIC else None,
         independence=independence,
         rows_to_resolve=np.ceil(resolve).astype(np.int64),
     )
+
+
+def back_margin(stream: BaselineStream) -> float:
+    """The total variation within which a stream that has alarmed counts as back to normal."""
+    return max(stream.margin_tv, RATE_BACK_MARGIN) if stream.role == RATE_ROLE else stream.margin_tv
 
 
 @dataclass(eq=False)
 class BlockState:
     """What is known of a block's streams; see :mod:`streams.statistics.evidence` for the arrays.
 
-    ``muted``: bool[S], streams of an open alarm. ``resolve_counts``: int64[S, K], counts of a muted stream since the
-    last look at whether it is back within its margin.
+    ``muted``: bool[S], causes of an open alarm. ``resolve_counts``: int64[S, K], counts of a muted stream since the
+    last look at whether it is back within its margin. ``silent``: bool[S], the muted streams and those that change with
+    them; it follows from ``muted`` (see :meth:`Monitors.hush`).
     """
 
     base: Floats
     slot_counts: Counts
     muted: NDArray[np.bool_]
     resolve_counts: Counts
+    silent: NDArray[np.bool_]
 
     @classmethod
     def new(cls, block: Block) -> BlockState:
@@ -124,6 +174,7 @@ class BlockState:
             slot_counts=empty_counts(block.bets),
             muted=np.zeros(block.bets.streams, dtype=bool),
             resolve_counts=empty_counts(block.bets),
+            silent=np.zeros(block.bets.streams, dtype=bool),
         )
 
 
@@ -143,7 +194,7 @@ class Monitor:
     """One detector of a version: a budgeted average over some of its streams.
 
     Attributes:
-        name: ``data_drift`` or ``prediction_drift``.
+        name: ``data_drift``, ``prediction_drift``, ``data_quality`` or ``service``.
         log_weights: Per block float64[S]: log weight of each stream, -inf for streams of other monitors.
         threshold_nats: Evidence at which it alarms.
         episodes: Alarms so far.
@@ -188,35 +239,57 @@ class Monitors:
         baseline: The baseline in force.
         now_us: Event time of the first event.
         offset: Offset of the first message.
+
+    ``described``: indices of the blocks that windows describe. The counts of quality follow from those of the values;
+    time is not counted in rows.
     """
 
     def __init__(self, spec: DeploymentSpec, baseline: Baseline, now_us: int, offset: int) -> None:
         self.baseline = baseline
-        self.blocks = [
-            compile_block(layout, streams)
-            for layout in (NUMERIC, CATEGORICAL)
-            if (streams := [stream for stream in baseline.streams if stream.layout is layout])
-        ]
+        blocks = blocks_of(baseline.streams)
+        self.blocks = [compile_block(streams) for streams in blocks.values()]
+        self.described = tuple(b for b, name in enumerate(blocks) if name not in (QUALITY_BLOCK, RATE_BLOCK))
+        self._implied = implied_streams(baseline, self.blocks)
+        self.rate = _rate_meter(baseline)
+        self._rate_block = list(blocks).index(RATE_BLOCK) if RATE_BLOCK in blocks else -1
+        self._refused = next(
+            (
+                (b, index)
+                for b, name in enumerate(blocks)
+                for index, stream in enumerate(blocks[name])
+                if name == QUALITY_BLOCK and stream.name == SCHEMA
+            ),
+            None,
+        )
         self.states = [BlockState.new(block) for block in self.blocks]
         self.history = History()
         self.slot_start_us, self.slot_offset = now_us, offset
         self.monitors: dict[str, Monitor] = {}
         self._compile_monitors(spec)
 
-    def put_in_force(self, spec: DeploymentSpec) -> bool:
-        """Change budget and importances; alarms stay open.
+    def put_in_force(self, spec: DeploymentSpec) -> tuple[bool, list[tuple[Monitor, Episode]]]:
+        """Change budget and importances; alarms stay open, but for those of monitors that are switched off.
 
         Returns:
-            Whether evidence so far, bet with other weights, had to be given up.
+            Whether evidence so far, bet with other weights, had to be given up; and the alarms that were closed.
         """
-        before = {name: monitor.log_weights for name, monitor in self.monitors.items()}
+        before = self.monitors
         self._compile_monitors(spec)
-        after = {name: monitor.log_weights for name, monitor in self.monitors.items()}
-        if all(np.array_equal(b, a) for name in after for b, a in zip(before[name], after[name], strict=True)):
-            return False
+        closed = []
+        for name, monitor in before.items():
+            if name not in self.monitors:
+                closed += [(monitor, episode) for episode in monitor.open]
+                for b, index in {cause for episode in monitor.open for cause in episode.causes}:
+                    self._mute(b, index, muted=False)
+        if before.keys() == self.monitors.keys() and all(
+            np.array_equal(b, a)
+            for name, monitor in self.monitors.items()
+            for b, a in zip(before[name].log_weights, monitor.log_weights, strict=True)
+        ):
+            return False, closed
         for state, block in zip(self.states, self.blocks, strict=True):
             state.base = empty_base(block.bets)
-        return True
+        return True, closed
 
     def continue_episodes(self, earlier: Monitors) -> None:
         """Count episodes on from those under an earlier baseline: where one returns, so must no alert's id."""
@@ -229,29 +302,22 @@ class Monitors:
         return sum(int(state.muted.sum()) for state in self.states)
 
     def _compile_monitors(self, spec: DeploymentSpec) -> None:
-        importance = {feature.name: feature.importance for feature in spec.features}
-        for name, role in ((DATA_DRIFT, FEATURE), (PREDICTION_DRIFT, "prediction")):
-            weights = [
-                np.array([_importance(stream, role, importance) for stream in block.streams]) for block in self.blocks
-            ]
-            if not any(np.isfinite(w).any() for w in weights):
+        streams = [stream for block in self.blocks for stream in block.streams]
+        splits = np.cumsum([len(block.streams) for block in self.blocks])[:-1]
+        importance = importances(spec, self.baseline)
+        budget, known, compiled = spec.false_alarms, self.monitors, {}
+        for name in MONITORS:
+            weights = stream_weights(name, streams, importance)
+            share = budget.monitor_share(name)
+            if name in spec.disabled_monitors or share <= 0 or not weights.any():
                 continue
-            flat = np.concatenate(weights)
-            mine = np.isfinite(flat)
-            flat[mine] = monitor_log_weights(flat[mine])
-            splits = np.cumsum([len(w) for w in weights])[:-1]
-            budget = spec.false_alarms
-            threshold = alarm_threshold_nats(
-                budget.count, budget.per_ms, spec.start_slot_ms, budget.monitor_share(name), spec.shards
-            )
-            known = self.monitors.get(name)
-            self.monitors[name] = Monitor(
-                name,
-                np.split(flat, splits),
-                threshold,
-                known.episodes if known else 0,
-                known.open if known else [],
-            )
+            with np.errstate(divide="ignore"):
+                log_weights = np.split(np.log(weights), splits)
+            threshold = alarm_threshold_nats(budget.count, budget.per_ms, spec.start_slot_ms, share, spec.shards)
+            before = known.get(name)
+            episodes, alarms = (before.episodes, before.open) if before else (0, [])
+            compiled[name] = Monitor(name, log_weights, threshold, episodes, alarms)
+        self.monitors = compiled
 
     def start(self, now_us: int, offset: int, log_start_mass: float) -> None:
         """Begin a start slot, before its first event is counted."""
@@ -268,6 +334,22 @@ class Monitors:
             if state.muted.any():
                 state.resolve_counts[state.muted] += block_counts[state.muted]
 
+    def count_refused(self, rows: int) -> None:
+        """Take in rows that could not be read."""
+        if self._refused is not None:
+            b, index = self._refused
+            self._count_one(b, index, np.bincount([QUALITY_REFUSED], [rows], QUALITY.size).astype(np.int64))
+
+    def count_time(self, counts: Counts) -> None:
+        """Take in intervals of time that ended, int64[15] by the bin of their rate."""
+        self._count_one(self._rate_block, 0, counts)
+
+    def _count_one(self, b: int, index: int, counts: Counts) -> None:
+        state = self.states[b]
+        state.slot_counts[index] += counts
+        if state.muted[index]:
+            state.resolve_counts[index] += counts
+
     def alarms(self, now_us: int) -> list[Alarm]:
         """Look for alarms. A monitor that fires starts anew; its causes are muted until they are back to normal."""
         tilts = [
@@ -281,7 +363,7 @@ class Monitors:
         fired = []
         for monitor in near:
             weighted = [
-                np.where(state.muted, -np.inf, e + w)
+                np.where(state.silent, -np.inf, e + w)
                 for e, w, state in zip(evidence, monitor.log_weights, self.states, strict=True)
             ]
             total = float(log_sum_exp(np.concatenate(weighted)))
@@ -293,7 +375,7 @@ class Monitors:
         """The monitors that may alarm: a sum is at most its largest term times the number of terms."""
         best = [np.maximum.reduce(values, axis=1) for values in tilts]
         for values, state in zip(best, self.states, strict=True):
-            values[state.muted] = -np.inf
+            values[state.silent] = -np.inf
         room = math.log(sum(values.size for values in tilts)) + ROUNDING_NATS
         return [
             monitor
@@ -329,6 +411,8 @@ class Monitors:
                         counts=since[at, index].copy(),
                     )
                 )
+        implied = {i for c in causes for i in self._implied.get((c.block, c.index), ())}
+        causes = [cause for cause in causes if (cause.block, cause.index) not in implied] or causes
         causes.sort(key=lambda cause: (-cause.share, cause.block, cause.index))
         monitor.episodes += 1
         episode = Episode(
@@ -352,10 +436,22 @@ class Monitors:
             monitor.open = []
         return closed
 
+    def hush(self) -> None:
+        """Silence the causes of open alarms and what changes with them; what may speak again begins anew."""
+        silent = [state.muted.copy() for state in self.states]
+        for cause, implied in self._implied.items():
+            if self.states[cause[0]].muted[cause[1]]:
+                for b, index in implied:
+                    silent[b][index] = True
+        for state, now in zip(self.states, silent, strict=True):
+            state.base[state.silent & ~now] = -np.inf
+            state.silent = now
+
     def _mute(self, b: int, index: int, *, muted: bool) -> None:
         """Mute or unmute a stream; either way its evidence and its past begin anew."""
         state = self.states[b]
         state.muted[index] = muted
+        self.hush()
         state.base[index] = -np.inf
         state.slot_counts[index] = 0
         state.resolve_counts[index] = 0
@@ -378,11 +474,15 @@ class Monitors:
 
     def _look_back(self, b: int, index: int) -> None:
         block, state = self.blocks[b], self.states[b]
-        counts = state.resolve_counts[index]
+        counts, stream = state.resolve_counts[index], block.streams[index]
         events = counts.sum() * block.independence[index]
         observed = distances.total_variation(counts, block.p0[index])
-        upper = distances.tv_upper_limit(observed, events, CONFIDENCE_ERROR)
-        if upper > block.streams[index].margin_tv:
+        upper = float(distances.tv_upper_limit(observed, events, CONFIDENCE_ERROR))
+        if block.layout is QUALITY:
+            # exact limits for events that are rare: a few unusable values among thousands
+            independent = np.floor(counts * block.independence[index]).astype(np.int64)
+            upper = min(upper, float(observed + reference_radius(independent[None], CONFIDENCE_ERROR)[0]))
+        if upper > back_margin(stream):
             state.resolve_counts[index] = 0
             return
         self._mute(b, index, muted=False)
@@ -392,8 +492,89 @@ class Monitors:
                     episode.causes.remove((b, index))
 
 
-def _importance(stream: BaselineStream, role: str, importance: dict[str, float]) -> float:
-    """Weight of a stream in a monitor; -inf marks a stream of another one."""
-    if stream.role != role:
-        return -np.inf
-    return importance.get(stream.name, stream.importance)
+def implied_streams(baseline: Baseline, blocks: Sequence[Block]) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """What changes along with a stream (block, index): it is not another cause, and is silent while that one is muted.
+
+    With a feature its association with the prediction and the distance of whole rows; with the prediction all
+    associations; with any stream the same in parts of the traffic.
+    """
+    inputs = {d.name: d.inputs for d in baseline.derived if d.kind in (JOINT, ASSOCIATION)}
+    implied: dict[str, list[tuple[int, int]]] = {}
+    places: dict[tuple[int, int], str] = {}
+    for b, block in enumerate(blocks):
+        for index, stream in enumerate(block.streams):
+            if stream.role == JOINT_ROLE:
+                sources: Sequence[str] = inputs[JOINT]
+            elif stream.role == ASSOCIATION_ROLE:
+                sources = inputs[stream.name.removeprefix(ASSOCIATION_PREFIX)]
+            elif stream.segment:
+                sources = (stream.name,)
+            else:
+                places[b, index] = stream.name
+                continue
+            for name in sources:
+                implied.setdefault(name, []).append((b, index))
+    return {place: implied[name] for place, name in places.items() if name in implied}
+
+
+def _rate_meter(baseline: Baseline) -> RateMeter | None:
+    derived = next((d for d in baseline.derived if d.kind == RATE_KIND), None)
+    stream = next((s for s in baseline.streams if s.role == RATE_ROLE), None)
+    if derived is None or stream is None or not isinstance(stream.bins, NumericBins):
+        return None
+    return RateMeter(derived, stream.bins)
+
+
+def importances(spec: DeploymentSpec, baseline: Baseline) -> dict[str, float]:
+    """Importance of every stream by name, whatever part of the traffic it is about.
+
+    What is derived from a feature has the feature's importance; the columns of a text or embedding share it. With
+    ``importance: estimated`` the baseline's estimates count.
+    """
+    if spec.importance_source == "estimated":
+        return {stream.name: stream.importance for stream in baseline.streams}
+    given = {feature.name: feature.importance for feature in spec.features}
+    found = dict(given)
+    for derived in baseline.derived:
+        found |= {c: given[derived.name] / len(derived.columns) for c in derived.columns if derived.name in given}
+    for stream in baseline.streams:
+        name = stream.name.removeprefix(QUALITY_PREFIX).removeprefix(ASSOCIATION_PREFIX)
+        found.setdefault(stream.name, given.get(name, 1.0))
+    return found
+
+
+def stream_weights(monitor: str, streams: Sequence[BaselineStream], importance: Mapping[str, float]) -> Floats:
+    """Weight float64[S] of each stream in a monitor's evidence, adding up to one; zero for those of other monitors.
+
+    Roles share as ``ROLE_WEIGHTS`` says, parts of the traffic get ``PARTS_WEIGHT`` together, and within these groups
+    weights go by importance. Weights are fixed before the streams begin, as the bound asks.
+    """
+    values = np.array([importance[stream.name] for stream in streams], np.float64)
+    group = np.array([_weight_group(monitor, stream) for stream in streams])
+    mass = {name: _group_mass(name) for name in set(group.tolist()) if name}
+    parts = [name for name in mass if name == _PARTS]
+    whole = sum(m for name, m in mass.items() if name != _PARTS)
+    weights = np.zeros(len(streams))
+    for name, of_group in mass.items():
+        members = group == name
+        share = PARTS_WEIGHT if name == _PARTS and whole else of_group / (whole or 1.0)
+        if name != _PARTS and parts:
+            share *= 1 - PARTS_WEIGHT
+        total = values[members].sum()
+        weights[members] = share * (values[members] / total if total > 0 else 1 / members.sum())
+    return weights
+
+
+_PARTS = "parts"
+
+
+def _weight_group(monitor: str, stream: BaselineStream) -> str:
+    if _MONITOR_OF_ROLE[stream.role] != monitor:
+        return ""
+    if stream.segment:
+        return _PARTS
+    return stream.role if stream.role in ROLE_WEIGHTS else monitor
+
+
+def _group_mass(name: str) -> float:
+    return ROLE_WEIGHTS.get(name, 1.0)

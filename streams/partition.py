@@ -20,7 +20,7 @@ from streams import state as state_records
 from streams.alerts import alert_fired, alert_resolved, dead_letter, window_summary
 from streams.baseline import Baseline
 from streams.columns import numeric_column
-from streams.counting import Watched, count_watched, watched_columns
+from streams.counting import RowCounter, Watched
 from streams.decoding import Decoded, decode_message
 from streams.deployment import (
     NO_SLOT,
@@ -38,7 +38,7 @@ from streams.deployment import (
 )
 from streams.identities import Identities
 from streams.messages import Emission, Message
-from streams.monitor import Monitors
+from streams.monitor import Episode, Monitor, Monitors
 from streams.specification import DeploymentSpec
 from streams.statistics.budget import start_mass_log
 from streams.windows import Group, Window, closed, group_rows
@@ -111,8 +111,10 @@ class Partition:
             if new_slots:  # slots are numbered by their length
                 deployment.slot, deployment.slot_versions = NO_SLOT, []
             for name, version in deployment.versions.items():
-                if version.monitors.put_in_force(spec) or new_slots:
+                begin_anew, closed_alarms = version.monitors.put_in_force(spec)
+                if begin_anew or new_slots:
                     version.slot = NO_SLOT  # its next row is a start, paid for as one more in this slot
+                self._resolve(deployment, version, closed_alarms, "the monitor was switched off")
                 self._touch_version(spec.deployment_id, name, evidence=True)
         limits = limits_of(spec, offset)
         deployment.limits = extended(deployment.limits, limits, self._identities.older_offset)
@@ -131,12 +133,11 @@ class Partition:
         known = deployment.versions.get(baseline.model_version)
         offset = self.position[self._topics.predictions]
         features = numeric_features(baseline, offset)
-        version = Version(
-            baseline, Monitors(deployment.spec, baseline, deployment.clock_us or 0, offset), offset, [features]
-        )
+        monitors = Monitors(deployment.spec, baseline, deployment.clock_us or 0, offset)
+        version = Version(baseline, monitors, RowCounter(baseline), offset, [features])
         if known is not None:
             self._close_windows(deployment, everything=True, only=baseline.model_version)
-            self._close_alarms(deployment, known)
+            self._resolve(deployment, known, known.monitors.give_up(), "a new baseline came into force")
             version.first_offset = known.first_offset
             version.numeric = extended(known.numeric, features, self._identities.older_offset)
             version.monitors.continue_episodes(known.monitors)
@@ -195,13 +196,24 @@ class Partition:
             columns.timestamps_us, message.timestamp_ms, spec.earliest_event_time_us, spec.clock_skew_ms
         )
         try:
-            watched = watched_columns(version.monitors.blocks, columns)
+            watched = version.counter.read(columns)
         except EventError as error:
             self._refuse(message, error.reason, str(error))
+            self._count_refused(deployment, version, columns, message, columns.rows)
             return
+        if on_time is not None:
+            self._count_refused(deployment, version, columns, message, int((~on_time).sum()))
         counted = self._count_rows(deployment, columns, message, on_time)
         self._apply_rows(deployment, version, columns, watched, message, counted)
         self._touch_deployment(columns.deployment_id)
+
+    def _count_refused(
+        self, deployment: Deployment, version: Version, columns: PredictionColumns, message: Message, rows: int
+    ) -> None:
+        """Rows that could not be used are evidence as well. They tell no time: the clock stays where it is."""
+        version.monitors.count_refused(rows)
+        changed = self._look_for_alarms(deployment, version, columns, message)
+        self._touch_version(columns.deployment_id, columns.model_version, evidence=changed)
 
     def _count_rows(
         self, deployment: Deployment, columns: PredictionColumns, message: Message, on_time: NDArray[np.bool_] | None
@@ -232,7 +244,7 @@ class Partition:
         deployment: Deployment,
         version: Version,
         columns: PredictionColumns,
-        watched: Sequence[Watched],
+        watched: Watched,
         message: Message,
         counted: NDArray[np.bool_] | None,
     ) -> None:
@@ -240,13 +252,14 @@ class Partition:
         grouping = group_rows(columns.timestamps_us, counted, deployment.clock_us, spec)
         if not grouping.groups:
             return
-        counts = count_watched(monitors.blocks, watched, grouping.index, len(grouping.groups))
+        counts = version.counter.count(watched, grouping.index, len(grouping.groups))
         started = False
         for g, group in enumerate(grouping.groups):
             started |= self._start_slot(deployment, version, columns.model_version, group, message)
             group_counts = [block_counts[g] for block_counts in counts]
             monitors.count(group_counts)
             self._count_window(deployment, version, columns.model_version, group, group_counts, message.offset)
+        self._count_time(deployment, version, columns, counted)
         deployment.clock_us = grouping.clock_us
         changed = started
         if self._step_due(version, columns.rows, grouping.clock_us):
@@ -254,6 +267,21 @@ class Partition:
             self._revise_windows(deployment, version, columns.model_version)
         self._close_windows(deployment)
         self._touch_version(columns.deployment_id, columns.model_version, evidence=changed)
+
+    @staticmethod
+    def _count_time(
+        deployment: Deployment, version: Version, columns: PredictionColumns, counted: NDArray[np.bool_] | None
+    ) -> None:
+        """Count the intervals of time that end with these rows."""
+        unbroken = deployment.latest_version in ("", columns.model_version)
+        deployment.latest_version = columns.model_version
+        if version.monitors.rate is None:
+            return
+        times = columns.timestamps_us if counted is None else columns.timestamps_us[counted]
+        clock = np.maximum(np.maximum.accumulate(times), deployment.clock_us or 0)
+        ended = version.monitors.rate.take(clock, unbroken=unbroken)
+        if ended is not None:
+            version.monitors.count_time(ended)
 
     def _start_slot(
         self, deployment: Deployment, version: Version, model_version: str, group: Group, message: Message
@@ -280,6 +308,7 @@ class Partition:
         if group.window_start_us is None:
             deployment.counters["late_rows"] += group.rows
             return
+        counts = [counts[b] for b in version.monitors.described]
         window = version.windows.get(group.window_start_us)
         if window is None:
             window = version.windows[group.window_start_us] = Window([np.zeros_like(c) for c in counts], offset)
@@ -335,20 +364,16 @@ class Partition:
                 self._emit_window(deployment, version, start_us, window, final=True)
                 self._dirty[_key("window", spec.deployment_id, name, start_us)] = None
 
-    def _close_alarms(self, deployment: Deployment, version: Version) -> None:
-        """Resolve every open alarm of a version whose baseline is being replaced."""
+    def _resolve(
+        self, deployment: Deployment, version: Version, alarms: Sequence[tuple[Monitor, Episode]], reason: str
+    ) -> None:
+        """Resolve alarms between two messages, because what they were raised under has changed."""
         offset = self.position[self._topics.predictions] - 1
         message = Message(self._topics.predictions, self.number, offset, self._log_time_ms, None, None)
-        for monitor, episode in version.monitors.give_up():
+        now_us = deployment.clock_us or 0
+        for monitor, episode in alarms:
             self._emissions += alert_resolved(
-                deployment.spec,
-                version.monitors,
-                monitor,
-                episode,
-                message,
-                deployment.clock_us or 0,
-                None,
-                "a new baseline came into force",
+                deployment.spec, version.monitors, monitor, episode, message, now_us, None, reason
             )
 
     def _emit_window(

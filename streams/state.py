@@ -60,6 +60,8 @@ def slot_fields(monitors: Monitors) -> Fields:
     fields: Fields = {}
     for b, state in enumerate(monitors.states):
         fields |= {f"{name}_{b}": pack(getattr(state, name)) for name in _SLOT_ARRAYS}
+    if monitors.rate is not None:
+        fields |= monitors.rate.to_fields()
     return fields
 
 
@@ -81,9 +83,14 @@ def restore_monitors(
     for b in range(len(monitors.blocks)):
         arrays = {name: unpack(evidence[f"{name}_{b}"]) for name in _EVIDENCE_ARRAYS}
         arrays |= {name: unpack(slot[f"{name}_{b}"]) for name in _SLOT_ARRAYS}
-        monitors.states[b] = BlockState(**arrays)
+        monitors.states[b] = BlockState(**arrays, silent=arrays["muted"].copy())
+    if monitors.rate is not None:
+        monitors.rate.restore(slot)
+    monitors.hush()
     monitors.slot_start_us, monitors.slot_offset = evidence["slot_start_us"], evidence["slot_offset"]
-    past_counts = [unpack(evidence[name]) for name in sorted(evidence) if name.startswith("past_counts_")]
+    past_counts = [
+        unpack(evidence[name]) for b in range(len(monitors.blocks)) if (name := f"past_counts_{b}") in evidence
+    ]
     monitors.history.blocks = [
         PastBlock(start_us, offset, slots, [counts[i].copy() for counts in past_counts])
         for i, (start_us, offset, slots) in enumerate(unpack(evidence["past"]).tolist())

@@ -61,7 +61,7 @@ def build(
     from services.deployments.store import get_deployment
     from services.publish.files import open_file
     from services.publish.reading import Tally, read_reference, source_text
-    from streams.baseline import build_baseline
+    from streams.reference import build_baseline
 
     checked_version(version)
     selection, skip = selection_of(from_time, to_time, limit), on_error_of(on_error)

@@ -16,7 +16,8 @@ from services.kafka import publish
 from services.topics import ensure_topics
 from services.windows import PERIODS, Period, latest_windows, summarise
 from streams.alerts import effect_sizes
-from streams.baseline import Baseline, build_baseline
+from streams.baseline import Baseline
+from streams.reference import build_baseline
 from streams.specification import DeploymentSpec, FeatureSpec
 from streams.statistics.layouts import reference_probabilities
 

@@ -14,10 +14,11 @@ import pytest
 from driftline.codec import decode, encode
 from driftline.events import CategoricalColumn, PredictionColumns
 from driftline.topics import Topics, record_key
-from streams.baseline import Baseline, build_baseline
+from streams.baseline import Baseline
 from streams.decoding import decode_message
 from streams.messages import Emission, Message
 from streams.partition import Partition
+from streams.reference import build_baseline
 from streams.specification import DeploymentSpec, FeatureSpec
 
 SECOND = 1_000_000

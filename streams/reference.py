@@ -1,0 +1,455 @@
+"""Learning a baseline from reference predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.events import CategoricalColumn, Floats, PredictionColumns
+from streams.baseline import (
+    ASSOCIATION_PREFIX,
+    ASSOCIATION_ROLE,
+    ERROR,
+    FEATURE,
+    JOINT_ROLE,
+    LATENCY,
+    OTHER_PART,
+    PREDICTION_ROLE,
+    QUALITY_PREFIX,
+    QUALITY_ROLE,
+    RATE,
+    RATE_ROLE,
+    RULE_PART,
+    SCHEMA,
+    SERVICE_ROLE,
+    Baseline,
+    BaselineSegment,
+    BaselineStream,
+    Bins,
+)
+from streams.columns import PREDICTION, PREDICTION_LABEL, PROBABILITY_PREFIX, categorical_column
+from streams.counting import (
+    MISSING_THIRD,
+    categorical_values,
+    derived_columns,
+    numeric_values,
+    part_codes,
+    table_cells,
+    thirds_of_numbers,
+)
+from streams.derived import (
+    ASSOCIATION as ASSOCIATION_KIND,
+)
+from streams.derived import (
+    JOINT_DISTANCE,
+    Derived,
+    fit_embedding,
+    fit_joint,
+    fit_text,
+    joint_distance,
+)
+from streams.errors import BaselineError
+from streams.rate import fit_rate
+from streams.specification import EMBEDDING, NUMERIC, TEXT, DeploymentSpec, SegmentSpec
+from streams.statistics.association import cramers_v
+from streams.statistics.dependence import tempering
+from streams.statistics.layouts import (
+    ASSOCIATION,
+    CATEGORICAL,
+    QUALITY,
+    QUALITY_VALID,
+    Layout,
+    NumericBins,
+    bin_numeric,
+    count_codes,
+    dictionary_lookup,
+    fit_categorical_counts,
+    fit_numeric,
+    quality_counts,
+)
+from streams.statistics.layouts import NUMERIC as NUMERIC_LAYOUT
+from streams.statistics.margins import effective_margins
+from streams.statistics.seasons import fit_seasonal
+from streams.statistics.tilts import tilts_of
+
+Codes = NDArray[np.uint8]
+
+MINIMUM_ROWS = 200
+"""Fewer reference rows leave a margin so wide that nothing would be found."""
+
+REFERENCE_ERROR_PROBABILITY = 1e-3
+"""Probability that a stream's true distribution lies outside the margin that its reference's size gives."""
+
+ASSOCIATION_MARGINS = 3.0
+"""The margin of an association, in margins of the deployment: a change of either column alone changes their table too,
+and must be found in that column first."""
+
+MINIMUM_PART_ROWS = 500
+"""A part of the traffic with fewer reference rows is not watched on its own: it joins the rest."""
+
+MOST_PART_STREAMS = 2_000
+"""Streams of parts of the traffic that one deployment version may have."""
+
+
+def build_baseline(
+    spec: DeploymentSpec,
+    model_version: str,
+    columns: Sequence[PredictionColumns],
+    *,
+    source: str,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Baseline:
+    """Learn a baseline from reference predictions.
+
+    Args:
+        spec: Names the features that are watched, the segments, and the operator's margins.
+        model_version: The version the reference belongs to.
+        columns: The reference, in any number of batches.
+        source: Where it came from, for people.
+        progress: Told what is being learnt.
+
+    Raises:
+        BaselineError: Too few rows, a declared feature that no row has, or too many parts of the traffic.
+        EventError: A column cannot be read in the kind that the specification declares.
+    """
+    rows = sum(batch.rows for batch in columns)
+    if rows < MINIMUM_ROWS:
+        raise BaselineError(
+            f"a baseline needs at least {MINIMUM_ROWS} rows, better 5,000; the reference has {rows}. "
+            "Give a longer range or another file."
+        )
+    reference = _Reference(spec, columns)
+    for learn in (
+        reference.learn_features,
+        reference.learn_predictions,
+        reference.learn_service,
+        reference.learn_joint,
+        reference.learn_associations,
+        reference.learn_quality,
+        reference.learn_segments,
+        reference.learn_rate,
+    ):
+        progress(learn.__name__.removeprefix("learn_"))
+        learn()
+    baseline = Baseline(
+        deployment_id=spec.deployment_id,
+        model_version=model_version,
+        rows=rows,
+        streams=tuple(reference.streams),
+        source=source,
+        first_event_us=int(reference.times[0]),
+        last_event_us=int(reference.times[-1]),
+        derived=tuple(reference.derived),
+        segments=tuple(reference.segments),
+    )
+    return dataclasses.replace(baseline, digest=baseline.content_digest())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Column:
+    """A value column of the reference in event order: its stream, its bin codes uint8[m], its values if numbers."""
+
+    stream: BaselineStream
+    codes: Codes
+    values: Floats | None = None
+
+
+class _Reference:
+    """The reference while it is being learnt from; event order throughout."""
+
+    def __init__(self, spec: DeploymentSpec, columns: Sequence[PredictionColumns]) -> None:
+        times = np.concatenate([batch.timestamps_us for batch in columns])
+        self.spec, self.batches = spec, columns
+        self.order = np.argsort(times, kind="stable")
+        self.times = times[self.order]
+        self.derived: list[Derived] = []
+        self.segments: list[BaselineSegment] = []
+        self.streams: list[BaselineStream] = []
+        self.columns: dict[str, _Column] = {}
+
+    def learn_features(self) -> None:
+        """Features, and the columns derived from texts and embeddings."""
+        for feature in self.spec.features:
+            if not any(_has(batch, feature.name) for batch in self.batches):
+                present = sorted({n for b in self.batches for n in (*b.numeric, *b.categorical, *b.vectors)})
+                raise BaselineError(
+                    f"feature {feature.name!r} of the specification is not in the reference; "
+                    f"it has {', '.join(present) or 'no features'}"
+                )
+            margin = self.spec.margin_tv if feature.margin_tv is None else feature.margin_tv
+            if feature.kind == NUMERIC:
+                self._learn_numbers(feature.name, FEATURE, margin, feature.importance)
+            elif feature.kind in (TEXT, EMBEDDING):
+                derived = self._fit_derived(feature.name, feature.kind)
+                self.derived.append(derived)
+                parts = [derived_columns(derived, batch) for batch in self.batches]
+                values = np.concatenate(parts, axis=1)[:, self.order]
+                for name, column in zip(derived.columns, values, strict=True):
+                    importance = feature.importance / len(derived.columns)
+                    self._add_numbers(name, FEATURE, column, margin, importance)
+            else:
+                self._learn_categories(feature.name, FEATURE, margin, feature.importance)
+
+    def _fit_derived(self, name: str, kind: str) -> Derived:
+        if kind == TEXT:
+            return fit_text(name, [categorical_column(batch, name) for batch in self.batches])
+        vectors = [batch.vectors[name] for batch in self.batches if name in batch.vectors]
+        dimensions = sorted({part.shape[1] for part in vectors})
+        if len(dimensions) != 1:
+            came = f"dimensions {', '.join(map(str, dimensions))}" if dimensions else "no vectors"
+            raise BaselineError(f"feature {name!r} is an embedding: expected vectors of one dimension, came {came}")
+        return fit_embedding(name, np.concatenate(vectors))
+
+    def learn_predictions(self) -> None:
+        """Whatever the model says: score, class, probabilities."""
+        classes = sorted({name for batch in self.batches for name in batch.class_probabilities})
+        margin = self.spec.margin_tv
+        if any(batch.prediction is not None for batch in self.batches):
+            self._learn_numbers(PREDICTION, PREDICTION_ROLE, margin)
+        if any(batch.prediction_label is not None for batch in self.batches):
+            self._learn_categories(PREDICTION_LABEL, PREDICTION_ROLE, margin)
+        for name in classes:
+            self._learn_numbers(PROBABILITY_PREFIX + name, PREDICTION_ROLE, margin)
+
+    def learn_service(self) -> None:
+        """How the service answers: how long it takes, and requests that fail."""
+        if any(batch.latency_ms is not None for batch in self.batches):
+            self._learn_numbers(LATENCY, SERVICE_ROLE, self.spec.margin_tv)
+        self._learn_categories(ERROR, SERVICE_ROLE, self.spec.quality_margin_tv)
+
+    def learn_joint(self) -> None:
+        """The distance of whole rows, over the numeric features."""
+        names = [f.name for f in self.spec.features if f.kind == NUMERIC]
+        if len(names) < 2:
+            return
+        values = np.stack([_numbers(self.columns[name]) for name in names])
+        derived = fit_joint(names, values, [self.columns[name].stream.importance for name in names])
+        if derived is None:
+            return
+        self.derived.append(derived)
+        rows = [names.index(name) for name in derived.inputs]
+        self._add_numbers(JOINT_DISTANCE, JOINT_ROLE, joint_distance(derived, values[rows]), self.spec.margin_tv)
+
+    def learn_associations(self) -> None:
+        """How each feature goes together with the prediction, and from that the features' importances."""
+        target = next((c for c in self.columns.values() if c.stream.role == PREDICTION_ROLE), None)
+        if target is None:
+            return
+        cut, target_thirds = _fit_thirds(target, None)
+        self.derived.append(dataclasses.replace(cut, inputs=(cut.name,)))
+        found: dict[str, float] = {}
+        streams = []
+        for feature in self.spec.features:
+            column = self.columns.get(feature.name)
+            if column is None:
+                continue
+            cut, thirds = _fit_thirds(column, target_thirds)
+            self.derived.append(dataclasses.replace(cut, inputs=(cut.name, target.stream.name)))
+            cells = table_cells(thirds, target_thirds)
+            name = ASSOCIATION_PREFIX + feature.name
+            margin = ASSOCIATION_MARGINS * self.spec.margin_tv
+            stream = self._stream(name, ASSOCIATION_ROLE, ASSOCIATION, None, cells, margin)
+            found[feature.name] = float(cramers_v(stream.counts[None])[0])
+            streams.append(stream)
+        if self.spec.importance_source == "estimated":
+            self._weigh(found)
+        self.streams += [
+            dataclasses.replace(s, importance=self.columns[s.name.removeprefix(ASSOCIATION_PREFIX)].stream.importance)
+            for s in streams
+        ]
+
+    def _weigh(self, association: dict[str, float]) -> None:
+        """Make the association of a feature with the prediction its importance; the weakest keeps a twentieth."""
+        floor = 0.05 * max(association.values(), default=0.0) or 1.0
+        typical = float(np.mean(list(association.values()))) if association else 1.0
+        parents = {column: d.name for d in self.derived for column in d.columns}
+        for at, stream in enumerate(self.streams):
+            if stream.role == FEATURE:
+                # texts and embeddings have no table of their own: they count like the average feature
+                value = association.get(stream.name)
+                shared = sum(parents.get(s.name) == parents.get(stream.name, "") for s in self.streams)
+                importance = typical / max(shared, 1) if value is None else value
+                changed = dataclasses.replace(stream, importance=max(importance, floor))
+                self.streams[at] = changed
+                self.columns[stream.name] = dataclasses.replace(self.columns[stream.name], stream=changed)
+
+    def learn_quality(self) -> None:
+        """Which values can be used, for each feature and prediction, and whether rows can be read at all."""
+        margin = self.spec.quality_margin_tv
+        first_column = {d.columns[0]: d.name for d in self.derived if d.columns and d.kind in (TEXT, EMBEDDING)}
+        others = {column for d in self.derived for column in d.columns[1:]}
+        for name, column in list(self.columns.items()):
+            stream = column.stream
+            if stream.role in (FEATURE, PREDICTION_ROLE) and name not in others:
+                usable = quality_counts(np.eye(stream.layout.size, dtype=np.int64), stream.layout).argmax(axis=1)
+                codes = usable.astype(np.uint8)[column.codes]
+                named = QUALITY_PREFIX + first_column.get(name, name)
+                self.streams.append(self._stream(named, QUALITY_ROLE, QUALITY, None, codes, margin, stream.importance))
+        readable = np.full(len(self.times), QUALITY_VALID, np.uint8)
+        self.streams.append(self._stream(SCHEMA, QUALITY_ROLE, QUALITY, None, readable, margin))
+
+    def learn_segments(self) -> None:
+        """The features and predictions of the parts of the traffic that the specification asks for."""
+        watched = [c for c in self.columns.values() if c.stream.role in (FEATURE, PREDICTION_ROLE)]
+        for asked in self.spec.segments:
+            segment = self._fit_segment(asked)
+            if segment is None:
+                continue
+            codes = np.concatenate([part_codes(segment, batch) for batch in self.batches])[self.order]
+            self.segments.append(segment)
+            for at, part in enumerate(segment.parts):
+                inside = codes == at
+                self.streams += [self._part_stream(column, part, inside) for column in watched]
+        number = sum(bool(stream.segment) for stream in self.streams)
+        if number > MOST_PART_STREAMS:
+            raise BaselineError(
+                f"the segments of the specification make {number:,} streams, more than {MOST_PART_STREAMS:,}: "
+                "watch fewer values (most:), fewer segmentations or fewer features"
+            )
+
+    def _part_stream(self, column: _Column, part: str, inside: NDArray[np.bool_]) -> BaselineStream:
+        whole = column.stream
+        bins, codes = whole.bins, column.codes
+        if whole.layout is NUMERIC_LAYOUT and not isinstance(bins, NumericBins):
+            # a part is judged by the edges of all times: its seasons would have too few rows
+            bins = fit_numeric(_numbers(column))
+            codes = bin_numeric(bins, _numbers(column))
+        feature = next((f for f in self.spec.features if f.name == whole.name and f.margin_tv is not None), None)
+        margin = self.spec.margin_tv if feature is None or feature.margin_tv is None else feature.margin_tv
+        return self._stream(
+            whole.name, whole.role, whole.layout, bins, codes[inside], margin, whole.importance, segment=part
+        )
+
+    def _fit_segment(self, asked: SegmentSpec) -> BaselineSegment | None:
+        """The parts of a segmentation that have reference rows enough; None if none has."""
+        if asked.is_rule:
+            segment = BaselineSegment(asked.name, asked.column, (RULE_PART,), asked.low, asked.high)
+            inside = sum(int((part_codes(segment, batch) == 0).sum()) for batch in self.batches)
+            return segment if inside >= MINIMUM_PART_ROWS else None
+        counts: dict[str, int] = {}
+        for batch in self.batches:
+            texts = batch.segments.get(asked.column) or categorical_column(batch, asked.column)
+            present = np.bincount(texts.codes[texts.codes >= 0], minlength=len(texts.categories)).tolist()
+            for value, count in zip(texts.categories, present, strict=True):
+                counts[value] = counts.get(value, 0) + count
+        ranked = sorted(counts, key=lambda value: (-counts[value], value))
+        wanted = [value for value in ranked if value in asked.values] if asked.values else ranked[: asked.most]
+        values = [value for value in wanted if counts[value] >= MINIMUM_PART_ROWS and value != OTHER_PART]
+        if len(self.times) - sum(counts[value] for value in values) >= MINIMUM_PART_ROWS:
+            values.append(OTHER_PART)
+        return BaselineSegment(asked.name, asked.column, tuple(values)) if values else None
+
+    def learn_rate(self) -> None:
+        """How many rows come in a span of time."""
+        fitted = fit_rate(self.times, self.spec.shards)
+        if fitted is None:
+            return
+        derived, observations = fitted
+        self.derived.append(derived)
+        bins = fit_numeric(observations)
+        codes = bin_numeric(bins, observations)
+        self.streams.append(self._stream(RATE, RATE_ROLE, NUMERIC_LAYOUT, bins, codes, self.spec.margin_tv))
+
+    def _learn_numbers(self, name: str, role: str, margin: float, importance: float = 1.0) -> None:
+        values = np.concatenate([numeric_values(name, role, batch) for batch in self.batches])
+        self._add_numbers(name, role, values[self.order], margin, importance)
+
+    def _add_numbers(self, name: str, role: str, values: Floats, margin: float, importance: float = 1.0) -> None:
+        seasonal = fit_seasonal(values, self.times)
+        bins: Bins
+        if seasonal is None:
+            bins = fit_numeric(values)
+            codes = bin_numeric(bins, values)
+            stream = self._stream(name, role, NUMERIC_LAYOUT, bins, codes, margin, importance)
+        else:
+            bins, codes = seasonal.bins, seasonal.codes
+            stream = self._stream(name, role, NUMERIC_LAYOUT, bins, codes, margin, importance, gamma=seasonal.tempering)
+            excess = stream.margin_tv if stream.margin_tv > margin else 0.0
+            stream = dataclasses.replace(stream, margin_tv=max(margin, excess + seasonal.margin_excess))
+        self._add(stream, codes, values)
+
+    def _learn_categories(self, name: str, role: str, margin: float, importance: float = 1.0) -> None:
+        parts = [categorical_values(name, role, batch) for batch in self.batches]
+        bins = fit_categorical_counts(_occurrences(parts))
+        codes = np.concatenate([dictionary_lookup(bins, part.categories)[part.codes] for part in parts])
+        codes = codes[self.order].astype(np.uint8)
+        self._add(self._stream(name, role, CATEGORICAL, bins, codes, margin, importance), codes)
+
+    def _add(self, stream: BaselineStream, codes: Codes, values: Floats | None = None) -> None:
+        self.streams.append(stream)
+        self.columns[stream.name] = _Column(stream, codes, values)
+
+    def _stream(
+        self,
+        name: str,
+        role: str,
+        layout: Layout,
+        bins: Bins | None,
+        codes: Codes,
+        margin: float,
+        importance: float = 1.0,
+        *,
+        segment: str = "",
+        gamma: Floats | None = None,
+    ) -> BaselineStream:
+        counts = count_codes(codes, layout)
+        return BaselineStream(
+            name=name,
+            role=role,
+            layout=layout,
+            bins=bins,
+            counts=counts,
+            margin_tv=float(effective_margins(margin, counts[None], REFERENCE_ERROR_PROBABILITY, layout)[0]),
+            tempering=tempering(codes, tilts_of(layout)) if gamma is None else gamma,
+            importance=importance,
+            segment=segment,
+        )
+
+
+def _has(batch: PredictionColumns, name: str) -> bool:
+    return name in batch.numeric or name in batch.categorical or name in batch.vectors
+
+
+def _numbers(column: _Column) -> Floats:
+    assert column.values is not None
+    return column.values
+
+
+def _occurrences(parts: Iterable[CategoricalColumn]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for part in parts:
+        present = np.bincount(part.codes[part.codes >= 0], minlength=len(part.categories)).tolist()
+        for category, count in zip(part.categories, present, strict=True):
+            totals[category] = totals.get(category, 0) + count
+    return totals
+
+
+def _fit_thirds(column: _Column, target: Codes | None) -> tuple[Derived, Codes]:
+    """Cut a column into three parts of about equal mass, and the thirds uint8[m] of its own rows.
+
+    Numbers by their size; categories in order of the mean third of the ``target``, or, for the target itself, of their
+    frequency.
+    """
+    name = column.stream.name
+    if column.values is not None:
+        finite = np.sort(column.values[np.isfinite(column.values)])
+        cuts = finite[[len(finite) // 3, 2 * len(finite) // 3]] if finite.size else np.zeros(2)
+        derived = Derived(ASSOCIATION_KIND, name, (name,), {"cuts": cuts.astype(np.float64)})
+        return derived, thirds_of_numbers(column.values[None], cuts[:1, None], cuts[1:, None])[0]
+    counts = column.stream.counts.astype(np.float64)
+    known = np.ones(len(column.codes), bool) if target is None else target != MISSING_THIRD
+    order = np.arange(len(counts), dtype=np.float64)
+    if target is not None:
+        sums = np.bincount(column.codes[known], target[known], CATEGORICAL.size)
+        order = sums / np.maximum(np.bincount(column.codes[known], minlength=CATEGORICAL.size), 1)
+    ranked = np.argsort(order[:-1], kind="stable")
+    mass = counts[ranked] / max(counts[ranked].sum(), 1)
+    middle = np.cumsum(mass) - mass / 2
+    thirds = np.full(CATEGORICAL.size, float(MISSING_THIRD))
+    thirds[ranked] = np.minimum(np.floor(3 * middle), 2)
+    derived = Derived(ASSOCIATION_KIND, name, (name,), {"thirds": thirds})
+    return derived, thirds.astype(np.uint8)[column.codes]

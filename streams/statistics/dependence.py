@@ -111,7 +111,7 @@ def variance_inflation(codes: ArrayLike, tilts: Tilts) -> Floats:
     while len(counts) >= MINIMUM_BLOCKS:
         centred = counts - counts.mean(axis=0)
         covariance = centred.T @ centred / (len(counts) - 1)
-        block_variance = np.einsum("ik,kl,il->i", deviation[varies], covariance, deviation[varies])
+        block_variance = ((deviation[varies] @ covariance) * deviation[varies]).sum(axis=1)
         ratio = block_variance / (length * variance[varies])
         freedom = variance_degrees_of_freedom(len(counts), kurtosis / length)
         significant = ratio > _chi_square_quantile(SIGNIFICANCE, freedom) / freedom

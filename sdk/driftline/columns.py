@@ -83,13 +83,15 @@ def plain_features(features: Any) -> tuple[dict[str, Any], dict[str, Vectors] | 
         copy = {feature_name(name, "features"): value for name, value in copy.items()}
     if _PLAIN.issuperset(map(type, copy.values())):
         return copy, None
-    vectors = {name: vector(value, _feature(name)) for name, value in copy.items() if is_vector(value)}
-    rest = {name: plain(value, _feature(name)) for name, value in copy.items() if name not in vectors}
-    return rest, vectors or None
-
-
-def _feature(name: str) -> str:
-    return f"feature {name[:80]!r}"
+    vectors = {}
+    for name, value in [(name, value) for name, value in copy.items() if type(value) not in _PLAIN]:
+        what = f"feature {name[:80]!r}"
+        if is_vector(value):
+            vectors[name] = vector(value, what)
+            del copy[name]
+        else:
+            copy[name] = plain(value, what)
+    return copy, vectors or None
 
 
 def is_vector(value: Any) -> bool:

@@ -3,9 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import driftline
 from driftline import codec, rows
+from driftline.events import prediction_from_event
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = (ROOT / "schemas" / "README.md").read_text("utf-8")
@@ -43,18 +47,23 @@ def test_every_alias_is_in_the_table() -> None:
     assert written == {field: set(aliases) for field, aliases in rows._ALIASES.items()}
 
 
-def test_the_json_example_is_a_prediction() -> None:
+def test_the_json_examples_are_predictions() -> None:
     example = re.search(r"```json\n(.*?)```", CONTRACT, re.DOTALL)
     assert example is not None
-    name, record = codec.decode(example[1].strip().encode(), json_record="PredictionEvent")
-    assert (name, record["prediction"]) == ("PredictionEvent", 0.83)
+    rows_given = re.split(r"\n(?={)", example[1].strip())
+    answered, failed = (
+        prediction_from_event(codec.decode(row.encode(), json_record="PredictionEvent")[1]) for row in rows_given
+    )
+    assert answered.prediction is not None and answered.prediction.tolist() == [0.83]
+    assert failed.error is not None and failed.error.values() == ["timeout"]
+    assert failed.vectors["embedding"].shape == (1, 2)
+
+
+SDK_EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "sdk" / "README.md").read_text("utf-8"), re.DOTALL)
 
 
 def test_the_first_lines_of_the_sdks_readme_run(tmp_path: Path) -> None:
-    text = (ROOT / "sdk" / "README.md").read_text("utf-8")
-    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert example is not None
-    code = example[1].replace(
+    code = SDK_EXAMPLES[0].replace(
         '"2026-03")', '"2026-03", settings=settings, spool_dir=folder, delivery_timeout_seconds=1, strict=True)'
     )
     scope = {"settings": driftline.KafkaSettings("127.0.0.1:1"), "folder": tmp_path}
@@ -62,3 +71,17 @@ def test_the_first_lines_of_the_sdks_readme_run(tmp_path: Path) -> None:
     client = scope["client"]
     assert isinstance(client, driftline.Client)
     assert client.counters() == driftline.Counters(accepted=2, spooled=2)
+
+
+def test_the_example_of_embeddings_and_errors_runs(tmp_path: Path) -> None:
+    def unanswered(embedding: Any) -> float:
+        raise TimeoutError
+
+    (code,) = (example for example in SDK_EXAMPLES if "embedding" in example)
+    settings = driftline.KafkaSettings("127.0.0.1:1")
+    with driftline.Client("support", "v1", settings=settings, spool_dir=tmp_path, strict=True) as client:
+        scope = {"client": client, "question": "Where is it?", "embedding": np.ones(8)}
+        for answer in (np.mean, unanswered):
+            exec(code, {**scope, "answer": answer})
+        assert client.counters().accepted == 2
+        client.close(0.5)

@@ -88,6 +88,9 @@ ASSOCIATION_MARGINS = 3.0
 """The margin of an association, in margins of the deployment: a change of either column alone changes their table too,
 and must be found in that column first."""
 
+MOST_MARGIN = 0.99
+"""A margin of one would leave nothing to find."""
+
 MINIMUM_PART_ROWS = 500
 """A part of the traffic with fewer reference rows is not watched on its own: it joins the rest."""
 
@@ -251,7 +254,7 @@ class _Reference:
             self.derived.append(dataclasses.replace(cut, inputs=(cut.name, target.stream.name)))
             cells = table_cells(thirds, target_thirds)
             name = ASSOCIATION_PREFIX + feature.name
-            margin = ASSOCIATION_MARGINS * self.spec.margin_tv
+            margin = association_margin(self.spec)
             stream = self._stream(name, ASSOCIATION_ROLE, ASSOCIATION, None, cells, margin)
             found[feature.name] = float(cramers_v(stream.counts[None])[0])
             streams.append(stream)
@@ -408,6 +411,11 @@ class _Reference:
             importance=importance,
             segment=segment,
         )
+
+
+def association_margin(spec: DeploymentSpec) -> float:
+    """What the operator calls no change of an association."""
+    return min(MOST_MARGIN, ASSOCIATION_MARGINS * spec.margin_tv)
 
 
 def _has(batch: PredictionColumns, name: str) -> bool:

@@ -145,7 +145,7 @@ def _deployments(settings: KafkaSettings) -> list[DeploymentStatus]:
     versions: dict[str, list[str]] = {}
     for stored in load_baselines(settings):
         versions.setdefault(stored.baseline.deployment_id, []).append(stored.baseline.model_version)
-    seen = _deployment_states(settings)
+    seen = deployment_states(settings)
     found = []
     for name, deployment in load_deployments(settings).items():
         parts = seen.get(name, [])
@@ -166,7 +166,7 @@ def _deployments(settings: KafkaSettings) -> list[DeploymentStatus]:
     return found
 
 
-def _deployment_states(settings: KafkaSettings) -> dict[str, list[dict[str, Any]]]:
+def deployment_states(settings: KafkaSettings) -> dict[str, list[dict[str, Any]]]:
     """Deployment to its latest journal record on each partition, as far as the last records of the journal tell."""
     latest: dict[tuple[str, int], dict[str, Any]] = {}
     for message in read_to_end(settings, settings.topics.streams_state, last=_JOURNAL_RECORDS):

@@ -44,9 +44,9 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Read and check th
 
 _READING = (
     "Which column is which field stands in the deployment's specification, under columns: and column: of a feature; a "
-    "field that is not named there is looked for under its own name.\n\nHow a feature is read goes by its kind: boolean "
-    "is true or false, yes or no, 1 or 0; embedding a list of numbers, in CSV as JSON writes it: [0.1, 0.2]. The column "
-    "error has the class of a failed request; false, 0 and no are none.\n\nMissing values: nothing, NA, N/A, NaN, null. "
+    "field that is not named there is looked for under its own name.\n\nA feature is read by its kind: boolean is true "
+    "or false, yes or no, 1 or 0; embedding a list of numbers, in CSV as JSON writes it: [0.1, 0.2]. The column error "
+    "has the class of a failed request; false, 0 and no are none.\n\nMissing values: nothing, NA, N/A, NaN, null. "
     "Rows without a prediction id get one made of deployment, file name and line, so predictions and outcomes of one "
     "file find each other.\n\nExit status: 0 all published; 1 Kafka did not take it, or rows were skipped; 2 the file "
     "or the command line is wrong."

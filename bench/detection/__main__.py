@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench.detection import costs, delays, false_alarms, fleet
+from bench.detection import costs, delays, false_alarms, fleet, friedman, known_detectors
 from bench.report import Figure, broken, save
 
 PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
     "false_alarms": false_alarms.measure,
     "delays": delays.measure,
     "fleet": fleet.measure,
+    "known_detectors": known_detectors.measure,
+    "friedman": friedman.measure,
     "costs": costs.measure,
 }
 

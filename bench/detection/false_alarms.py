@@ -58,8 +58,8 @@ def dependence(rng: np.random.Generator, size: Size) -> list[Figure]:
         rows: list[tuple[str, float | Floats, bool]] = [("not tempered", 1.0, phi == 0)]
         for m in REFERENCES:
             references = binned(autoregressive(rng, size.streams, m, phi))
-            gamma = np.array([tempering(column, NUMERIC_TILTS) for column in references])
-            rows.append((f"tempered, reference of {m:,}", gamma, True))
+            measured = np.array([tempering(column, NUMERIC_TILTS) for column in references])
+            rows.append((f"tempered, reference of {m:,}", measured, True))
         for label, gamma, promised in rows:
             cells = _cells(f"{name}, {label}", known_bets(size.streams, 0.0, gamma), live, promised)
             figures += cells

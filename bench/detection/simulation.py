@@ -13,7 +13,14 @@ from scipy.stats import norm
 
 from streams.statistics.arrays import Counts, Floats
 from streams.statistics.budget import alarm_threshold_nats
-from streams.statistics.evidence import Bets, make_bets
+from streams.statistics.evidence import (
+    Bets,
+    empty_base,
+    empty_counts,
+    make_bets,
+    start_slot,
+    stream_log_evidence,
+)
 from streams.statistics.layouts import NUMERIC, NumericBins, bin_numeric, nominal_probabilities
 from streams.statistics.tilts import NUMERIC_TILTS
 
@@ -63,3 +70,25 @@ def repeated(counts: Counts) -> Counts:
     twice = counts.copy()
     twice[:, 1:] += counts[:, :-1]
     return twice
+
+
+def alarm_events(
+    bets: Bets, codes: NDArray[np.uint8], start_every: int, threshold_nats: float
+) -> list[NDArray[np.int64]]:
+    """The events at which each stream alarms, checked after every event; an alarm resets its stream.
+
+    ``codes``: uint8[S, N], bin codes; a start slot begins every ``start_every`` events.
+    """
+    streams, events = codes.shape
+    base, counts = empty_base(bets), empty_counts(bets)
+    rows = np.arange(streams)
+    found: list[tuple[NDArray[np.int64], int]] = []
+    for event in range(events):
+        if event % start_every == 0:
+            base, counts = start_slot(bets, base, counts)
+        counts[rows, codes[:, event]] += 1
+        alarming = np.flatnonzero(stream_log_evidence(bets, base, counts) >= threshold_nats)
+        if alarming.size:
+            found.append((alarming, event))
+            base[alarming], counts[alarming] = -np.inf, 0
+    return [np.array([event for alarming, event in found if s in alarming], np.int64) for s in range(streams)]

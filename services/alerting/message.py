@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from driftline.codec import Record
 from services.alerting.readings import percent, reading, stream_name
 from services.alerting.text import Line, Value, line, value, web_link
+from streams.detectors import MONITOR_PREFIX
 
 SHOWN_CAUSES = 5
 
@@ -55,7 +56,10 @@ class AlertText:
 def describe_alert(record: Record) -> AlertText:
     """Put an ``Alert`` into words. Never raises for a record that decodes."""
     resolved = record["status"] == "resolved"
-    sentences = _resolved_sentences(record) if resolved else _firing_sentences(record)
+    if record["monitor"].startswith(MONITOR_PREFIX):
+        sentences = _signal_sentences(record, resolved=resolved)
+    else:
+        sentences = _resolved_sentences(record) if resolved else _firing_sentences(record)
     headline = _headline(record, resolved)
     return AlertText(
         headline=headline,
@@ -90,6 +94,9 @@ def monitor_title(monitor: str) -> Line:
     """How a monitor is called: 'Data drift'."""
     if monitor in _MONITORS:
         return line(_MONITORS[monitor][0])
+    if monitor.startswith(MONITOR_PREFIX):
+        detector, _, stream = monitor.removeprefix(MONITOR_PREFIX).partition(":")
+        return line("Signal of ", value(detector, 12), " on ", value(stream, 17))
     return line("Monitor ", value(monitor, 32))
 
 
@@ -127,6 +134,22 @@ def _resolved_sentences(record: Record) -> list[Line]:
             format_time(start),
             f" (estimated), {format_span(end - start)} before.",
         )
+    ]
+
+
+def _signal_sentences(record: Record, *, resolved: bool) -> list[Line]:
+    """Of a known detector that was asked for besides: it has no evidence, no causes and keeps no promise."""
+    detector, _, stream = record["monitor"].removeprefix(MONITOR_PREFIX).partition(":")
+    start, end = record["change_time_us"], record["detection_time_us"]
+    whose = (value(detector), " on ", value(stream), " in ", value(record["deployment_id"]))
+    if resolved:
+        return [
+            line(*whose, " has been quiet since, or is no longer asked for: over at ", format_time(end), "."),
+            line("It first signalled at ", format_time(start), f", {format_span(end - start)} before."),
+        ]
+    return [
+        line(*whose, " signalled a change at ", format_time(start), " and starts anew with what it sees since."),
+        line("What that is worth: ", value(record["false_alarms"], _PROMISE_CHARACTERS), "."),
     ]
 
 

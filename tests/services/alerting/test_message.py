@@ -104,6 +104,26 @@ def test_an_end_says_when_it_began_and_ended(make_alert: Any) -> None:
     assert "27 h 20 min" in str(text.sentences[0])
 
 
+def test_a_detector_outside_the_budget_claims_no_evidence(make_alert: Any) -> None:
+    changes = {"monitor": "detector:adwin:temperature", "causes": [], "false_alarms": "1 in a million"}
+    text = describe_alert(make_alert() | changes)
+    assert str(text.headline) == "Signal of adwin on temperature in credit, version 1"
+    said = " ".join(map(str, text.sentences))
+    assert said.startswith("adwin on temperature in credit signalled a change at 12 Jun 2013 14:00 UTC")
+    assert said.endswith("What that is worth: 1 in a million.")
+    assert "nats" not in said and "promise" not in said
+    over = describe_alert(make_alert(status="resolved") | changes)
+    assert str(over.headline) == "Resolved: Signal of adwin on temperature in credit, version 1"
+    assert "over at 13 Jun 2013 17:20 UTC" in str(over.sentences[0])
+    assert "27 h 20 min" in str(over.sentences[1])
+
+
+@pytest.mark.parametrize("status", ["firing", "resolved"])
+def test_a_detectors_headline_fits_whatever_it_is_called(make_alert: Any, status: str) -> None:
+    long = {"monitor": "detector:" + "d" * 99 + ":" + "s" * 999, "deployment_id": "x" * 200, "model_version": "v" * 99}
+    assert len(str(describe_alert(make_alert(status=status) | long).headline)) <= 147
+
+
 @pytest.mark.parametrize(
     ("observed", "said"),
     [

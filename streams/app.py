@@ -35,6 +35,7 @@ from streams.transport import JournalTransport
 COMMIT_INTERVAL_SECONDS = 0.25
 CATALOGUE_INTERVAL_SECONDS = 1.0
 WATCH_INTERVAL_SECONDS = 1.0
+TIME_INTERVAL_SECONDS = 10.0
 
 STANDING_SECONDS = 2.0
 """A partition that stands for so long, and is behind, is helped along."""
@@ -119,6 +120,7 @@ class Worker:
         app.timer(COMMIT_INTERVAL_SECONDS)(self._commit_all)
         app.timer(CATALOGUE_INTERVAL_SECONDS)(self._follow_catalogue)
         app.timer(WATCH_INTERVAL_SECONDS)(self._watch)
+        app.timer(TIME_INTERVAL_SECONDS)(self._pass_time)
         revoked: Any = app.on_partitions_revoked  # its type asks for a parameter it does not pass
         revoked.connect(self._on_revoked, weak=False)
         assigned: Any = app.on_partitions_assigned
@@ -267,6 +269,16 @@ class Worker:
                 place_at = owned.place(due[0])
                 if place_at is not None:
                     await self._place(TP(due[0], owned.number), place_at)
+
+    async def _pass_time(self) -> None:
+        """Let time pass where nothing comes: silence is news, too."""
+        for owned in list(self._owned.values()):
+            if time.monotonic() - owned.progressed_at < TIME_INTERVAL_SECONDS:
+                continue
+            try:
+                await owned.pass_time(round(time.time() * 1000))
+            except StreamsError as error:
+                logger.warning("%s", error)
 
     def _may_be_behind(self, owned: OwnedPartition) -> bool:
         """Whether the log was seen to go on beyond what was applied; true where nothing was seen of it yet."""

@@ -87,6 +87,7 @@ class Deployment:
         spec: The specification in force.
         clock_us: The largest event time seen; None before the first.
         latest_version: The version that answered last.
+        seen_ms: The log's time of its latest rows.
         slot_versions: Versions in order of their starts in the current start slot; each costs half of the one before.
         slot: The current start slot.
         counters: rows, late_rows, duplicate_rows, rejected_rows, outcome_rows.
@@ -97,6 +98,7 @@ class Deployment:
     clock_us: int | None = None
     slot: int = NO_SLOT
     latest_version: str = ""
+    seen_ms: int = 0
     slot_versions: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     limits: list[Limits] = field(default_factory=list)
@@ -140,6 +142,7 @@ def deployment_fields(deployment: Deployment) -> dict[str, Any]:
         "clock_us": deployment.clock_us,
         "slot": deployment.slot,
         "latest_version": deployment.latest_version,
+        "seen_ms": deployment.seen_ms,
         "slot_versions": "\n".join(deployment.slot_versions),
         "limits": state_records.pack(np.array(limits, dtype=np.int64).reshape(-1, 4)),
         **deployment.counters,
@@ -150,7 +153,7 @@ def restore_deployment(deployment: Deployment, fields: Mapping[str, Any]) -> Non
     """Take a deployment as it was written."""
     deployment.clock_us = fields["clock_us"]
     deployment.slot = fields["slot"]
-    deployment.latest_version = fields["latest_version"]
+    deployment.latest_version, deployment.seen_ms = fields["latest_version"], fields["seen_ms"]
     deployment.slot_versions = fields["slot_versions"].split("\n") if fields["slot_versions"] else []
     deployment.counters = {name: fields[name] for name in COUNTERS}
     deployment.limits = [Limits(*row) for row in state_records.unpack(fields["limits"]).tolist()]

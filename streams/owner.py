@@ -239,6 +239,18 @@ class OwnedPartition:
             if not self.dropped:
                 self._shared.committed(self.number, position)
 
+    async def pass_time(self, time_ms: int) -> None:
+        """Tell the state machine that it is ``time_ms``, if that matters and the log has nothing that was not applied.
+
+        Raises:
+            JournalError: Kafka does not answer: nothing is known about what was published.
+        """
+        if self.dropped or not self.partition.awaits_time(time_ms):
+            return
+        if await self.due() is None and not self.dropped:
+            self.partition.pass_time(time_ms)
+            await self._keep_up()
+
     async def due(self) -> tuple[str, int] | None:
         """A topic, and the position in it, with a message that was not applied; None if all of them were.
 

@@ -49,6 +49,13 @@ LONE_ROWS_STEP = 64
 LONE_STEP_US = 1_000_000
 """… or after this much event time, whichever comes first."""
 
+TIME_STEP_MS = 10_000
+"""How often the log's time is looked at for deployments that have fallen silent."""
+
+LIVE_MS = 3_600_000
+"""A deployment whose latest rows were this much older than the log, or less, is live: its silence counts. One that is
+being fed history is not."""
+
 
 class Partition:
     """The state machine of one partition.
@@ -73,6 +80,7 @@ class Partition:
         self.dead_letters = 0
         self.urgent = False
         self._log_time_ms = 0
+        self._time_ms = 0
 
     def needs(self, columns: PredictionColumns | OutcomeColumns) -> bool:
         """Whether a specification or baseline has to be looked up before these columns can be applied."""
@@ -153,7 +161,9 @@ class Partition:
         self._order_message(message)
         self.position[message.topic] = message.offset + 1
         self.messages += 1
-        self._log_time_ms = message.timestamp_ms
+        self._log_time_ms = max(self._log_time_ms, message.timestamp_ms)
+        if self._log_time_ms >= self._time_ms + TIME_STEP_MS:
+            self._pass_time(self._log_time_ms)
         if message.topic == self._topics.predictions:
             self._identities.advance(message.offset)
         if decoded.refusal is not None:
@@ -162,6 +172,52 @@ class Partition:
             self._apply_predictions(decoded.columns, message)
         elif isinstance(decoded.columns, OutcomeColumns):
             self._apply_outcomes(decoded.columns, message)
+
+    def awaits_time(self, time_ms: int) -> bool:
+        """Whether the time, milliseconds since 1970 UTC, would end an interval of a deployment that is silent."""
+        return time_ms > self._time_ms and any(
+            self._silent_interval(deployment, time_ms) is not None for deployment in self._deployments.values()
+        )
+
+    def pass_time(self, time_ms: int) -> None:
+        """Time passes between two messages, as far as the worker knows that there is none; the order remembers it.
+
+        A state machine reads no clock: that nothing came until ``time_ms`` is an event like the others.
+        """
+        if not self.awaits_time(time_ms):
+            return
+        self._order.append({"source": "clock", "first_offset": time_ms, "last_offset": time_ms, "digest": None})
+        self._pass_time(time_ms)
+
+    def _pass_time(self, time_ms: int) -> None:
+        self._time_ms = time_ms
+        for deployment_id, deployment in self._deployments.items():
+            interval = self._silent_interval(deployment, time_ms)
+            version = deployment.versions.get(deployment.latest_version)
+            if interval is None or version is None or version.monitors.rate is None:
+                continue
+            version.monitors.count_time(version.monitors.rate.pass_over(interval))
+            offset = self.position[self._topics.predictions] - 1
+            message = Message(self._topics.predictions, self.number, offset, time_ms, None, None)
+            now_us = interval * version.monitors.rate.interval_us
+            changed = self._look_for_alarms(deployment, version, message, now_us, None)
+            self._touch_version(deployment_id, deployment.latest_version, evidence=changed)
+
+    @staticmethod
+    def _silent_interval(deployment: Deployment, time_ms: int) -> int | None:
+        """The interval that a live deployment's rows would be in by now, if it has got none since an earlier one.
+
+        Event time is taken to go on as the log's does; rows may be as late as the specification allows.
+        """
+        version = deployment.versions.get(deployment.latest_version)
+        if version is None or version.monitors.rate is None or deployment.clock_us is None:
+            return None
+        spec, seen_ms = deployment.spec, deployment.seen_ms
+        if not -spec.clock_skew_ms <= seen_ms - deployment.clock_us // 1000 <= LIVE_MS + spec.lateness_ms:
+            return None
+        now_us = deployment.clock_us + (time_ms - seen_ms - spec.lateness_ms) * 1000
+        interval = now_us // version.monitors.rate.interval_us
+        return interval if interval > version.monitors.rate.interval >= 0 else None
 
     def _apply_outcomes(self, columns: OutcomeColumns, message: Message) -> None:
         deployment = self._deployments.get(columns.deployment_id)
@@ -212,7 +268,8 @@ class Partition:
     ) -> None:
         """Rows that could not be used are evidence as well. They tell no time: the clock stays where it is."""
         version.monitors.count_refused(rows)
-        changed = self._look_for_alarms(deployment, version, columns, message)
+        now_us = deployment.clock_us or 0
+        changed = self._look_for_alarms(deployment, version, message, now_us, columns.model_id)
         self._touch_version(columns.deployment_id, columns.model_version, evidence=changed)
 
     def _count_rows(
@@ -261,9 +318,10 @@ class Partition:
             self._count_window(deployment, version, columns.model_version, group, group_counts, message.offset)
         self._count_time(deployment, version, columns, counted)
         deployment.clock_us = grouping.clock_us
+        deployment.seen_ms = message.timestamp_ms
         changed = started
         if self._step_due(version, columns.rows, grouping.clock_us):
-            changed |= self._look_for_alarms(deployment, version, columns, message)
+            changed |= self._look_for_alarms(deployment, version, message, grouping.clock_us, columns.model_id)
             self._revise_windows(deployment, version, columns.model_version)
         self._close_windows(deployment)
         self._touch_version(columns.deployment_id, columns.model_version, evidence=changed)
@@ -325,18 +383,17 @@ class Partition:
         return True
 
     def _look_for_alarms(
-        self, deployment: Deployment, version: Version, columns: PredictionColumns, message: Message
+        self, deployment: Deployment, version: Version, message: Message, now_us: int, model_id: str | None
     ) -> bool:
         """Raise and resolve alarms; whether the evidence record changed."""
         spec, monitors = deployment.spec, version.monitors
-        now_us = deployment.clock_us or 0
         quiet = len(self._emissions)
         alarms = monitors.alarms(now_us)
         for alarm in alarms:
-            self._emissions += alert_fired(spec, monitors, alarm, message, columns.model_id)
+            self._emissions += alert_fired(spec, monitors, alarm, message, model_id)
         muted = monitors.muted_streams()
         for monitor, episode in monitors.resolutions():
-            self._emissions += alert_resolved(spec, monitors, monitor, episode, message, now_us, columns.model_id)
+            self._emissions += alert_resolved(spec, monitors, monitor, episode, message, now_us, model_id)
         self.urgent |= len(self._emissions) > quiet
         # a cause that is back to normal changes the record even if its alarm stays open
         return bool(alarms) or monitors.muted_streams() != muted
@@ -440,6 +497,7 @@ class Partition:
             "messages": self.messages,
             "dead_letters": self.dead_letters,
             "log_time_ms": self._log_time_ms,
+            "time_ms": self._time_ms,
         }
 
     def restore(self, records: Mapping[bytes, Mapping[str, Any]]) -> range:
@@ -474,7 +532,7 @@ class Partition:
             self._topics.outcomes: position["outcomes"],
         }
         self.messages, self.dead_letters = position["messages"], position["dead_letters"]
-        self._log_time_ms = position["log_time_ms"]
+        self._log_time_ms, self._time_ms = position["log_time_ms"], position["time_ms"]
         self._identities.restore(position["older_ids_offset"], position["younger_ids_offset"])
         return range(position["older_ids_offset"], position["predictions"])
 

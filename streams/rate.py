@@ -113,7 +113,8 @@ class RateMeter:
         Returns:
             Counts int64[15] of the intervals that ended; None if none did.
         """
-        number = clock_us // self.interval_us
+        # rows that come after their interval was given up count in the current one
+        number = np.maximum(clock_us // self.interval_us, self.interval)
         last = int(number[-1])
         if last == self.interval and number[0] == last:
             self.rows += len(number)

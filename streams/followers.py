@@ -33,6 +33,8 @@ from streams.messages import Emission, Message
 from streams.specification import DeploymentSpec, DetectorSpec
 
 SEVERITY = "info"
+"""Nobody is to be woken by what keeps no promise."""
+
 FIRING = "firing"
 RESOLVED = "resolved"
 
@@ -256,8 +258,8 @@ def detector_alert(
 
     A signal is an event and no state: the detector starts anew with what it sees then as normal. An incident is
     opened at once and ends by itself (see ``QUIET_VALUES``), so that nothing stays open that nobody could close. The
-    severity is ``info`` unless the specification names another one for the monitor. Detectors give no time of change
-    and no evidence: change time is the first signal's, evidence and threshold are 0, there are no causes.
+    severity is ``info``, which a destination can decline. Detectors give no time of change and no evidence: change
+    time is the first signal's, evidence and threshold are 0, there are no causes.
     """
     incident, monitor = turn.incident, monitor_name(turn.spec)
     key = stable_id(
@@ -276,7 +278,7 @@ def detector_alert(
         "model_id": model_id or spec.model_id,
         "model_version": baseline.model_version,
         "monitor": monitor,
-        "severity": spec.severities.get(monitor, SEVERITY),
+        "severity": SEVERITY,
         "status": turn.status,
         "episode": incident.number,
         "change_time_us": incident.fired_us,

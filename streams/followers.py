@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import functools
 import importlib.metadata
 import json
 import random
@@ -320,6 +321,7 @@ def _usable(domain: str, values: Floats) -> NDArray[np.bool_]:
     return np.asarray(np.abs(values) <= MOST_MAGNITUDE)
 
 
+@functools.cache
 def _river_version() -> str:
     return importlib.metadata.version("river")
 

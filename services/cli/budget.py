@@ -1,0 +1,337 @@
+"""``driftline budget``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.deployments import complete_deployment
+from services.cli.output import JSON_OPTION, print_json, print_table, safe, stderr, stdout
+
+if TYPE_CHECKING:
+    from services.deployments.accounts import DeploymentAccount, Fleet, MonitorAccount
+    from services.deployments.delays import MonitorDelay, StreamDelay
+
+EXAMPLES = (
+    "Examples:\n\n  driftline budget\n\n  driftline budget delays\n\n  driftline budget --all --json\n\n"
+    "Exit status 1 if the fleet has handed out more than it promises."
+)
+
+_SHOWN = 20
+_OVERVIEW_SHIFT_SD = 0.3
+_OVERVIEW = (("prediction_drift", "scores"), ("data_drift", "inputs"))
+
+
+def budget(
+    deployment_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[DEPLOYMENT]", autocompletion=complete_deployment, help="One deployment, in detail."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All deployments, not only the first 20.")] = False,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Show the promise on false alarms: who holds which part, what was spent, how fast changes are found.
+
+    The promise bounds the expected number of false alarms in a period of event time. Alarms at real changes are not
+    false and come on top.
+    """
+    from services.cli.context import kafka_settings
+    from services.deployments import accounts
+    from services.deployments.store import get_deployment, load_deployments
+
+    settings = kafka_settings()
+    if deployment_id is not None:
+        get_deployment(settings, deployment_id)  # names the closest where there is none
+    specs = [item.spec for item in load_deployments(settings).values()]
+    fleet = accounts.fleet_of(specs)
+    if deployment_id is None:
+        found = sorted(accounts.accounts(settings, specs), key=_by_what_was_spent)
+        shown = found if everything or as_json else found[:_SHOWN]
+        baselines = accounts.latest_baselines(settings, {account.spec.deployment_id for account in shown})
+        rated = {b.deployment_id: (b, accounts.reference_rate(b)) for b in baselines}
+    else:
+        found = shown = accounts.accounts(settings, [s for s in specs if s.deployment_id == deployment_id])
+        rated = {}
+        for baseline in accounts.latest_baselines(settings, {deployment_id}):
+            observed = accounts.observed_rate(settings, shown[0].spec, baseline.model_version, shown[0].period_end_us)
+            rated[deployment_id] = (baseline, observed or accounts.reference_rate(baseline))
+    shown = [
+        accounts.with_delays(account, *rated[account.spec.deployment_id])
+        if account.spec.deployment_id in rated
+        else account
+        for account in shown
+    ]
+    if as_json:
+        print_json({"fleet": _fleet_document(fleet), "deployments": [_document(account) for account in shown]})
+    elif deployment_id is None:
+        _show_fleet(fleet, found, shown)
+    else:
+        _show_deployment(fleet, shown[0])
+    for flaw in fleet.flaws:
+        stderr.print(f"[bold red]{safe(flaw)}[/]", soft_wrap=True, highlight=False)
+    if fleet.flaws:
+        raise typer.Exit(1)
+
+
+def _by_what_was_spent(account: DeploymentAccount) -> tuple[int, float, str]:
+    return -account.alarms, -account.spec.false_alarms.share, account.spec.deployment_id
+
+
+def _fleet_document(fleet: Fleet) -> dict[str, Any]:
+    return {
+        "deployments": fleet.deployments,
+        "handed_out": fleet.handed_out,
+        "capacity": fleet.capacity,
+        "kept": not fleet.flaws,
+        "flaws": list(fleet.flaws),
+    }
+
+
+def _document(account: DeploymentAccount) -> dict[str, Any]:
+    promise = account.spec.false_alarms
+    return {
+        "deployment": account.spec.deployment_id,
+        "risk": account.spec.risk,
+        "scope": promise.scope,
+        "count": promise.count,
+        "per_ms": promise.per_ms,
+        "share": promise.share,
+        "allowed": account.allowed,
+        "kept_back": account.kept,
+        "alarms": account.alarms,
+        "period_end_us": account.period_end_us,
+        "model_version": account.model_version,
+        "rows_per_day": account.rate and account.rate.rows_per_day,
+        "rows_per_day_from": account.rate and account.rate.source,
+        "monitors": [
+            {
+                "monitor": m.monitor,
+                "part": m.part,
+                "allowed": m.allowed,
+                "threshold_nats": m.threshold_nats,
+                "alarms": m.alarms,
+                "delays": [_delay_document(account, delay) for delay in m.delays],
+            }
+            for m in account.monitors
+        ],
+    }
+
+
+def _delay_document(account: DeploymentAccount, delay: MonitorDelay) -> dict[str, Any]:
+    def one(stream: StreamDelay) -> dict[str, Any]:
+        finite = math.isfinite(stream.events)
+        return {
+            "stream": stream.stream,
+            "events": stream.events if finite else None,
+            "days": account.days(stream.events) if finite else None,
+            "inside_margin": stream.inside_margin,
+        }
+
+    return {
+        "shift_sd": delay.shift_sd,
+        "streams": delay.streams,
+        "median": one(delay.median),
+        "worst": one(delay.worst),
+    }
+
+
+def _show_fleet(fleet: Fleet, found: Sequence[DeploymentAccount], shown: Sequence[DeploymentAccount]) -> None:
+    from services.deployments.budget import promises
+    from services.deployments.durations import duration_text
+
+    if not found:
+        stdout.print("no deployments yet: driftline deployment apply FILE", highlight=False)
+        return
+    for (count, per_ms), members in promises(account.spec for account in found).items():
+        stdout.print(
+            f"[bold]The fleet promises at most {_false_alarms(count)} expected per {duration_text(per_ms)}[/] of event "
+            f"time, all {len(members):,} deployments together; {fleet.handed_out:.4g} of it is handed out.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    heads = ["deployment", "risk", "share", "allowed", "per", "alarms", "rows/day"]
+    heads += [f"{_OVERVIEW_SHIFT_SD:g} sd in {word}" for _, word in _OVERVIEW]
+    print_table(heads, [_fleet_row(account) for account in shown], numbers=heads[2:])
+    if len(found) > 1:
+        _show_totals(found)
+    hidden = len(found) - len(shown)
+    more = f"{hidden:,} more: driftline budget --all. " if hidden else ""
+    stdout.print(
+        f"[dim]{more}One in detail, with thresholds and delays: driftline budget DEPLOYMENT.\n"
+        "share: part of the promise that it works under; own: a promise of its own. allowed: false alarms expected at "
+        "most per period, on average.\nalarms: raised in the last period, at real changes too: an alarm is not false "
+        "because it was raised.\n"
+        f"{_OVERVIEW_SHIFT_SD:g} sd: expected time until the stream in the middle raises an alarm when its mean moves "
+        "by so many standard deviations.[/]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _fleet_row(account: DeploymentAccount) -> list[object]:
+    from services.deployments.durations import duration_text
+
+    spec = account.spec
+    delays = []
+    for monitor, _ in _OVERVIEW:
+        entries = next(m.delays for m in account.monitors if m.monitor == monitor)
+        delay = next((d for d in entries if d.shift_sd == _OVERVIEW_SHIFT_SD), None)
+        delays.append("–" if delay is None else _delay_text(account, delay.median, with_events=False))
+    return [
+        spec.deployment_id,
+        spec.risk,
+        f"{spec.false_alarms.share:.3g}" if spec.false_alarms.scope == "fleet" else "own",
+        f"{account.allowed:.3g}",
+        duration_text(spec.false_alarms.per_ms),
+        account.alarms,
+        f"{account.rate.rows_per_day:,.0f}" if account.rate else "–",
+        *delays,
+    ]
+
+
+def _show_totals(found: Sequence[DeploymentAccount]) -> None:
+    from streams.specification import RISK_WEIGHTS
+
+    fleet = [account for account in found if account.spec.false_alarms.scope == "fleet"]
+    groups = [(tier, [account for account in fleet if account.spec.risk == tier]) for tier in RISK_WEIGHTS]
+    groups.append(("own promise", [account for account in found if account not in fleet]))
+    groups.append(("together", list(found)))
+    rows = [
+        (
+            name,
+            f"{len(members):,}",
+            f"{math.fsum(a.spec.false_alarms.share for a in members if a.spec.false_alarms.scope == 'fleet'):.4g}",
+            f"{math.fsum(a.allowed for a in members):.4g}",
+            f"{sum(a.alarms for a in members):,}",
+        )
+        for name, members in groups
+        if members
+    ]
+    heads = ["risk", "deployments", "share", "allowed", "alarms"]
+    print_table(heads, rows, numbers=heads[1:])
+
+
+def _show_deployment(fleet: Fleet, account: DeploymentAccount) -> None:
+    from services.deployments.durations import duration_text
+    from services.event_time import rfc3339
+
+    spec, promise = account.spec, account.spec.false_alarms
+    per = duration_text(promise.per_ms)
+    whose = f"all {fleet.deployments:,} deployments of the fleet together" if promise.scope == "fleet" else "for itself"
+    stdout.print(
+        f"[bold]{safe(spec.deployment_id)}: at most {_false_alarms(promise.count)} expected per {per}[/], {whose}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if promise.scope == "fleet":
+        allowed = promise.count * promise.share
+        stdout.print(
+            f"Of {spec.risk} risk, it holds {promise.share:.4g} of that promise: {allowed:.3g} false alarms per {per}, "
+            f"one in {duration_text(round(promise.per_ms / allowed / 3_600_000) * 3_600_000)} on average.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    end = f" to {rfc3339(account.period_end_us)}" if account.period_end_us else ""
+    numbers = ("part of the promise", f"allowed per {per}", "threshold", "one false alarm in", "alarms")
+    rows = [_monitor_row(account, monitor) for monitor in account.monitors]
+    rows.append(["kept back", "", f"{account.kept:.3g}", "", "", ""])
+    rows.append(["together", "", f"{promise.count * promise.share:.3g}", "", "", account.alarms])
+    print_table(["monitor", *numbers], rows, numbers=numbers)
+    lines = [
+        f"alarms: raised in the last {per}{end}, at real changes too: an alarm is not false because it was raised.",
+        "threshold: the evidence an alarm needs, in nats (log odds of a bet against 'nothing changed'); a nat more is "
+        "2.7 times fewer false alarms.",
+    ]
+    if account.alarms > account.allowed > 0:
+        chance = account.allowed / account.alarms
+        lines.append(
+            f"If nothing had changed, as many as {account.alarms} alarms in one period would have a chance of at most "
+            f"{chance:.2g} (Markov's inequality)."
+        )
+    _dim(lines)
+    _show_delays(account)
+
+
+def _monitor_row(account: DeploymentAccount, monitor: MonitorAccount) -> list[object]:
+    from services.deployments.durations import duration_text
+
+    if monitor.threshold_nats is None:
+        return [monitor.monitor, "off", "0", "–", "–", monitor.alarms]
+    days = account.spec.false_alarms.per_ms / monitor.allowed / 86_400_000
+    return [
+        monitor.monitor,
+        f"{monitor.part:.3g}",
+        f"{monitor.allowed:.3g}",
+        f"{monitor.threshold_nats:.2f} nats",
+        duration_text(max(1, round(days)) * 86_400_000),
+        monitor.alarms,
+    ]
+
+
+def _show_delays(account: DeploymentAccount) -> None:
+    watched = [m for m in account.monitors if m.delays]
+    if account.model_version is None:
+        stdout.print(
+            "How fast changes are found depends on the baseline, and there is none: driftline baseline build",
+            highlight=False,
+        )
+        return
+    if not watched:
+        stdout.print("No monitor has a numeric stream whose mean could shift.", highlight=False)
+        return
+    rate = account.rate
+    at = f"at {rate.rows_per_day:,.0f} rows a day ({rate.source})" if rate else "its rows per day are unknown"
+    stdout.print(
+        f"[bold]Expected delay until the alarm when the mean of one stream shifts[/], version "
+        f"{safe(account.model_version)}, {safe(at)}:",
+        highlight=False,
+        soft_wrap=True,
+    )
+    heads = [f"{delay.shift_sd:g} sd" for delay in watched[0].delays]
+    rows: list[list[object]] = []
+    for m in watched:
+        streams = m.delays[0].streams
+        lead = f"{m.monitor}, the middle one of {streams} streams" if streams > 1 else m.monitor
+        rows.append([lead, *(_delay_text(account, delay.median) for delay in m.delays)])
+        if streams > 1:
+            slowest = m.delays[-1].worst.stream
+            rows.append([f"  the slowest ({slowest})", *(_delay_text(account, delay.worst) for delay in m.delays)])
+    print_table(["monitor", *heads], rows, numbers=heads)
+    _dim(
+        [
+            "in the margin: smaller than the specification cares for (margin), or than the reference can tell; never "
+            "noticed, by design. at its edge: larger, and too near to be told from it.",
+            "First-order approximation, within a quarter of simulation; several streams that change at once are found "
+            "sooner. A lower margin, a larger share or a higher count finds changes sooner.",
+        ]
+    )
+
+
+def _delay_text(account: DeploymentAccount, delay: StreamDelay, *, with_events: bool = True) -> str:
+    if not math.isfinite(delay.events):
+        return "in the margin" if delay.inside_margin else "at its edge"
+    days = account.days(delay.events)
+    rows = f"{math.ceil(delay.events):,}"
+    if days is None:
+        return f"{rows} rows"
+    return f"{rows} · {_time_text(days)}" if with_events else _time_text(days)
+
+
+def _time_text(days: float) -> str:
+    """A duration with two digits, in the unit people would use."""
+    for unit, length in (("d", 1.0), ("h", 1 / 24), ("min", 1 / 1440)):
+        if days >= 2 * length or unit == "min":
+            return f"{days / length:.1f} {unit}" if days < 10 * length else f"{days / length:,.0f} {unit}"
+    raise AssertionError("minutes are always used last")
+
+
+def _false_alarms(count: float) -> str:
+    return f"{count:g} false alarm{'' if count == 1 else 's'}"
+
+
+def _dim(lines: Sequence[str]) -> None:
+    for line in lines:
+        stdout.print(f"[dim]{safe(line)}[/]", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ which everything lies: it is still counted and described, and raises no alarm.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,22 +168,3 @@ def _add_rate(
         place = np.arange(len(codes)) * steps // len(codes)
         cells = np.bincount(place * layout.size + codes, minlength=steps * layout.size)
         total[:, 0] += cells.reshape(steps, layout.size)
-
-
-def summary(baseline: Baseline) -> Mapping[str, str]:
-    """What arming showed, in words, by monitor."""
-    found = {}
-    out = refused(baseline)
-    for item in baseline.arming:
-        text = f"replayed {item.starts:,} starts: {item.alarms:,} alarms, bound {item.bound:,.0f}"
-        if item.widened == 0:
-            text += ": refused whole"
-        elif item.widened < 1:
-            text += f": holds, widened by {item.widened:g}"
-        else:
-            text += ": holds"
-        if names := [stream.label for stream in out.get(item.monitor, [])]:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            text += f"; refused: {shown}"
-        found[item.monitor] = text
-    return found

@@ -78,7 +78,7 @@ def make_bets(tilts: Tilts, reference_counts: ArrayLike, margin: ArrayLike, temp
     gamma = np.array(np.broadcast_to(np.asarray(tempering, np.float64), normaliser.shape))
     if not ((gamma > 0) & (gamma <= 1)).all():
         raise ValueError("tempering exponents must lie in (0, 1]; more than 1 would break the bound")
-    return Bets(tilts.shapes, normaliser, gamma, log_prior(tilts, counts))
+    return Bets(tilts.shapes, normaliser, gamma, log_prior(tilts, counts, margin))
 
 
 def empty_base(bets: Bets) -> Floats:

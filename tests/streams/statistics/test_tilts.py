@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from streams.statistics.arrays import NATS_PER_UNIT
-from streams.statistics.layouts import CATEGORICAL, NUMERIC, nominal_probabilities
+from streams.statistics.layouts import CATEGORICAL, LAYOUTS, NUMERIC, nominal_probabilities
 from streams.statistics.tilts import (
     CATEGORICAL_TILTS,
     NUMERIC_TILTS,
+    TILTS,
     Tilts,
     log_normaliser,
     log_prior,
@@ -18,7 +19,7 @@ from streams.statistics.tilts import (
     tilts_of,
 )
 
-TABLES = (NUMERIC_TILTS, CATEGORICAL_TILTS)
+TABLES = tuple(TILTS.values())
 
 
 def normaliser_by_linear_programming(shape: np.ndarray, p0: np.ndarray, margin: float) -> float:
@@ -85,21 +86,33 @@ def test_log_e_values_live_on_the_grid(tilts: Tilts) -> None:
 
 
 @pytest.mark.parametrize("tilts", TABLES, ids=lambda t: t.layout.name)
-def test_prior_weights_add_up_and_skip_bins_that_cannot_occur(tilts: Tilts) -> None:
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+def test_prior_weights_add_up_and_skip_bins_that_cannot_occur(tilts: Tilts, margin: float) -> None:
     counts = np.zeros((2, tilts.layout.size), int)
     counts[0, 3:5] = 100
     counts[1] = 1
-    weights = np.exp(log_prior(tilts, counts))
+    weights = np.exp(log_prior(tilts, counts, margin))
     assert np.allclose(weights.sum(axis=1), 1)
-    rare = np.isin(tilts.bins, tilts.layout.rare_bins)
+    raised = tilts.shapes[np.arange(tilts.size), tilts.bins] > 0
+    rare = np.isin(tilts.bins, tilts.layout.rare_bins) & raised
     addressed = (tilts.bins >= 0) & ~rare
     assert (weights[0][addressed] > 0).tolist() == np.isin(tilts.bins[addressed], [3, 4]).tolist()
     assert (weights[:, rare] > 0).all()
-    assert (weights[1] > 0).all()
+    assert (weights[1][tilts.bins >= 0] > 0).all()
+
+
+def test_clipped_shapes_are_bet_on_with_a_margin_and_unclipped_ones_without() -> None:
+    weights = np.exp(log_prior(NUMERIC_TILTS, np.ones((3, 15)), [0.0, 0.004, 0.05]))
+    shift = np.array([family.startswith("shift") for family in NUMERIC_TILTS.families])
+    clipped = np.array([family.startswith("clipped") for family in NUMERIC_TILTS.families])
+    assert (weights[0] == weights[1]).all()
+    assert (weights[0][shift] > 0).all() and weights[0][clipped].sum() < 0.05
+    assert (weights[2][shift] == 0).all() and (weights[2][clipped] > 0).all()
+    assert (np.exp(log_prior(NUMERIC_TILTS, np.ones(15), 0.05)[0]) == weights[2]).all()
 
 
 def test_missing_values_do_not_speak_for_a_shift() -> None:
-    shifts = np.array([family in ("location", "scale", "location and scale") for family in NUMERIC_TILTS.families])
+    shifts = NUMERIC_TILTS.bins < 0
     assert (NUMERIC_TILTS.shapes[shifts, 14] == 0).all()
     assert normal_scores()[14] == 0
     assert np.allclose(normal_scores()[1:13], -normal_scores()[12:0:-1])
@@ -109,5 +122,7 @@ def test_tables_belong_to_layouts() -> None:
     assert tilts_of(NUMERIC) is NUMERIC_TILTS
     assert tilts_of(CATEGORICAL) is CATEGORICAL_TILTS
     for tilts in TABLES:
+        assert tilts_of(LAYOUTS[tilts.layout.name]) is tilts
         assert tilts.shapes.shape == (tilts.size, tilts.layout.size) == (len(tilts.bins), tilts.layout.size)
-        assert sum(tilts.family_weights.values()) == pytest.approx(1)
+        for weights in (tilts.family_weights, tilts.margin_weights):
+            assert weights is not None and sum(weights.values()) == pytest.approx(1)

@@ -10,9 +10,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from streams.baseline import ASSOCIATION_PREFIX
+from streams.effects import effect_sizes
 from streams.messages import Emission, Message
 from streams.monitor import CONFIDENCE_ERROR, Alarm, Block, Cause, Episode, Monitor, Monitors
 from streams.specification import DeploymentSpec
@@ -40,18 +39,6 @@ MOST_ROWS_NAMED = 100_000
 def stable_id(*cause: object) -> str:
     """The id of something, from what caused it."""
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(map(str, cause))))
-
-
-def effect_sizes(counts: Any, p0: Any) -> list[dict[str, float]]:
-    """``EffectSizes`` of every stream: ``counts`` int[S, K] with at least one event each, ``p0`` float64[S, K]."""
-    columns = {
-        "psi": distances.population_stability_index(counts, p0),
-        "jensen_shannon": distances.jensen_shannon_distance(counts, p0),
-        "total_variation": distances.total_variation(counts, p0),
-        "hellinger": distances.hellinger_distance(counts, p0),
-        "kl": distances.kl_divergence_nats(counts, p0),
-    }
-    return [dict(zip(columns, values, strict=True)) for values in np.stack(list(columns.values()), axis=1).tolist()]
 
 
 def alert_fired(
@@ -156,9 +143,10 @@ def _shortened(text: str) -> str:
 def _cause(block: Block, cause: Cause) -> dict[str, Any]:
     stream, p0 = block.streams[cause.index], block.p0[cause.index]
     rows = int(cause.counts.sum())
-    effects = effect_sizes(cause.counts[None], p0[None])[0]
-    independent = max(1.0, rows * block.independence[cause.index])
-    observed = effects["total_variation"]
+    independence = block.independence[cause.index]
+    (effects,) = effect_sizes(cause.counts[None], [stream], [independence], intervals=True)
+    independent = max(1.0, rows * independence)
+    observed = distances.total_variation(cause.counts, p0)
     return {
         "stream": stream.name,
         "role": stream.role,
@@ -185,9 +173,7 @@ def window_summary(
     importance: dict[str, float] = {}
     for b, counts in zip(monitors.described, window.counts, strict=True):
         block = monitors.blocks[b]
-        some = counts.sum(axis=1) > 0
-        known = iter(effect_sizes(counts[some], block.p0[some]))
-        effects = [next(known) if has_rows else None for has_rows in some.tolist()]
+        effects = effect_sizes(counts, block.streams, block.independence, intervals=False)
         if block.layout is ASSOCIATION:
             found = zip(block.streams, cramers_v(counts).tolist(), strict=True)
             importance = {s.name.removeprefix(ASSOCIATION_PREFIX): v for s, v in found if v == v}

@@ -32,8 +32,7 @@ from services.kafka import latest_by_key, read_to_end
 from services.positions import stream_positions
 from streams.baseline import Baseline
 from streams.deployment import COUNTERS
-from streams.statistics.distances import population_stability_index
-from streams.statistics.layouts import reference_probabilities
+from streams.statistics.distances import baseline_of_used_bins, population_stability_index
 
 VERSION = "2013-03"
 SETTLE_SECONDS = 120.0
@@ -263,21 +262,27 @@ def _effects(settings: KafkaSettings) -> tuple[list[str], dict[str, list[float]]
     for message in read_to_end(settings, settings.topics.windows):
         record = decode(message.value())[1]
         latest[record["id"]] = record
-    baseline = _baseline(settings)
-    p0 = {stream.name: reference_probabilities(stream.counts) for stream in baseline.streams}
-    sums: dict[str, dict[str, Any]] = {name: {} for name in p0}
-    daily: dict[str, list[tuple[str, float]]] = {name: [] for name in p0}
+    reference = {stream.name: stream.counts for stream in _baseline(settings).streams if not stream.segment}
+    sums: dict[str, dict[str, Any]] = {}
+    daily: dict[str, list[tuple[str, float]]] = {}
     for window in sorted(latest.values(), key=lambda record: record["window_start_us"]):
         day = when(window["window_start_us"])[:10]
         for stream in window["streams"]:
+            if stream["segment"]:
+                continue
             counts = np.array(stream["counts"])
-            month = sums[stream["name"]]
+            month = sums.setdefault(stream["name"], {})
             month[day[:7]] = month.get(day[:7], 0) + counts
-            daily[stream["name"]].append((day, stream["effects"]["psi"]))
+            if stream["effects"] is not None:
+                daily.setdefault(stream["name"], []).append((day, stream["effects"]["psi"]))
     # the year's last hours belong to January in UTC; a month of a few rows would only confuse
     months = sorted({month for by_month in sums.values() for month, counts in by_month.items() if counts.sum() > 1000})
-    psi = {name: [float(population_stability_index(sums[name][month], p0[name])) for month in months] for name in sums}
+    psi = {name: [_psi(sums[name][month], reference[name]) for month in months] for name in sums}
     return months, psi, daily
+
+
+def _psi(counts: Any, reference: Any) -> float:
+    return float(population_stability_index(counts, baseline_of_used_bins(counts, reference)))
 
 
 def _baseline(settings: KafkaSettings) -> Baseline:

@@ -2,7 +2,8 @@
 
 Every function takes counts int[..., K] and the baseline p0 float64[..., K] (rows adding up to one) and works along
 the last axis, vectorised over streams. Without events the distance is NaN. Unless said otherwise the empirical
-distribution is n_k / n, without smoothing.
+distribution is n_k / n, without smoothing. A bin that neither side has any of counts as nothing: the distances that
+divide by the baseline take it as it stands on :func:`baseline_of_used_bins`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.special import rel_entr, xlogy
 
 from streams.statistics.arrays import Floats
-from streams.statistics.layouts import PROBABILITY_FLOOR
+from streams.statistics.layouts import reference_probabilities
 
 
 def _empirical(counts: ArrayLike) -> Floats:
@@ -33,10 +34,18 @@ def _smoothed(counts: ArrayLike, p0: ArrayLike) -> Floats:
     return np.where(total > 0, smoothed, np.nan)
 
 
-def _sum_over_used(terms: Floats, counts: ArrayLike, p0: Floats) -> Floats:
-    """Sum over the bins that reference or events fill: the floor under the others is ours, not the data's."""
-    unused = (np.asarray(counts) == 0) & (p0 <= PROBABILITY_FLOOR)
-    return np.asarray(np.where(unused & np.isfinite(terms), 0.0, terms).sum(axis=-1))
+def baseline_of_used_bins(counts: ArrayLike, reference_counts: ArrayLike) -> Floats:
+    """The baseline float64[..., K] that effect sizes compare with: smoothed, but zero where nothing ever was.
+
+    :func:`~streams.statistics.layouts.reference_probabilities` gives every bin a probability, so that its first
+    occurrence is evidence and not an infinity. In a distance such bins are noise that is ours and not the data's: a
+    Boolean fills two of its 23 bins. Bins that neither the reference nor the window filled are left out, and the rest
+    is scaled to one.
+    """
+    reference = np.asarray(reference_counts)
+    used = (reference > 0) | (np.asarray(counts) > 0)
+    kept = np.where(used, reference_probabilities(reference), 0.0)
+    return np.asarray(kept / kept.sum(axis=-1, keepdims=True))
 
 
 def population_stability_index(counts: ArrayLike, p0: ArrayLike) -> Floats:
@@ -47,13 +56,24 @@ def population_stability_index(counts: ArrayLike, p0: ArrayLike) -> Floats:
     properties of the population stability index", 2020).
     """
     p, q = _smoothed(counts, p0), np.asarray(p0, np.float64)
-    return _sum_over_used((p - q) * np.log(p / q), counts, q)
+    return np.asarray((rel_entr(p, q) + rel_entr(q, p)).sum(axis=-1))
 
 
 def kl_divergence_nats(counts: ArrayLike, p0: ArrayLike) -> Floats:
     """Kullback-Leibler divergence sum_k p_k log(p_k / p0_k) in nats, p_k smoothed as for PSI."""
-    q = np.asarray(p0, np.float64)
-    return _sum_over_used(rel_entr(_smoothed(counts, p0), q), counts, q)
+    return np.asarray(rel_entr(_smoothed(counts, p0), np.asarray(p0, np.float64)).sum(axis=-1))
+
+
+def chi_square_divergence(counts: ArrayLike, p0: ArrayLike) -> Floats:
+    """Pearson's chi-square per event, sum_k (p_k - p0_k)^2 / p0_k (phi squared): n times it is Pearson's statistic.
+
+    The statistic itself grows with the number of events and is no effect size. A category that the reference hardly
+    ever had weighs 1 / p0_k: of all distances this is the one that rare bins move most.
+    """
+    p, q = _empirical(counts), np.asarray(p0, np.float64)
+    squares = (p - q) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(squares == 0, 0.0, squares / q).sum(axis=-1))
 
 
 def jensen_shannon_divergence_bits(counts: ArrayLike, p0: ArrayLike) -> Floats:
@@ -101,13 +121,14 @@ def tv_upper_limit(tv_observed: ArrayLike, n: ArrayLike, beta: float) -> Floats:
     return np.asarray(np.minimum(1.0, np.asarray(tv_observed) + _fluctuation(n, beta)))
 
 
-def tv_lower_limit(tv_observed: ArrayLike, n: ArrayLike, bins: int, beta: float) -> Floats:
+def tv_lower_limit(tv_observed: ArrayLike, n: ArrayLike, bins: ArrayLike, beta: float) -> Floats:
     """Lower confidence limit of the true total variation: holds with probability 1 - beta for n independent events.
 
     TV >= TV_observed - (1/2) sqrt((K-1)/n) - sqrt(log(1/beta) / (2n)), at least 0. The middle term bounds the upward
     bias: it is (1/2) sum_k sqrt(p_k (1-p_k)/n), which is largest for the uniform distribution.
     """
-    bias = 0.5 * np.sqrt((bins - 1) / np.asarray(n, np.float64)) if bins > 1 else 0.0
+    with np.errstate(divide="ignore"):
+        bias = 0.5 * np.sqrt(np.maximum(np.asarray(bins) - 1, 0) / np.asarray(n, np.float64))
     return np.asarray(np.maximum(0.0, np.asarray(tv_observed) - bias - _fluctuation(n, beta)))
 
 

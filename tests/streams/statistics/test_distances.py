@@ -26,6 +26,8 @@ def test_distances_agree_with_scipy(counts: np.ndarray) -> None:
         assert d.population_stability_index(counts, P0)[s] == pytest.approx(jeffreys, abs=1e-12)
         bhattacharyya = np.sqrt(p[s] * P0[s]).sum()
         assert d.hellinger_distance(counts, P0)[s] ** 2 == pytest.approx(1 - bhattacharyya, abs=1e-12)
+        chi_square = stats.chisquare(counts[s], counts[s].sum() * P0[s], sum_check=False).statistic / counts[s].sum()
+        assert d.chi_square_divergence(counts, P0)[s] == pytest.approx(chi_square, rel=1e-9)
         assert d.total_variation(counts, P0)[s] == pytest.approx(np.maximum(p[s] - P0[s], 0).sum(), abs=1e-12)
     assert d.jensen_shannon_divergence_bits(counts, P0) == pytest.approx(d.jensen_shannon_distance(counts, P0) ** 2)
 
@@ -45,8 +47,10 @@ def test_distances_are_zero_at_the_baseline_one_at_the_far_end_and_nan_without_e
         assert distance(here, p0) == pytest.approx(0, abs=1e-8)
         assert distance(far, p0) == pytest.approx(1)
         assert np.isnan(distance(none, p0))
-    for distance in (d.population_stability_index, d.kl_divergence_nats):
+    for distance in (d.population_stability_index, d.kl_divergence_nats, d.chi_square_divergence):
         assert np.isnan(distance(np.zeros(15), P0[0]))
+        assert distance(np.array([2, 6, 0]), p0) == pytest.approx(0, abs=1e-12)
+        assert distance(far, p0) == np.inf
 
 
 def test_the_expected_psi_without_change_is_bins_over_events() -> None:
@@ -107,4 +111,12 @@ def test_the_effect_size_of_an_unchanged_boolean_does_not_come_from_bins_it_cann
     reference[:2] = 14_000, 6_000
     counts = np.zeros(CATEGORICAL.size, np.int64)
     counts[:2] = 126, 54
-    assert d.population_stability_index(counts, reference_probabilities(reference)) < 0.003
+    assert d.population_stability_index(counts, d.baseline_of_used_bins(counts, reference)) < 1e-6
+
+
+def test_the_baseline_of_used_bins_keeps_what_either_side_filled_and_adds_up_to_one() -> None:
+    counts, reference = np.array([[0, 2, 0, 0], [0, 0, 0, 1]]), np.array([[90, 0, 10, 0], [5, 5, 0, 0]])
+    p0 = d.baseline_of_used_bins(counts, reference)
+    assert (p0 > 0).tolist() == [[True, True, True, False], [True, True, False, True]]
+    assert p0.sum(axis=1) == pytest.approx([1, 1])
+    assert p0[0, 0] / p0[0, 2] == pytest.approx(90.5 / 10.5)

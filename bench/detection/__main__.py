@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench.detection import costs, delays, false_alarms, fleet, friedman, known_detectors
+from bench.detection import costs, delays, false_alarms, fleet, flights, friedman, known_detectors, sequence
 from bench.report import Figure, broken, save
 
 PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
@@ -24,6 +24,8 @@ PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
     "fleet": fleet.measure,
     "known_detectors": known_detectors.measure,
     "friedman": friedman.measure,
+    "sequence": sequence.measure,
+    "flights": flights.measure,
     "costs": costs.measure,
 }
 

@@ -41,7 +41,8 @@ def loss_bins(reference: Floats) -> NumericBins:
     """The cuts of a loss from its reference float64[m]: all up to u is one bin, then thirteen of the tail."""
     threshold = float(np.quantile(reference, THRESHOLD_QUANTILE))
     excess = float((reference[reference > threshold] - threshold).mean()) * MARGIN_SCALE
-    return NumericBins(threshold + excess * DECADE * np.arange(_TAIL_BINS), np.arange(14, dtype=np.uint8))
+    edges = threshold + excess * DECADE * np.arange(_TAIL_BINS, dtype=np.float64)
+    return NumericBins(edges, np.arange(14, dtype=np.uint8))
 
 
 def loss_probabilities() -> Floats:

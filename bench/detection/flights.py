@@ -1,0 +1,233 @@
+"""The flights of the demonstration: which alarms are real change, and which features stayed quiet.
+
+The files are those of ``make demo``, read as ``driftline publish`` reads them, and go through the worker's state
+machine in messages of 500 rows: March is the reference, April to December is served.
+
+Whether a change is real is decided without the evidence engine, from daily means: a day is one observation, because
+flights of a day share their weather. A change is *lasting* if the daily means of the 30 days from it on are not those
+of March (Mann and Whitney, "On a test of whether one of two random variables is stochastically larger than the other",
+Annals of Mathematical Statistics 18, 1947; p < 0.001). Else it is an *episode* if a day between change and alarm lies
+beyond all days of March. Else the alarm counts as false.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from bench.detection.machine import Alert, Machine, batches
+from bench.report import Figure, figure, print_table
+from driftline.events import Floats, PredictionColumns
+from services.demo.flights import SCHEDULE, WEATHER, write_files
+from services.demo.story import when
+from services.deployments.checking import load_specification
+from services.publish.files import open_file
+from services.publish.reading import read_predictions, read_reference
+from streams.reference import build_baseline
+from streams.specification import DeploymentSpec
+
+VERSION = "2013-03"
+BATCH_ROWS = 500
+DAYS_AFTER = 30
+SIGNIFICANCE = 0.001
+DAY_US = 86_400_000_000
+
+UNITS = {
+    "temp": "°F",
+    "dewp": "°F",
+    "humid": "%",
+    "wind_speed": "mph",
+    "precip": "in",
+    "pressure": "hPa",
+    "visib": "mi",
+    "prediction": "probability of late",
+    "prediction_label": "share of the commonest",
+}
+
+
+LASTING, EPISODE, NONE, UNKNOWN = "lasting", "episode", "no", "unknown"
+"""Verdicts, the clearest first."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the data say of one cause of an alarm: ``kind`` is one of the verdicts, ``text`` the daily means."""
+
+    kind: str
+    stream: str
+    text: str
+    p_value: float
+
+
+def measure(seed: int, quick: bool) -> list[Figure]:
+    """Replay the year and judge every alarm. The data are real: nothing depends on the seed."""
+    del seed
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_files(Path(folder))
+        spec = load_specification(files.specification).to_spec()
+        reference = list(read_reference(open_file(files.reference), spec, VERSION))
+        served = list(read_predictions(open_file(files.predictions), spec, version=VERSION))
+    machine = run(spec, reference, served[: len(served) // 4] if quick else served)
+    days = _DailyMeans([*reference, *served], len(reference))
+    verdicts = [(alert, days.verdict(alert)) for alert in machine.firing]
+    _print(verdicts)
+    blamed = {cause["stream"] for alert in machine.firing for cause in alert["causes"]}
+    return _figures(spec, verdicts, blamed, served)
+
+
+def run(spec: DeploymentSpec, reference: list[PredictionColumns], served: Iterable[PredictionColumns]) -> Machine:
+    """The alarms of the state machine on these rows."""
+    machine = Machine(spec, build_baseline(spec, VERSION, reference, source="March"))
+    for part in served:
+        for batch in batches(part, [BATCH_ROWS] * (part.rows // BATCH_ROWS)):
+            machine.apply(batch)
+    return machine
+
+
+class _DailyMeans:
+    """Mean of each stream by day; ``reference`` is how many of the batches, from the first, are the reference."""
+
+    def __init__(self, columns: list[PredictionColumns], reference: int) -> None:
+        self._columns, self._reference = columns, reference
+        self._day = np.concatenate([batch.timestamps_us for batch in columns]) // DAY_US
+        self._reference_rows = sum(batch.rows for batch in columns[:reference])
+
+    def verdict(self, alert: Alert) -> Verdict:
+        """The clearest verdict on a cause of an alarm."""
+        found = [self._judge(cause["stream"], alert) for cause in alert["causes"]]
+        return min(found, key=lambda verdict: (LASTING, EPISODE, NONE, UNKNOWN).index(verdict.kind))
+
+    def _judge(self, stream: str, alert: Alert) -> Verdict:
+        values = self._values(stream)
+        if values is None:
+            return Verdict(UNKNOWN, stream, "not a single column", float("nan"))
+        daily = self._daily_sums if stream == "rate" else self._daily_means
+        change, noticed = alert["change_time_us"] // DAY_US, alert["detection_time_us"] // DAY_US
+        before = daily(values, int(self._day[0]), int(self._day[self._reference_rows - 1]))
+        after = daily(values, change, change + DAYS_AFTER - 1)
+        until = daily(values, change, noticed)
+        unit = UNITS.get(stream, "")
+        p = float(mannwhitneyu(before, after).pvalue)
+        if p < SIGNIFICANCE:
+            return Verdict(LASTING, stream, f"{_number(before.mean())} → {_number(after.mean())} {unit}", p)
+        farthest = until[np.abs(until - np.median(before)).argmax()]
+        text = f"{_number(farthest)}, March {_number(before.min())} to {_number(before.max())} {unit}"
+        return Verdict(NONE if before.min() <= farthest <= before.max() else EPISODE, stream, text, p)
+
+    def _values(self, stream: str) -> Floats | None:
+        """What is averaged: the number itself, whether a category is the commonest, or whether a value is unusable."""
+        if stream == "rate":
+            return np.ones(len(self._day))
+        if stream.startswith("quality:"):
+            values = self._values(stream.removeprefix("quality:"))
+            if values is None:
+                return None
+            reference = values[: self._reference_rows]
+            within = (values >= np.nanmin(reference)) & (values <= np.nanmax(reference))
+            return np.asarray(~within, np.float64)
+        if stream == "prediction":
+            return np.concatenate([_or_missing(batch.prediction, batch.rows) for batch in self._columns])
+        texts = [
+            batch.prediction_label if stream == "prediction_label" else batch.categorical.get(stream)
+            for batch in self._columns
+        ]
+        if all(column is not None for column in texts):
+            categories = np.array([value for column in texts if column is not None for value in column.values()])
+            common, rows = np.unique(categories[: self._reference_rows], return_counts=True)
+            return np.asarray(categories == common[rows.argmax()], np.float64)
+        if all(stream in batch.numeric for batch in self._columns):
+            return np.concatenate([batch.numeric[stream] for batch in self._columns])
+        return None
+
+    def _daily_sums(self, values: Floats, first: int, last: int) -> Floats:
+        chosen = (self._day >= first) & (self._day <= last)
+        sums = np.bincount(self._day[chosen] - first, weights=values[chosen], minlength=last - first + 1)
+        return np.asarray(sums, np.float64)
+
+    def _daily_means(self, values: Floats, first: int, last: int) -> Floats:
+        present = ~np.isnan(values)
+        sums = self._daily_sums(np.where(present, values, 0.0), first, last)
+        rows = self._daily_sums(present.astype(np.float64), first, last)
+        return np.asarray(sums[rows > 0] / rows[rows > 0])
+
+
+def _or_missing(values: Floats | None, rows: int) -> Floats:
+    return np.full(rows, np.nan) if values is None else values
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _print(verdicts: list[tuple[Alert, Verdict]]) -> None:
+    print_table(
+        f"Flights, April to December against March: every alarm, judged by daily means ({DAYS_AFTER} days from the "
+        "change on, or those until the alarm, against March's)",
+        ("monitor", "causes", "change began", "noticed", "change", "daily means", "PSI since", "p"),
+        (
+            (
+                alert["monitor"],
+                ", ".join(cause["stream"] for cause in alert["causes"][:3])
+                + (f" and {len(alert['causes']) - 3} more" if len(alert["causes"]) > 3 else ""),
+                when(alert["change_time_us"]),
+                when(alert["detection_time_us"]),
+                verdict.kind,
+                f"{verdict.stream}: {verdict.text}",
+                f"{alert['causes'][0]['effects']['psi']:.2f}",
+                f"{verdict.p_value:.1g}",
+            )
+            for alert, verdict in verdicts
+        ),
+        left=6,
+    )
+
+
+def _figures(
+    spec: DeploymentSpec, verdicts: list[tuple[Alert, Verdict]], blamed: set[str], served: list[PredictionColumns]
+) -> list[Figure]:
+    first = int(min(batch.timestamps_us.min() for batch in served))
+    last = int(max(batch.timestamps_us.max() for batch in served))
+    budget = spec.false_alarms
+    allowed = budget.count * (last - first) / 1000 / budget.per_ms
+    kinds = [verdict.kind for _, verdict in verdicts]
+    quiet = [name for name in (*SCHEDULE, *WEATHER) if name not in blamed]
+    return [
+        figure(
+            "flights: alarms",
+            len(verdicts),
+            "alarms",
+            note=f"from {_day(first)} to {_day(last)}: {kinds.count(LASTING)} lasting changes, "
+            f"{kinds.count(EPISODE)} episodes",
+        ),
+        figure(
+            "flights: alarms that are no real change",
+            len(kinds) - kinds.count(LASTING) - kinds.count(EPISODE),
+            "alarms",
+            at_most=allowed,
+            note=f"the promise is {budget.count:g} in {budget.per_ms / 86_400_000:g} days",
+        ),
+        figure(
+            "flights: schedule features that alarmed",
+            len(set(SCHEDULE) & blamed),
+            "features",
+            at_most=0,
+            note=f"quiet: {', '.join(quiet)}",
+        ),
+        figure(
+            "flights: weather features found changed",
+            len(set(WEATHER) & blamed),
+            "features",
+            at_least=1,
+            note=", ".join(name for name in WEATHER if name in blamed),
+        ),
+    ]
+
+
+def _day(time_us: int) -> str:
+    return dt.datetime.fromtimestamp(time_us / 1e6, dt.UTC).date().isoformat()

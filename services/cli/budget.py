@@ -30,7 +30,9 @@ def budget(
         str | None,
         typer.Argument(metavar="[DEPLOYMENT]", autocompletion=complete_deployment, help="One deployment, in detail."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All deployments, not only the first 20.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Delays of all deployments, not of the first 20 only.")
+    ] = False,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Show the promise on false alarms: who holds which part, what was spent, how fast changes are found.
@@ -49,23 +51,13 @@ def budget(
     fleet = accounts.fleet_of(specs)
     if deployment_id is None:
         found = sorted(accounts.accounts(settings, specs), key=_by_what_was_spent)
-        shown = found if everything or as_json else found[:_SHOWN]
-        baselines = accounts.latest_baselines(settings, {account.spec.deployment_id for account in shown})
-        rated = {b.deployment_id: (b, accounts.reference_rate(b)) for b in baselines}
+        shown = accounts.detailed(settings, found if everything else found[:_SHOWN], observed=False)
+        found[: len(shown)] = shown
     else:
-        found = shown = accounts.accounts(settings, [s for s in specs if s.deployment_id == deployment_id])
-        rated = {}
-        for baseline in accounts.latest_baselines(settings, {deployment_id}):
-            observed = accounts.observed_rate(settings, shown[0].spec, baseline.model_version, shown[0].period_end_us)
-            rated[deployment_id] = (baseline, observed or accounts.reference_rate(baseline))
-    shown = [
-        accounts.with_delays(account, *rated[account.spec.deployment_id])
-        if account.spec.deployment_id in rated
-        else account
-        for account in shown
-    ]
+        found = accounts.accounts(settings, [spec for spec in specs if spec.deployment_id == deployment_id])
+        found = shown = accounts.detailed(settings, found, observed=True)
     if as_json:
-        print_json({"fleet": _fleet_document(fleet), "deployments": [_document(account) for account in shown]})
+        print_json({"fleet": _fleet_document(fleet), "deployments": [_document(account) for account in found]})
     elif deployment_id is None:
         _show_fleet(fleet, found, shown)
     else:
@@ -229,13 +221,13 @@ def _show_deployment(fleet: Fleet, account: DeploymentAccount) -> None:
     if promise.scope == "fleet":
         allowed = promise.count * promise.share
         stdout.print(
-            f"Of {spec.risk} risk, it holds {promise.share:.4g} of that promise: {allowed:.3g} false alarms per {per}, "
-            f"one in {duration_text(round(promise.per_ms / allowed / 3_600_000) * 3_600_000)} on average.",
+            f"Of {spec.risk} risk, it holds {promise.share:.4g} of that promise: {_false_alarms(allowed)} per {per}, "
+            f"at most one in {duration_text(round(promise.per_ms / allowed / 3_600_000) * 3_600_000)} on average.",
             highlight=False,
             soft_wrap=True,
         )
     end = f" to {rfc3339(account.period_end_us)}" if account.period_end_us else ""
-    numbers = ("part of the promise", f"allowed per {per}", "threshold", "one false alarm in", "alarms")
+    numbers = ("part of the promise", f"allowed per {per}", "threshold", "at most one in", "alarms")
     rows = [_monitor_row(account, monitor) for monitor in account.monitors]
     rows.append(["kept back", "", f"{account.kept:.3g}", "", "", ""])
     rows.append(["together", "", f"{promise.count * promise.share:.3g}", "", "", account.alarms])
@@ -294,9 +286,9 @@ def _show_delays(account: DeploymentAccount) -> None:
     rows: list[list[object]] = []
     for m in watched:
         streams = m.delays[0].streams
-        lead = f"{m.monitor}, the middle one of {streams} streams" if streams > 1 else m.monitor
+        lead = f"{m.monitor}, the middle one of {streams}" if streams > 2 else m.monitor
         rows.append([lead, *(_delay_text(account, delay.median) for delay in m.delays)])
-        if streams > 1:
+        if streams > 2:
             slowest = m.delays[-1].worst.stream
             rows.append([f"  the slowest ({slowest})", *(_delay_text(account, delay.worst) for delay in m.delays)])
     print_table(["monitor", *heads], rows, numbers=heads)
@@ -304,8 +296,8 @@ def _show_delays(account: DeploymentAccount) -> None:
         [
             "in the margin: smaller than the specification cares for (margin), or than the reference can tell; never "
             "noticed, by design. at its edge: larger, and too near to be told from it.",
-            "First-order approximation, within a quarter of simulation; several streams that change at once are found "
-            "sooner. A lower margin, a larger share or a higher count finds changes sooner.",
+            "First order, within a quarter of simulation, of one stream alone (of two the slower); several that change at "
+            "once are found sooner. A lower margin, a larger share or a higher count finds changes sooner.",
         ]
     )
 
@@ -329,7 +321,7 @@ def _time_text(days: float) -> str:
 
 
 def _false_alarms(count: float) -> str:
-    return f"{count:g} false alarm{'' if count == 1 else 's'}"
+    return f"{count:.4g} false alarm{'' if count == 1 else 's'}"
 
 
 def _dim(lines: Sequence[str]) -> None:

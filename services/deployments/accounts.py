@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record, decode
@@ -181,7 +181,27 @@ def _clocks(settings: KafkaSettings, fired: Mapping[str, Sequence[Record]]) -> d
     return clocks
 
 
-def with_delays(account: DeploymentAccount, baseline: Baseline, rate: Rate | None) -> DeploymentAccount:
+def detailed(settings: KafkaSettings, found: Sequence[DeploymentAccount], *, observed: bool) -> list[DeploymentAccount]:
+    """The same with the delays of the latest baseline that each has.
+
+    Args:
+        settings: How to reach Kafka.
+        found: The accounts.
+        observed: Take the rate of rows from the windows of the last period, where there are any; otherwise and
+            elsewhere it is that of the reference. Reads all windows for each deployment.
+
+    Raises:
+        ClusterError: Kafka does not answer, or a topic is missing.
+    """
+    by_name = {account.spec.deployment_id: account for account in found}
+    for baseline in _latest_baselines(settings, by_name):
+        account = by_name[baseline.deployment_id]
+        seen = _observed_rate(settings, account, baseline.model_version) if observed else None
+        by_name[baseline.deployment_id] = _with_delays(account, baseline, seen or _reference_rate(baseline))
+    return list(by_name.values())
+
+
+def _with_delays(account: DeploymentAccount, baseline: Baseline, rate: Rate | None) -> DeploymentAccount:
     """The same with the expected delays of a version."""
     compiled = Monitors(account.spec, baseline, 0, 0)
     monitors = [
@@ -191,12 +211,8 @@ def with_delays(account: DeploymentAccount, baseline: Baseline, rate: Rate | Non
     return DeploymentAccount(account.spec, tuple(monitors), account.period_end_us, baseline.model_version, rate)
 
 
-def latest_baselines(settings: KafkaSettings, deployments: Collection[str]) -> Iterator[Baseline]:
-    """The latest baseline of each of these deployments that has one; one in memory at a time.
-
-    Raises:
-        ClusterError: Kafka does not answer, or the topic is missing.
-    """
+def _latest_baselines(settings: KafkaSettings, deployments: Collection[str]) -> Iterator[Baseline]:
+    """The latest baseline of each of these deployments that has one; one in memory at a time."""
     latest = {}
     for key, message in latest_by_key(settings, settings.topics.baselines).items():
         name = key.decode("utf-8", "replace").partition("@")[0]  # versions may have an @, deployments not
@@ -209,7 +225,7 @@ def latest_baselines(settings: KafkaSettings, deployments: Collection[str]) -> I
             continue  # `driftline baseline show` names what is wrong with it
 
 
-def reference_rate(baseline: Baseline) -> Rate | None:
+def _reference_rate(baseline: Baseline) -> Rate | None:
     """The rate of the rows that a baseline was learnt from."""
     span_us = baseline.last_event_us - baseline.first_event_us
     if span_us <= 0:
@@ -218,16 +234,12 @@ def reference_rate(baseline: Baseline) -> Rate | None:
     return Rate(baseline.rows * _DAY_US / span_us, source)
 
 
-def observed_rate(settings: KafkaSettings, spec: DeploymentSpec, version: str, end_us: int | None) -> Rate | None:
-    """The rate of a version in the last period, from its windows that are complete; None without any.
-
-    Raises:
-        ClusterError: Kafka does not answer, or the topic is missing.
-    """
-    if end_us is None:
+def _observed_rate(settings: KafkaSettings, account: DeploymentAccount, version: str) -> Rate | None:
+    """The rate of a version in the last period, from its windows that are complete; None without any."""
+    if account.period_end_us is None:
         return None
-    since_us = end_us - spec.false_alarms.per_ms * 1000
-    windows: Iterable[Record] = latest_windows(settings, spec.deployment_id, version=version, from_us=since_us)
+    since_us = account.period_end_us - account.spec.false_alarms.per_ms * 1000
+    windows = latest_windows(settings, account.spec.deployment_id, version=version, from_us=since_us)
     final = [window for window in windows if window["status"] == "final"]
     if not final:
         return None

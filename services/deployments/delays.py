@@ -67,7 +67,7 @@ class MonitorDelay:
     Attributes:
         shift_sd: The shift of the mean, in standard deviations.
         streams: How many streams it is about.
-        median: The stream in the middle (the slower of two).
+        median: The stream in the middle, the slower one of two.
         worst: The slowest stream.
     """
 

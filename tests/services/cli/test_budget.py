@@ -26,7 +26,7 @@ deployment: delays
 model: m
 task: regression
 risk: high
-features: {temp: numeric, wind: numeric, carrier: categorical}
+features: {temp: numeric, wind: numeric, rain: numeric, carrier: categorical}
 columns: {prediction_id: id, timestamp: when, prediction: score}
 false_alarms: {count: 2, per: 30d}
 margin: 0.03
@@ -82,7 +82,7 @@ def fleet(run: Run, settings: KafkaSettings, tmp_path: Path) -> Path:
         "3",
         [str(i) for i in range(rows)],
         MARCH_US + np.arange(rows, dtype=np.int64) * (DAY_US // 400),
-        {"temp": rng.normal(20, 5, rows), "wind": rng.gamma(2.0, size=rows)},
+        {"temp": rng.normal(20, 5, rows), "wind": rng.gamma(2.0, size=rows), "rain": rng.gamma(2.0, size=rows)},
         {"carrier": CategoricalColumn(("AA", "UA"), rng.integers(0, 2, rows, np.int32))},
         prediction=rng.normal(size=rows),
     )
@@ -136,7 +136,8 @@ def test_one_deployment_is_shown_with_what_it_may_spend_and_has_spent(
     status, out, _ = run("budget", "delays")
     text = " ".join(out.split())
     assert status == 0 and "delays: at most 2 false alarms expected per 30d, all 2 deployments" in text
-    assert "Of high risk, it holds 0.5 of that promise: 1 false alarms per 30d, one in 30d on average." in text
+    assert "Of high risk, it holds 0.5 of that promise: 1 false alarm per 30d, at most one in 30d on average." in text
+    assert "data_drift, the middle one of 3" in text and "the slowest (" in text
     assert "in the margin" in text and "7.78 nats" in text and "version 3, at 4" in text
 
 

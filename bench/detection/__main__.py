@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench.detection import costs, delays, false_alarms, fleet, flights, friedman, known_detectors, sequence
+from bench.detection import costs, delays, false_alarms, fleet, flights, friedman, invariance, known_detectors, sequence
 from bench.report import Figure, broken, save
 
 PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
     "friedman": friedman.measure,
     "sequence": sequence.measure,
     "flights": flights.measure,
+    "invariance": invariance.measure,
     "costs": costs.measure,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from services.event_time import rfc3339
 from services.kafka import REACH_SECONDS, ClusterError, broker_time_ms, consumer, read_to_end
 from streams.baseline import Baseline
 from streams.decoding import Decoded, decode_message
-from streams.log import LogReader
 from streams.messages import Message
 from streams.monitor import Monitors
 from streams.partition import Partition
@@ -297,8 +296,7 @@ class _Log:
     def __init__(self, settings: KafkaSettings, topic: str, number: int) -> None:
         self.topic = topic
         self.low, self.end = _watermarks(settings, topic, number)
-        self._reader = LogReader(settings, number)
-        self._messages = self._reader.read(topic, range(self.low, self.end))
+        self._messages = _messages_of(settings, topic, number)
         self._next: Message | None = None
 
     def run(self, first_offset: int, last_offset: int) -> Iterator[Message]:
@@ -320,8 +318,13 @@ class _Log:
         return self._next
 
     def close(self) -> None:
-        self._messages = iter(())
-        self._reader.close()
+        """Let go of the connection."""
+        self._messages.close()
+
+
+def _messages_of(settings: KafkaSettings, topic: str, number: int) -> Generator[Message, None, None]:
+    for found in read_to_end(settings, topic, partitions=[number]):
+        yield Message(topic, number, found.offset() or 0, found.timestamp()[1], found.key(), found.value())
 
 
 def order_of(settings: KafkaSettings, number: int) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:

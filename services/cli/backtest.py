@@ -158,10 +158,9 @@ def _show(found: BackTest) -> None:
             ["", "monitor", "causes", "change began", "noticed", "was noticed", "evidence", "resolved"],
             [_row(pair) for pair in found.pairs],
         )
+    several = len({threshold.model_version for threshold in found.thresholds}) > 1
     thresholds = ", ".join(
-        f"{threshold.monitor} {threshold.nats:.1f} nats" + (f" ({threshold.model_version})" if several else "")
-        for several in [len({t.model_version for t in found.thresholds}) > 1]
-        for threshold in found.thresholds
+        f"{t.monitor} {t.nats:.1f} nats" + (f" ({t.model_version})" if several else "") for t in found.thresholds
     )
     stdout.print(f"Promise: {safe(found.promise)}. Thresholds: {safe(thresholds)}.", highlight=False)
     stdout.print(safe(summary(found)), highlight=False)

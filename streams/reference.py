@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.events import CategoricalColumn, Floats, PredictionColumns
+from streams.arming import arm_baseline
 from streams.baseline import (
     ASSOCIATION_PREFIX,
     ASSOCIATION_ROLE,
@@ -106,7 +107,7 @@ def build_baseline(
     source: str,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Baseline:
-    """Learn a baseline from reference predictions.
+    """Learn a baseline from reference predictions, and try its monitors on them (:mod:`streams.arming`).
 
     Args:
         spec: Names the features that are watched, the segments, and the operator's margins.
@@ -149,7 +150,8 @@ def build_baseline(
         derived=tuple(reference.derived),
         segments=tuple(reference.segments),
     )
-    return dataclasses.replace(baseline, digest=baseline.content_digest())
+    progress("arming")
+    return arm_baseline(spec, baseline, columns)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

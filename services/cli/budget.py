@@ -296,8 +296,8 @@ def _show_delays(account: DeploymentAccount) -> None:
         [
             "in the margin: smaller than the specification cares for (margin), or than the reference can tell; never "
             "noticed, by design. at its edge: larger, and too near to be told from it.",
-            "First order, within a quarter of simulation, of one stream alone (of two the slower); several that change at "
-            "once are found sooner. A lower margin, a larger share or a higher count finds changes sooner.",
+            "First order, within a quarter of simulation, of one stream alone (of two the slower); several that change "
+            "at once are found sooner. A lower margin, a larger share or a higher count finds changes sooner.",
         ]
     )
 

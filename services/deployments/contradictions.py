@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 
 from services.deployments.document import Path
@@ -11,21 +10,19 @@ from services.deployments.errors import Flaw
 from services.deployments.form import Form
 from services.deployments.specification import Segment, Specification
 from services.deployments.wording import did_you_mean
-from streams.columns import PREDICTION
+from streams.baseline import ASSOCIATION_PREFIX, ERROR, LATENCY, QUALITY_PREFIX, RATE, SCHEMA
+from streams.columns import PREDICTION, PREDICTION_LABEL, PROBABILITY_PREFIX
+from streams.derived import JOINT_DISTANCE, Derived
 from streams.detectors import MOST_DETECTORS, check_detector
 from streams.errors import StreamsError
-from streams.specification import DEFAULT_BUDGET_KINDS
+from streams.specification import DEFAULT_BUDGET_KINDS, EMBEDDING, TEXT
 
 MOST_SEGMENTATIONS = 5
 """Each multiplies the streams of a deployment by its parts."""
 
-RESERVED_NAMES = frozenset(
-    {"prediction", "prediction_label", "latency_ms", "error", "schema", "rate", "joint.distance"}
-)
-RESERVED_PREFIXES = ("probability:", "quality:", "association:")
-TEXT_SUFFIXES = re.compile(r"length|letters|digits|unknown_words")
-EMBEDDING_SUFFIXES = re.compile(r"distance|projection_[0-9]+")
-"""Names of the streams that are not features, which are derived; see streams/derived.py."""
+RESERVED_NAMES = frozenset({PREDICTION, PREDICTION_LABEL, LATENCY, ERROR, SCHEMA, RATE, JOINT_DISTANCE})
+RESERVED_PREFIXES = (PROBABILITY_PREFIX, QUALITY_PREFIX, ASSOCIATION_PREFIX)
+"""Names of the streams that are no features."""
 
 
 def contradictions(form: Form, specification: Specification) -> Iterator[Flaw]:
@@ -70,10 +67,10 @@ def _reserved(name: str, kinds: Mapping[str, str]) -> str:
     prefix = next((prefix for prefix in RESERVED_PREFIXES if name.startswith(prefix)), None)
     if prefix is not None:
         return f"names that begin with {prefix!r} are those of derived streams"
-    parent, _, suffix = name.rpartition(".")
-    derived = {"text": TEXT_SUFFIXES, "embedding": EMBEDDING_SUFFIXES}.get(kinds.get(parent, ""))
-    if derived is not None and derived.fullmatch(suffix):
-        return f"it is a stream that is derived from the {kinds[parent]} {parent!r}"
+    parent = name.rpartition(".")[0]
+    kind = kinds.get(parent, "")
+    if kind in (TEXT, EMBEDDING) and name in Derived(kind, parent).columns:
+        return f"it is a stream that is derived from the {kind} {parent!r}"
     return ""
 
 

@@ -333,9 +333,9 @@ def test_monitors_that_can_have_a_severity_are_those_of_the_streams() -> None:
             "a stream that is derived from the text 'a'",
         ),
         (
-            with_features("{a: embedding, a.projection_12: numeric}"),
+            with_features("{a: embedding, a.projection_2: numeric}"),
             4,
-            "features.a.projection_12.name",
+            "features.a.projection_2.name",
             "embedding 'a'",
         ),
         (MINIMAL + "risk: hgh\n", 5, "risk", "expected high, medium or low, came 'hgh' (did you mean 'high'?)"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.deployments import complete_deployment
-from services.cli.output import JSON_OPTION, note, print_json, print_table, safe, stdout
+from services.cli.output import JSON_OPTION, note, print_json, print_table, safe, stderr, stdout
 from services.cli.publish import (
     DeploymentArgument,
-    FileArgument,
     FormatOption,
     FromOption,
     LimitOption,
@@ -23,10 +25,38 @@ from services.cli.publish import (
 )
 
 if TYPE_CHECKING:
+    from driftline.events import PredictionColumns
+    from driftline.settings import KafkaSettings
     from services.deployments.baselines import StoredBaseline
-    from streams.baseline import Baseline, BaselineStream
+    from services.deployments.comparison import StreamComparison
+    from services.deployments.reference import TopicReference
+    from services.deployments.summary import StreamSummary
+    from services.publish.reading import Selection, Tally
+    from streams.baseline import Baseline
+    from streams.specification import DeploymentSpec
 
 baseline_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DEPLOYMENT[@VERSION]",
+        autocompletion=complete_deployment,
+        help="The latest without a version; @ and the first eight characters of a digest name a replaced one.",
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.html", dir_okay=False, help="Also write a page with plots; it works offline."),
+]
+AllOption = Annotated[
+    bool, typer.Option("--all", help="Show each stream, also those of quality, association and parts of the traffic.")
+]
+
+_MARGIN_NOTE = (
+    "margin: differences up to it (total variation) are of no interest, or within the error of a reference of this "
+    "size; variance x: rows that are worth one independent row, for the typical alternative"
+)
 
 
 @baseline_app.callback()
@@ -38,14 +68,24 @@ def baseline() -> None:
     epilog=(
         "Examples:\n\n  driftline baseline build delays reference.parquet --version 3\n\n"
         "  driftline baseline build delays history.csv --version 3 --from 2024-03-01 --to 2024-04-01\n\n"
-        "The file is read as by driftline publish predictions. Take rows that the model answered when all was well, "
-        "best some weeks of them, that were not used to train it."
+        "  driftline baseline build delays --from-topic --version 3 --from 2024-03-01 --to 2024-04-01\n\n"
+        "  driftline baseline build delays reference.parquet --version 3 --dry-run --report baseline.html\n\n"
+        "A file is read as by driftline publish predictions; with --from-topic the reference is what the version has "
+        "answered so far, at most a million rows. Take rows that the model answered when all was well, best four weeks "
+        "of them or more, that were not used to train it.\n\nBefore a baseline is put in force its monitors are tried "
+        "on the reference, in blocks; a monitor that would break its promise is widened, and says so, or refused."
     )
 )
 def build(
     deployment_id: DeploymentArgument,
-    file: FileArgument,
     version: Annotated[str, typer.Option(metavar="V", help="The model version the reference belongs to.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(dir_okay=False, help="CSV, Parquet or JSON lines; .gz, .bz2 and .zst are unpacked."),
+    ] = None,
+    from_topic: Annotated[
+        bool, typer.Option("--from-topic", help="Take the reference from the predictions topic, not from a file.")
+    ] = False,
     from_time: FromOption = None,
     to_time: ToOption = None,
     limit: LimitOption = None,
@@ -53,63 +93,241 @@ def build(
     reason: Annotated[str, typer.Option(help="Why, for the audit record.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build and show it, put nothing in force.")] = False,
     file_format: FormatOption = None,
+    report: ReportOption = None,
+    show_all: AllOption = False,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """Build a baseline from a file and put it in force."""
+    """Build a baseline from a file or from the predictions topic, try it, and put it in force."""
     from services.cli.context import actor, kafka_settings
     from services.deployments.baselines import publish_baseline
     from services.deployments.store import get_deployment
-    from services.publish.files import open_file
-    from services.publish.reading import Tally, read_reference, source_text
+    from services.publish.reading import Tally
     from streams.reference import build_baseline
 
+    if from_topic == (file is not None):
+        raise typer.BadParameter("give either a FILE or --from-topic", param_hint="FILE")
     checked_version(version)
     selection, skip = selection_of(from_time, to_time, limit), on_error_of(on_error)
     settings = kafka_settings()
     spec = get_deployment(settings, deployment_id).spec
-    tally = Tally()
-    opened = open_file(file, checked_format(file_format))
-    columns = read_reference(opened, spec, version, selection=selection, on_error=skip, tally=tally)
-    rows = sum(batch.rows for batch in columns)
-    built = build_baseline(spec, version, columns, source=source_text(file, selection, rows))
+    tally, topic = Tally(), None
+    with _working(as_json) as say:
+        if file is None:
+            columns, source, topic = _read_topic(settings, spec, version, selection, say)
+        else:
+            from services.publish.files import open_file
+            from services.publish.reading import read_reference, source_text
+
+            say(f"reading {file.name}")
+            opened = open_file(file, checked_format(file_format))
+            columns = read_reference(opened, spec, version, selection=selection, on_error=skip, tally=tally)
+            source = source_text(file, selection, sum(batch.rows for batch in columns))
+        built = build_baseline(spec, version, columns, source=source, progress=lambda what: say(f"learning: {what}"))
     changed = False if dry_run else publish_baseline(settings, built, actor=actor(), reason=reason)
     result = "dry run" if dry_run else "built" if changed else "unchanged"
+    _write_report(built, report)
     if as_json:
-        counts = {"read": tally.read, "rejected": tally.rejected, "outside": tally.outside}
-        print_json({"result": result, **counts, **_document(built)})
+        print_json({"result": result, **_counts(tally, topic), **_document(built)})
     else:
-        _show(built, result)
-        for value in tally.examples:
-            note(f"  skipped line {value.line}, column {value.column}: {value.message}")
+        _show(built, result, show_all=show_all)
+        _tell(tally, topic)
+        if report is not None:
+            stdout.print(f"report: {safe(report)}", highlight=False, soft_wrap=True)
     if tally.rejected:
         raise typer.Exit(1)
 
 
 @baseline_app.command(
     epilog=(
-        "Examples:\n\n  driftline baseline show delays\n\n  driftline baseline show delays@3\n\n"
-        "  driftline baseline show delays --json"
+        "Examples:\n\n  driftline baseline show delays\n\n  driftline baseline show delays@3 --report baseline.html\n\n"
+        "  driftline baseline show delays@5f0c1a2b --all\n\n  driftline baseline show delays --json"
     )
 )
 def show(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="DEPLOYMENT[@VERSION]", autocompletion=complete_deployment, help="The latest without a version."
-        ),
-    ],
+    name: NameArgument,
+    report: ReportOption = None,
+    show_all: AllOption = False,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """Show a baseline in force."""
+    """Show a baseline: its streams, their margins, and what arming showed."""
     from services.cli.context import kafka_settings
-    from services.deployments.baselines import get_baseline
+    from services.deployments.baselines import find_baseline
 
-    deployment_id, _, version = name.partition("@")
-    stored = get_baseline(kafka_settings(), deployment_id, version or None)
+    stored = find_baseline(kafka_settings(), name)
+    _write_report(stored.baseline, report)
     if as_json:
         print_json({"built_ms": stored.built_ms, **_document(stored.baseline)})
+        return
+    _show(stored.baseline, _since(stored), show_all=show_all)
+    if report is not None:
+        stdout.print(f"report: {safe(report)}", highlight=False, soft_wrap=True)
+
+
+@baseline_app.command(
+    name="list",
+    epilog="Examples:\n\n  driftline baseline list delays\n\n  driftline baseline list delays --json",
+)
+def list_(deployment_id: DeploymentArgument, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
+    """List every baseline a deployment has or had: for which version, since when, and who built it."""
+    import dataclasses
+
+    from services.cli.context import kafka_settings
+    from services.deployments.baselines import list_baselines
+    from services.deployments.store import get_deployment
+    from services.event_time import rfc3339
+
+    settings = kafka_settings()
+    get_deployment(settings, deployment_id)
+    found = list_baselines(settings, deployment_id)
+    if as_json:
+        print_json([dataclasses.asdict(item) for item in found])
+        return
+    if not found:
+        stdout.print("no baseline yet: driftline baseline build DEPLOYMENT FILE --version V", highlight=False)
+        return
+    print_table(
+        ["version", "digest", "state", "built", "by", "rows", "from", "reason"],
+        [
+            (
+                item.model_version,
+                item.digest[:12],
+                item.state,
+                rfc3339(item.built_ms // 1000 * 1_000_000) if item.built_ms else "",
+                item.actor,
+                "" if item.rows is None else f"{item.rows:,}",
+                item.source,
+                item.reason,
+            )
+            for item in found
+        ],
+        numbers=("rows",),
+    )
+
+
+@baseline_app.command(
+    epilog=(
+        "Examples:\n\n  driftline baseline diff delays@3 delays@4\n\n"
+        "  driftline baseline diff delays@3 this-month.parquet\n\n"
+        "  driftline baseline diff delays@5f0c1a2b delays@3 --json\n\n"
+        "Both sides are references: total variation (TV, 0 to 1) and PSI say how far the second is from the first. "
+        "The interval holds the true TV with 95 % confidence, after dependence. Where the two have different bins the "
+        "comparison is coarse, and says so."
+    )
+)
+def diff(
+    first: Annotated[
+        str, typer.Argument(metavar="DEPLOYMENT[@VERSION]", help="The earlier one; @DIGEST names a replaced one.")
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="DEPLOYMENT[@VERSION]|FILE", help="The other one, or a file with predictions.")
+    ],
+    version: Annotated[
+        str | None, typer.Option(metavar="V", help="Of a FILE: the version whose rows count; default: the first's.")
+    ] = None,
+    file_format: FormatOption = None,
+    show_all: AllOption = False,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Compare two baselines, or a baseline with what a file would give."""
+    from services.cli.context import kafka_settings
+    from services.deployments.baselines import find_baseline
+    from services.deployments.comparison import compare
+
+    settings = kafka_settings()
+    before = find_baseline(settings, first).baseline
+    path = Path(second)
+    if path.is_file():
+        after = _built_from(settings, before, path, version, file_format, quiet=as_json)
     else:
-        _show(stored.baseline, _since(stored))
+        after = find_baseline(settings, second).baseline
+    found = compare(before, after)
+    if as_json:
+        print_json({"first": _head(before), "second": _head(after), "streams": [_difference(item) for item in found]})
+    else:
+        _show_differences(before, after, found, show_all=show_all)
+
+
+def _read_topic(
+    settings: KafkaSettings, spec: DeploymentSpec, version: str, selection: Selection, say: Any
+) -> tuple[Sequence[PredictionColumns], str, TopicReference]:
+    from services.deployments.reference import read_topic, source_text
+
+    topic, read = settings.topics.predictions, 0
+
+    def progress(rows: int) -> None:
+        nonlocal read
+        read += rows
+        say(f"reading {topic}: {read:,} rows of {spec.deployment_id}")
+
+    found = read_topic(settings, spec, version, selection, progress=progress)
+    return found.columns, source_text(topic, selection, found), found
+
+
+def _built_from(
+    settings: KafkaSettings, before: Baseline, path: Path, version: str | None, file_format: str | None, *, quiet: bool
+) -> Baseline:
+    from services.deployments.store import get_deployment
+    from services.publish.files import open_file
+    from services.publish.reading import Selection, read_reference, source_text
+    from streams.reference import build_baseline
+
+    spec = get_deployment(settings, before.deployment_id).spec
+    version = before.model_version if version is None else checked_version(version)
+    with _working(quiet) as say:
+        say(f"reading {path.name}")
+        columns = read_reference(open_file(path, checked_format(file_format)), spec, version)
+        source = source_text(path, Selection(), sum(batch.rows for batch in columns))
+        return build_baseline(spec, version, columns, source=source, progress=lambda what: say(f"learning: {what}"))
+
+
+@contextmanager
+def _working(quiet: bool) -> Iterator[Any]:
+    """A spinner on a terminal that says what is being done, nothing elsewhere."""
+    if quiet or not stderr.is_terminal:
+        yield lambda text: None
+        return
+    with stderr.status("starting") as status:
+        yield lambda text: status.update(safe(text))
+
+
+def _write_report(item: Baseline, path: Path | None) -> None:
+    if path is None:
+        return
+    from services.deployments.report import write_report
+    from services.errors import ServicesError
+
+    try:
+        write_report(item, path)
+    except OSError as error:
+        raise ServicesError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _counts(tally: Tally, topic: TopicReference | None) -> dict[str, int]:
+    if topic is None:
+        return {"read": tally.read, "rejected": tally.rejected, "outside": tally.outside}
+    return {
+        "read": sum(span.rows for span in topic.versions.values()),
+        "duplicates": topic.duplicates,
+        "outside": topic.outside,
+        "beyond_limit": topic.beyond,
+        "refused_messages": topic.refused,
+    }
+
+
+def _tell(tally: Tally, topic: TopicReference | None) -> None:
+    for value in tally.examples:
+        note(f"  skipped line {value.line}, column {value.column}: {value.message}")
+    if topic is None:
+        return
+    if topic.beyond:
+        note(
+            f"the range has {topic.rows + topic.beyond:,} rows or more: the reference is the first {topic.rows:,}, by "
+            "event time; --limit N takes more"
+        )
+    told = ((topic.duplicates, "repeated rows counted once"), (topic.refused, "messages that cannot be read left out"))
+    for count, what in told:
+        if count:
+            note(f"{count:,} {what}")
 
 
 def _since(stored: StoredBaseline) -> str:
@@ -119,51 +337,13 @@ def _since(stored: StoredBaseline) -> str:
 
 
 def _document(item: Baseline) -> dict[str, Any]:
-    return {
-        "deployment": item.deployment_id,
-        "version": item.model_version,
-        "digest": item.digest,
-        "rows": item.rows,
-        "first_event_us": item.first_event_us,
-        "last_event_us": item.last_event_us,
-        "source": item.source,
-        "streams": [_stream_document(stream) for stream in item.streams],
-    }
+    from services.deployments.summary import document
+
+    return document(item)
 
 
-def _stream_document(stream: BaselineStream) -> dict[str, Any]:
-    used = stream.counts > 0
-    return {
-        "stream": stream.name,
-        "role": stream.role,
-        "kind": stream.layout.name,
-        "rows": int(stream.counts.sum()),
-        "missing_share": _missing_share(stream),
-        "margin_tv": float(stream.margin_tv),
-        "variance_inflation": _inflation(stream),
-        "importance": float(stream.importance),
-        "bins_used": int(used.sum()),
-        "bins": [
-            {"bin": label, "rows": int(count)}
-            for label, count in zip(stream.bin_labels(), stream.counts.tolist(), strict=True)
-            if count
-        ],
-    }
-
-
-def _missing_share(stream: BaselineStream) -> float:
-    rows = int(stream.counts.sum())
-    missing = stream.bin_labels().index("(missing)")
-    return float(stream.counts[missing]) / rows if rows else 0.0
-
-
-def _inflation(stream: BaselineStream) -> float:
-    """How much more its counts fluctuate than those of independent rows, at worst."""
-    used = stream.tempering[stream.tempering > 0]
-    return float(1.0 / used.min()) if used.size else 1.0
-
-
-def _show(item: Baseline, result: str) -> None:
+def _show(item: Baseline, result: str, *, show_all: bool) -> None:
+    from services.deployments.summary import arming_lines, summarise
     from services.event_time import rfc3339
 
     stdout.print(
@@ -172,26 +352,161 @@ def _show(item: Baseline, result: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    found = [summarise(stream) for stream in item.streams]
     print_table(
-        ["stream", "kind", "rows", "missing", "margin", "variance x", "bins", "weight"],
-        [
-            (
-                stream.name,
-                stream.layout.name,
-                f"{int(stream.counts.sum()):,}",
-                f"{_missing_share(stream):.1%}",
-                f"{stream.margin_tv:.3f}",
-                f"{_inflation(stream):.1f}",
-                int((stream.counts > 0).sum()),
-                f"{stream.importance:g}",
-            )
-            for stream in item.streams
-        ],
-        numbers=("rows", "missing", "margin", "variance x", "bins", "weight"),
+        ["stream", "kind", "season", "rows", "missing", "margin", "from", "variance x", "weight"],
+        [_row(each) for each in found if show_all or _is_main(each.stream.role, each.stream.segment)],
+        numbers=("rows", "missing", "margin", "variance x", "weight"),
     )
-    stdout.print(
-        "[dim]margin: smaller shifts (total variation) are of no interest; "
-        "variance x: how much more the counts fluctuate than those of independent rows\n"
-        f"sha256 {item.digest}[/]",
-        highlight=False,
+    if not show_all:
+        _show_others(found)
+    for monitor, text in arming_lines(item):
+        stdout.print(f"[bold]{safe(monitor)}[/]: {safe(text)}", highlight=False, soft_wrap=True)
+    stdout.print(f"[dim]{_MARGIN_NOTE}\nsha256 {item.digest}[/]", highlight=False)
+
+
+def _is_main(role: str, segment: str) -> bool:
+    """Whether a stream has a row of its own without ``--all``."""
+    return not segment and role not in ("quality", "association")
+
+
+def _row(item: StreamSummary) -> Sequence[object]:
+    stream = item.stream
+    return (
+        stream.label,
+        stream.layout.name,
+        item.season.replace("_", " "),
+        f"{item.rows:,}",
+        "" if item.missing_share is None else f"{item.missing_share:.1%}",
+        f"{stream.margin_tv:.3f}",
+        item.margin_source,
+        f"{item.inflation:,.1f}",
+        f"{stream.importance:.3g}",
     )
+
+
+def _show_others(found: Sequence[StreamSummary]) -> None:
+    groups: dict[str, list[StreamSummary]] = {}
+    for item in found:
+        stream = item.stream
+        if not _is_main(stream.role, stream.segment):
+            what = f"part {stream.segment}" if stream.segment else stream.role
+            groups.setdefault(what, []).append(item)
+    for what, items in groups.items():
+        margins = [item.stream.margin_tv for item in items]
+        inflation = [item.inflation for item in items]
+        stdout.print(
+            f"{safe(what)}: {len(items)} streams, margin {_range(margins, '.3f')}, variance x "
+            f"{_range(inflation, ',.1f')}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if groups:
+        stdout.print("[dim]each of them: --all[/]\n", highlight=False)
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} – {high}"
+
+
+def _head(item: Baseline) -> dict[str, Any]:
+    return {
+        "deployment": item.deployment_id,
+        "version": item.model_version,
+        "digest": item.digest,
+        "rows": item.rows,
+        "source": item.source,
+    }
+
+
+def _difference(item: StreamComparison) -> dict[str, Any]:
+    from services.deployments.summary import summarise
+
+    def side(stream: Any) -> dict[str, Any] | None:
+        if stream is None:
+            return None
+        found = summarise(stream)
+        return {
+            "rows": found.rows,
+            "margin_tv": float(stream.margin_tv),
+            "variance_inflation": found.inflation,
+            "season": found.season,
+        }
+
+    distance = item.distance
+    return {
+        "stream": item.label,
+        "role": item.role,
+        "comparison": item.kind or ("new" if item.first is None else "gone"),
+        "note": item.note,
+        "total_variation": None if distance is None else distance.total_variation,
+        "tv_low": None if distance is None else distance.low,
+        "tv_high": None if distance is None else distance.high,
+        "tv_at_least": None if distance is None else distance.at_least,
+        "psi": None if distance is None else distance.psi,
+        "new_categories": list(item.new_categories),
+        "lost_categories": list(item.lost_categories),
+        "first": side(item.first),
+        "second": side(item.second),
+    }
+
+
+def _show_differences(before: Baseline, after: Baseline, found: Sequence[StreamComparison], *, show_all: bool) -> None:
+    from services.event_time import rfc3339
+
+    for word, item in (("from", before), ("to", after)):
+        stdout.print(
+            f"{word} [bold]{safe(item.deployment_id)}@{safe(item.model_version)}[/] {item.digest[:12]}: {item.rows:,} "
+            f"rows, events {rfc3339(item.first_event_us)} to {rfc3339(item.last_event_us)}, {safe(item.source)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    shown = [
+        item
+        for item in found
+        if show_all
+        or _is_main(item.role, next(s for s in (item.second, item.first) if s is not None).segment)
+        or item.distance is None
+        or item.distance.low > 0
+    ]
+    print_table(
+        ["stream", "TV", "95 %", "PSI", "margin", "variance x", "comparison"],
+        [_difference_row(item) for item in shown],
+        numbers=("TV", "95 %", "PSI", "margin", "variance x"),
+    )
+    if len(shown) < len(found):
+        stdout.print(
+            f"[dim]{len(found) - len(shown)} streams of quality, association and parts show no difference: --all[/]",
+            highlight=False,
+        )
+    for each in shown:
+        for what, names in (("new", each.new_categories), ("lost", each.lost_categories)):
+            if names:
+                listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+                stdout.print(f"{safe(each.label)}: {what} {safe(listed)}", highlight=False, soft_wrap=True)
+
+
+def _difference_row(item: StreamComparison) -> Sequence[object]:
+    distance = item.distance
+    if item.first is None or item.second is None:
+        kind = "only in the second" if item.first is None else "only in the first"
+    else:
+        kind = f"{item.kind}: {item.note}" if item.note else item.kind
+    return (
+        item.label,
+        "" if distance is None else f"{distance.total_variation:.3f}",
+        "" if distance is None else f"{distance.low:.3f} – {distance.high:.3f}",
+        "" if distance is None else f"{distance.psi:.3f}",
+        _change(item, lambda s: f"{s.stream.margin_tv:.3f}"),
+        _change(item, lambda s: f"{s.inflation:,.1f}"),
+        kind,
+    )
+
+
+def _change(item: StreamComparison, text: Any) -> str:
+    """A property in both, as ``before → after`` where it differs."""
+    from services.deployments.summary import summarise
+
+    sides = [text(summarise(stream)) for stream in (item.first, item.second) if stream is not None]
+    return " → ".join(dict.fromkeys(sides))

@@ -1,0 +1,80 @@
+"""What the detection bench itself relies on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.detection import friedman, losses
+from bench.detection.delays import normal_divergence
+from bench.detection.false_alarms import deduplicated
+from bench.detection.simulation import P0, alarm_events, autoregressive, bin_probabilities, known_bets, repeated
+from bench.run import names
+from streams.statistics.layouts import bin_numeric
+from streams.statistics.replay import replay, step_counts
+
+
+def test_make_bench_finds_detection() -> None:
+    assert "detection" in names()
+
+
+def test_friedmans_functions_are_those_of_river() -> None:
+    assert friedman.largest_difference_from_river(2_500) < 1e-9
+
+
+def test_repeated_messages_are_counted_once_with_ids_and_twice_without() -> None:
+    counts = np.random.default_rng(0).multinomial(10, P0, size=(3, 40))
+    assert np.array_equal(deduplicated(counts), counts)
+    assert repeated(counts).sum() == 2 * counts.sum() - counts[:, -1].sum()
+
+
+def test_autoregressive_streams_are_stationary_with_unit_variance() -> None:
+    values = autoregressive(np.random.default_rng(0), 400, 500, 0.9)
+    assert values[:, 0].std() == pytest.approx(1, abs=0.1)
+    assert values[:, -1].std() == pytest.approx(1, abs=0.1)
+    assert (values[:, 1:] * values[:, :-1]).mean() == pytest.approx(0.9, abs=0.02)
+
+
+def test_the_bins_of_a_normal_stream_hold_its_divergence() -> None:
+    """Eleven cuts lose a few per cent of it."""
+    assert np.allclose(bin_probabilities(), P0)
+    p1 = bin_probabilities(0.3)
+    used = P0 > 0
+    binned = (p1[used] * np.log(p1[used] / P0[used])).sum()
+    assert 0.95 < binned / normal_divergence(0.3, 1.0) < 1
+
+
+def test_alarms_event_by_event_are_those_of_a_replay() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.choice(len(P0), p=bin_probabilities(0.8), size=(5, 600)).astype(np.uint8)
+    bets = known_bets(5)
+    one_by_one = alarm_events(bets, codes, 50, 5.0)
+    replayed = replay(bets, step_counts(codes, 1, len(P0)), 50, 5.0)
+    assert [len(events) for events in one_by_one] == replayed.alarms.tolist()
+    assert [events[0] for events in one_by_one] == replayed.first_alarm_step.tolist()
+    assert replayed.alarms.sum() > 5
+
+
+def test_bets_on_losses_never_fall_from_bin_to_bin_and_expect_at_most_one() -> None:
+    """So they hold for every distribution that is stochastically no larger than the baseline."""
+    bets = losses.loss_bets(1)
+    e_values = np.exp(bets.shapes - bets.log_normaliser.T)
+    assert (np.diff(e_values[:, :14], axis=1) >= 0).all()
+    assert (e_values @ losses.loss_probabilities() <= 1).all()
+
+
+def _expected_e_values(scale: float) -> np.ndarray:
+    """Mean e-value of each bet on squared normal residuals that are ``scale`` times those of the reference."""
+    rng = np.random.default_rng(0)
+    cut = losses.loss_bins(rng.normal(size=10_000) ** 2)
+    codes = bin_numeric(cut, (scale * rng.normal(size=1_000_000)) ** 2)
+    bets = losses.loss_bets(1)
+    return np.exp(bets.shapes - bets.log_normaliser.T)[:, codes].mean(axis=1)
+
+
+def test_squared_normal_residuals_stay_within_the_margin_of_a_loss() -> None:
+    assert (_expected_e_values(1.0) <= 1).all()
+
+
+def test_residuals_half_as_large_again_are_beyond_the_margin_of_a_loss() -> None:
+    assert (_expected_e_values(1.5) > 1).all()

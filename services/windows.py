@@ -14,10 +14,12 @@ from driftline.codec import Record, decode
 from driftline.errors import CodecError
 from driftline.settings import KafkaSettings
 from services.kafka import read_to_end
-from streams.alerts import effect_sizes
-from streams.baseline import Baseline
+from streams.baseline import ASSOCIATION_PREFIX, Baseline
+from streams.counting import blocks_of
+from streams.effects import EffectSizes, effect_sizes
 from streams.errors import BaselineError
-from streams.statistics.layouts import reference_probabilities
+from streams.monitor import compile_block
+from streams.statistics.association import cramers_v
 
 Period = Literal["window", "day", "week", "month"]
 PERIODS: tuple[Period, ...] = ("window", "day", "week", "month")
@@ -26,14 +28,40 @@ Counts = NDArray[np.int64]
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
+StreamKey = tuple[str, str]
+"""Name and segment: a segment's stream has its parent's name."""
+
+_Place = tuple[int, str, str, str]
+"""Start of the period, deployment, version, digest of the baseline."""
+
+_AT_ONCE = 4096
+"""Streams whose intervals are computed together: a year of hours is seconds of work, and so never gigabytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamCounts:
-    """One stream in one period: its counts, and how far they are from the baseline (None where that is unknown)."""
+    """One stream in one period.
+
+    Attributes:
+        name: As in the baseline.
+        segment: The part of the traffic it is about; empty for all.
+        role: As in the baseline.
+        counts: int64[K].
+        effects: How far they are from the baseline, with intervals where the baseline is known; None where nothing is.
+        importance: Association of the feature with the prediction, 0 to 1; None where it is not watched.
+    """
 
     name: str
+    segment: str
     role: str
     counts: Counts
-    effects: Mapping[str, float] | None
+    effects: EffectSizes | None
+    importance: float | None
+
+    @property
+    def label(self) -> str:
+        """Its name and segment, for people."""
+        return f"{self.name} [{self.segment}]" if self.segment else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,58 +158,107 @@ def summarise(
 
     Args:
         records: ``WindowSummary`` records, each window once.
-        baselines: By digest; effects of several windows against a baseline that is not there are unknown.
+        baselines: By digest. Without its baseline a window has the effects it came with, without intervals, and those
+            of several windows are unknown.
         period: What to add up to.
         streams: These only.
         last: The last so many periods only.
     """
-    groups: dict[tuple[int, str, str, str], list[Record]] = {}
+    groups: dict[_Place, list[Record]] = {}
     for record in records:
         start_us, _ = _bounds(record, period)
         place = (start_us, record["deployment_id"], record["model_version"], record["baseline_digest"])
         groups.setdefault(place, []).append(record)
     chosen = sorted(groups)[-last:] if last else sorted(groups)
-    return [_merged(groups[place], baselines, period, streams) for place in chosen]
+    sums = {place: _sums(groups[place], streams) for place in chosen}
+    effects = _effects(sums, baselines)
+    return [_summary(place, groups[place], period, sums[place], effects) for place in chosen]
 
 
-def _merged(
-    group: Sequence[Record], baselines: Mapping[str, Baseline], period: Period, wanted: Collection[str] | None
-) -> PeriodSummary:
-    first = group[0]
-    start_us, end_us = _bounds(first, period)
-    baseline = baselines.get(first["baseline_digest"])
-    reference = {} if baseline is None else {stream.name: stream.counts for stream in baseline.streams}
-    sums: dict[str, Counts] = {}
-    facts: dict[str, Record] = {}
+def _sums(group: Sequence[Record], wanted: Collection[str] | None) -> dict[StreamKey, Counts]:
+    sums: dict[StreamKey, Counts] = {}
     for record in group:
         for stream in record["streams"]:
-            name = stream["name"]
-            if wanted is not None and name not in wanted:
+            if wanted is not None and stream["name"] not in wanted:
                 continue
+            key = (stream["name"], stream["segment"])
             counts = np.array(stream["counts"], dtype=np.int64)
-            sums[name] = sums[name] + counts if name in sums else counts
-            facts.setdefault(name, stream)
-    streams = []
-    for name, counts in sums.items():
-        effects = facts[name]["effects"] if len(group) == 1 else _effects(counts, reference.get(name))
-        streams.append(StreamCounts(name, facts[name]["role"], counts, effects))
+            sums[key] = sums[key] + counts if key in sums else counts
+    return sums
+
+
+def _summary(
+    place: _Place,
+    group: Sequence[Record],
+    period: Period,
+    sums: Mapping[StreamKey, Counts],
+    effects: Mapping[tuple[_Place, StreamKey], EffectSizes | None],
+) -> PeriodSummary:
+    start_us, deployment_id, model_version, digest = place
+    facts = {(s["name"], s["segment"]): s for record in group for s in record["streams"]}
+    alone = len(group) == 1  # then what came with the window stands without its baseline too
     return PeriodSummary(
-        deployment_id=first["deployment_id"],
-        model_version=first["model_version"],
-        baseline_digest=first["baseline_digest"],
+        deployment_id=deployment_id,
+        model_version=model_version,
+        baseline_digest=digest,
         start_us=start_us,
-        end_us=end_us,
+        end_us=_bounds(group[0], period)[1],
         status="final" if all(record["status"] == "final" for record in group) else "provisional",
         windows=len({record["window_start_us"] for record in group}),
         rows=sum(record["rows"] for record in group),
-        streams=streams,
+        streams=[
+            StreamCounts(
+                name=key[0],
+                segment=key[1],
+                role=facts[key]["role"],
+                counts=counts,
+                effects=effects.get((place, key), facts[key]["effects"] if alone else None),
+                importance=facts[key]["importance"] if alone else _importance(key, group),
+            )
+            for key, counts in sums.items()
+        ],
     )
 
 
-def _effects(counts: Counts, reference: Counts | None) -> Mapping[str, float] | None:
-    if reference is None or not counts.sum() or len(reference) != len(counts):
+def _effects(
+    sums: Mapping[_Place, Mapping[StreamKey, Counts]], baselines: Mapping[str, Baseline]
+) -> dict[tuple[_Place, StreamKey], EffectSizes | None]:
+    """Effect sizes with their intervals of every stream in every period that has its baseline, many at once."""
+    found: dict[tuple[_Place, StreamKey], EffectSizes | None] = {}
+    for digest, baseline in baselines.items():
+        places = [place for place in sums if place[-1] == digest]
+        for streams in blocks_of(baseline.streams).values() if places else ():
+            independence = compile_block(streams).independence
+            asked = [
+                (place, key, s)
+                for place in places
+                for s, stream in enumerate(streams)
+                if (key := (stream.name, stream.segment)) in sums[place]
+                and sums[place][key].shape == stream.counts.shape
+            ]
+            for start in range(0, len(asked), _AT_ONCE):
+                some = asked[start : start + _AT_ONCE]
+                sizes = effect_sizes(
+                    np.array([sums[place][key] for place, key, _ in some]),
+                    [streams[s] for _, _, s in some],
+                    independence[[s for _, _, s in some]],
+                    intervals=True,
+                )
+                found |= {(place, key): size for (place, key, _), size in zip(some, sizes, strict=True)}
+    return found
+
+
+def _importance(key: StreamKey, group: Sequence[Record]) -> float | None:
+    """Cramér's V of the summed table of a feature and the prediction: the mean of the windows' would be another."""
+    name, segment = key
+    if segment:
         return None
-    return effect_sizes(counts[None, :], reference_probabilities(reference)[None, :])[0]
+    association = ASSOCIATION_PREFIX + name
+    tables = [s["counts"] for record in group for s in record["streams"] if s["name"] == association]
+    if not tables:
+        return None
+    found = float(cramers_v(np.sum(tables, axis=0)))
+    return found if np.isfinite(found) else None
 
 
 def _bounds(record: Record, period: Period) -> tuple[int, int]:
@@ -215,7 +292,14 @@ def document(summary: PeriodSummary) -> dict[str, Any]:
         "windows": summary.windows,
         "rows": summary.rows,
         "streams": [
-            {"stream": s.name, "role": s.role, "counts": s.counts.tolist(), "effects": s.effects}
+            {
+                "stream": s.name,
+                "segment": s.segment,
+                "role": s.role,
+                "counts": s.counts.tolist(),
+                "effects": s.effects,
+                "importance": s.importance,
+            }
             for s in summary.streams
         ],
     }

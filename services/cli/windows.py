@@ -12,10 +12,24 @@ from services.cli.publish import DeploymentArgument, FromOption, ToOption, selec
 
 if TYPE_CHECKING:
     from driftline.codec import Record
-    from services.windows import Period, PeriodSummary
+    from services.windows import Period, PeriodSummary, StreamCounts
 
 _SHOWN = 12
-_EFFECTS = ("psi", "jensen_shannon", "total_variation")
+_USUAL = ("psi", "total_variation", "kolmogorov_smirnov", "wasserstein")
+_TITLES = {
+    "psi": "PSI",
+    "total_variation": "TV",
+    "jensen_shannon": "Jensen-Shannon",
+    "hellinger": "Hellinger",
+    "kl": "KL",
+    "chi_square": "chi-square",
+    "kolmogorov_smirnov": "KS",
+    "wasserstein": "Wasserstein",
+}
+_SIGNS = {"kolmogorov_smirnov": "+", "wasserstein": "±"}
+"""How the distance of the values may differ from that of the bins."""
+
+_DASH = "–"
 
 windows_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -28,9 +42,12 @@ def windows() -> None:
 @windows_app.command(
     epilog=(
         "Examples:\n\n  driftline windows show delays\n\n  driftline windows show delays --by month --stream temp\n\n"
+        "  driftline windows show delays --stream temp --last 1 --effects all\n\n"
         "  driftline windows show delays --from 2024-04-01 --to 2024-04-02 --json\n\n"
-        "PSI (nats), Jensen-Shannon distance and total variation (0 to 1) describe; they never raise an alarm. "
-        "A window is open while rows may still come."
+        "PSI (nats), total variation and Kolmogorov-Smirnov (0 to 1) and Wasserstein (in the feature's own unit) "
+        "describe; they never raise an alarm. After PSI stands its 95 % interval, without the bias that few rows give "
+        "the value itself. Bins hide where within them the values lie: --effects all says by how much the distance of "
+        "the values themselves may differ. A window is open while rows may still come."
     )
 )
 def show(
@@ -45,6 +62,9 @@ def show(
     last: Annotated[
         int | None, typer.Option(min=1, help="The last so many periods only; default 12, all for JSON.")
     ] = None,
+    effects: Annotated[
+        str, typer.Option(metavar="usual|all", help="all: every distance with its interval, a line each.")
+    ] = "usual",
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Show effect sizes per window and stream, the latest revision of each window."""
@@ -53,6 +73,8 @@ def show(
     from services.windows import baselines_by_digest, document, latest_windows, summarise
 
     period = _period(by)
+    if effects not in ("usual", "all"):
+        raise typer.BadParameter(f"expected usual or all, came {effects[:40]!r}", param_hint="--effects")
     selection = selection_of(from_time, to_time, None)
     settings = kafka_settings()
     get_deployment(settings, deployment_id)
@@ -66,7 +88,7 @@ def show(
     if as_json:
         print_json([document(p) for p in periods])
         return
-    _table(periods, period)
+    (_table if effects == "usual" else _long_table)(periods, period)
     stdout.print(f"[dim]the last {len(periods)}; more: --last N, --by day, --from TIME[/]", highlight=False)
 
 
@@ -93,21 +115,72 @@ def _streams(records: Sequence[Record], asked: Sequence[str] | None) -> set[str]
 
 
 def _table(periods: Sequence[PeriodSummary], period: Period) -> None:
-    from services.event_time import rfc3339
-
-    several = len({p.model_version for p in periods}) > 1
-    heads = ["from", *(["version"] if several else []), "rows", "state", "stream", "PSI", "JS", "TV"]
+    """One line per stream."""
+    several, watched = _several(periods), any(s.importance is not None for p in periods for s in p.streams)
+    numbers = ["PSI", "95 %", *(_TITLES[name] for name in _USUAL[1:]), *(["importance"] if watched else [])]
     rows = []
     for p in periods:
-        start = rfc3339(p.start_us)
-        label = start if period == "window" else start[:7] if period == "month" else start[:10]
-        lead = [label, *([p.model_version] if several else []), f"{p.rows:,}", "" if p.status == "final" else "open"]
+        lead = _lead(p, period, several=several)
         for s in p.streams:
-            effects = [
-                f"{s.effects[k]:.3f}" if s.effects else "–" for k in ("psi", "jensen_shannon", "total_variation")
-            ]
-            rows.append([*lead, s.name, *effects])
+            importance = [_number(s.importance)] if watched else []
+            sizes = [_size(s, name) for name in _USUAL]
+            rows.append([*lead, s.label, sizes[0], _interval(s, "psi"), *sizes[1:], *importance])
             lead = [""] * len(lead)
-    first = periods[0]
-    stdout.print(f"[bold]{safe(first.deployment_id)}[/] against its baseline, event time UTC", highlight=False)
-    print_table(heads, rows, numbers=("rows", "PSI", "JS", "TV"))
+    _print(periods, [*_heads(several=several), *numbers], rows, ("rows", *numbers))
+
+
+def _long_table(periods: Sequence[PeriodSummary], period: Period) -> None:
+    """One line per stream and distance."""
+    several = _several(periods)
+    rows = []
+    for p in periods:
+        lead = _lead(p, period, several=several)
+        for s in p.streams:
+            label = s.label
+            for name, title in _TITLES.items():
+                if s.effects is not None and s.effects.get(name) is None:
+                    continue  # a distance that needs an order, of categories
+                hidden = f"{_SIGNS[name]} {_size(s, name + '_error')}" if name in _SIGNS else ""
+                rows.append([*lead, label, title, _size(s, name), _interval(s, name), hidden])
+                lead, label = [""] * len(lead), ""
+    numbers = ("value", "95 %", "hidden by bins")
+    _print(periods, [*_heads(several=several), "distance", *numbers], rows, ("rows", *numbers))
+
+
+def _print(
+    periods: Sequence[PeriodSummary], heads: Sequence[str], rows: list[list[str]], numbers: Sequence[str]
+) -> None:
+    stdout.print(f"[bold]{safe(periods[0].deployment_id)}[/] against its baseline, event time UTC", highlight=False)
+    print_table(heads, rows, numbers=numbers)
+
+
+def _several(periods: Sequence[PeriodSummary]) -> bool:
+    return len({p.model_version for p in periods}) > 1
+
+
+def _heads(*, several: bool) -> list[str]:
+    return ["from", *(["version"] if several else []), "rows", "state", "stream"]
+
+
+def _lead(p: PeriodSummary, period: Period, *, several: bool) -> list[str]:
+    from services.event_time import rfc3339
+
+    start = rfc3339(p.start_us)
+    label = start if period == "window" else start[:7] if period == "month" else start[:10]
+    return [label, *([p.model_version] if several else []), f"{p.rows:,}", "" if p.status == "final" else "open"]
+
+
+def _size(stream: StreamCounts, name: str) -> str:
+    return _number(None if stream.effects is None else stream.effects.get(name))
+
+
+def _interval(stream: StreamCounts, name: str) -> str:
+    ends = None if stream.effects is None else stream.effects["intervals"].get(name)
+    return _DASH if ends is None else f"{_number(ends[0])} to {_number(ends[1])}"
+
+
+def _number(size: float | None) -> str:
+    """Three decimals, or three digits of what is larger than one: a Wasserstein distance has the feature's unit."""
+    if size is None:
+        return _DASH
+    return f"{size:.3f}" if abs(size) < 10 else f"{size:,.0f}" if abs(size) >= 1000 else f"{size:.3g}"

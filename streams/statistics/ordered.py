@@ -53,7 +53,9 @@ def bin_widths(bins: Sequence[NumericBins | None]) -> Floats:
 
 def _below(cdf: Floats) -> Floats:
     """The distribution function at the lower edge of each bin."""
-    return np.concatenate((np.zeros_like(cdf[..., :1]), cdf[..., :-1]), axis=-1)
+    below = np.zeros_like(cdf)
+    below[..., 1:] = cdf[..., :-1]
+    return below
 
 
 def _farthest(cdf: Floats, cdf0: Floats) -> Floats:
@@ -95,9 +97,10 @@ def wasserstein(cdf: Floats, cdf0: Floats, widths: Floats) -> Floats:
 
 def _mean_absolute(difference: Floats) -> Floats:
     """Mean over each bin of |F - G|, linear from ``difference`` at its lower edge to that at its upper edge."""
-    low, high = np.abs(_below(difference)), np.abs(difference)
+    before = _below(difference)
+    low, high = np.abs(before), np.abs(difference)
     total = low + high
-    crossing = _below(difference) * difference < 0
+    crossing = before * difference < 0
     squares = np.divide(low**2 + high**2, total, out=np.zeros_like(total), where=total > 0)
     return np.where(crossing, squares, total) / 2
 
@@ -108,9 +111,9 @@ def wasserstein_error(cdf: Floats, cdf0: Floats, widths: Floats) -> Floats:
     Bin by bin, |F - G| is at most max(F_k - G_(k-1), G_k - F_(k-1)) and at least max(0, G_(k-1) - F_k, F_(k-1) - G_k),
     and both are reached all over the bin; the sums over bins, weighted by their widths, are the bounds.
     """
-    nearest = np.maximum(np.maximum(_below(cdf0) - cdf, _below(cdf) - cdf0), 0.0)
+    rises, falls = cdf - _below(cdf0), cdf0 - _below(cdf)
+    most, least = np.maximum(rises, falls), np.maximum(-np.minimum(rises, falls), 0.0)
+    between = _mean_absolute(cdf - cdf0)
     with np.errstate(invalid="ignore"):
-        most = (widths * _farthest(cdf, cdf0)).sum(axis=-1)
-        least = (widths * nearest).sum(axis=-1)
-        between = wasserstein(cdf, cdf0, widths)
-    return np.asarray(np.maximum(np.maximum(most - between, between - least), 0.0))
+        above, beneath = (widths * (most - between)).sum(axis=-1), (widths * (between - least)).sum(axis=-1)
+    return np.asarray(np.maximum(np.maximum(above, beneath), 0.0))

@@ -14,12 +14,13 @@ from driftline.settings import KafkaSettings
 from driftline.topics import Topics
 from services.kafka import publish
 from services.topics import ensure_topics
-from services.windows import PERIODS, Period, latest_windows, summarise
-from streams.alerts import effect_sizes
+from services.windows import PERIODS, Period, document, latest_windows, summarise
 from streams.baseline import Baseline
+from streams.effects import effect_sizes
+from streams.monitor import compile_block
 from streams.reference import build_baseline
 from streams.specification import DeploymentSpec, FeatureSpec
-from streams.statistics.layouts import reference_probabilities
+from streams.statistics.association import cramers_v
 
 HOUR_US = 3_600_000_000
 SPEC = DeploymentSpec("d", "m", "other", (FeatureSpec("x", "numeric"),))
@@ -35,8 +36,6 @@ def baseline() -> Baseline:
 
 
 def window(start_us: int, counts: list[int], **changes: Any) -> dict[str, Any]:
-    effects = {"psi": 1.0, "jensen_shannon": 1.0, "total_variation": 1.0, "hellinger": 1.0, "kl": 1.0}
-    stream = {"name": "x", "role": "feature", "layout": "numeric", "counts": counts, "effects": effects}
     return {
         "id": f"{start_us}",
         "deployment_id": "d",
@@ -48,8 +47,14 @@ def window(start_us: int, counts: list[int], **changes: Any) -> dict[str, Any]:
         "revision": 1,
         "rows": sum(counts),
         "baseline_digest": "none",
-        "streams": [stream],
+        "streams": [stream("x", counts)],
     } | changes
+
+
+def stream(name: str, counts: list[int], **changes: Any) -> dict[str, Any]:
+    effects = {"psi": 1.0, "jensen_shannon": 1.0, "total_variation": 1.0, "hellinger": 1.0, "kl": 1.0, "intervals": {}}
+    facts = {"role": "feature", "layout": "numeric", "segment": "", "importance": None}
+    return {"name": name, "counts": counts, "effects": effects, **facts, **changes}
 
 
 @given(
@@ -66,19 +71,65 @@ def test_no_row_is_lost_or_counted_twice_whatever_the_period(windows: list[tuple
     assert sum(p.rows for p in periods) == sum(record["rows"] for record in records)
 
 
-def test_effects_of_a_merged_period_are_those_of_its_sums(baseline: Baseline) -> None:
-    bins = len(baseline.streams[0].counts)
+@pytest.mark.parametrize("by", ["window", "day"])
+def test_effects_of_a_period_are_those_of_its_sums_with_intervals(baseline: Baseline, by: Period) -> None:
+    known = baseline.streams[0]
+    bins = len(known.counts)
     first, second = [5] * bins, [0, 40] + [1] * (bins - 2)
     records = [
         window(0, first, baseline_digest=baseline.digest),
         window(HOUR_US, second, baseline_digest=baseline.digest, status="provisional"),
     ]
+    periods = summarise(records, {baseline.digest: baseline}, by)
+    expected = np.array([first, second]) if by == "window" else np.array([first]) + np.array([second])
+    assert [p.streams[0].counts.tolist() for p in periods] == expected.tolist()
+    independence = compile_block([known]).independence
+    for period, counts in zip(periods, expected, strict=True):
+        found = period.streams[0].effects
+        assert found == effect_sizes(counts[None, :], [known], independence, intervals=True)[0]
+        assert found is not None and found["intervals"]["psi"][1] > 0.1
+    assert [(p.status, p.windows, p.rows) for p in periods] == (
+        [("final", 1, sum(first)), ("provisional", 1, sum(second))]
+        if by == "window"
+        else [("provisional", 2, int(expected.sum()))]
+    )
+
+
+def test_a_window_keeps_the_effects_it_came_with_where_its_baseline_is_gone_and_several_do_not() -> None:
+    records = [window(0, [1, 2]), window(HOUR_US, [3, 4])]
+    assert [p.streams[0].effects for p in summarise(records, {})] == [r["streams"][0]["effects"] for r in records]
+    assert [p.streams[0].effects for p in summarise(records, {}, "day")] == [None]
+
+
+def test_a_segment_is_no_part_of_its_parent_and_is_said_in_json(baseline: Baseline) -> None:
+    bins = len(baseline.streams[0].counts)
+    both = [stream("x", [4] * bins), stream("x", [1] * bins, segment="region=north")]
+    records = [window(start, [], streams=both, baseline_digest=baseline.digest) for start in (0, HOUR_US)]
     (day,) = summarise(records, {baseline.digest: baseline}, "day")
-    counts = np.array(first) + np.array(second)
-    p0 = reference_probabilities(baseline.streams[0].counts)
-    assert day.streams[0].counts.tolist() == counts.tolist()
-    assert day.streams[0].effects == effect_sizes(counts[None, :], p0[None, :])[0]
-    assert (day.status, day.windows, day.rows) == ("provisional", 2, int(counts.sum()))
+    assert [(s.label, s.counts.sum()) for s in day.streams] == [("x", 8 * bins), ("x [region=north]", 2 * bins)]
+    assert day.streams[0].effects is not None and day.streams[1].effects is None  # the baseline has no such segment
+    assert [s["segment"] for s in document(day)["streams"]] == ["", "region=north"]
+    assert len(summarise(records, {}, "day", streams={"x"})[0].streams) == 2
+
+
+def test_importance_of_a_period_is_that_of_the_summed_tables() -> None:
+    tables = [[30, 0, 0, 0, 30, 0, 0, 0, 30, 5], [10] * 9 + [0]]
+    records = [
+        window(
+            hour * HOUR_US,
+            [],
+            streams=[
+                stream("x", [9], importance=float(cramers_v(table))),
+                stream("association:x", table, role="association", layout="association"),
+            ],
+        )
+        for hour, table in enumerate(tables)
+    ]
+    assert [p.streams[0].importance for p in summarise(records, {})] == [pytest.approx(1), pytest.approx(0, abs=0.1)]
+    (day,) = summarise(records, {}, "day")
+    assert day.streams[0].importance == pytest.approx(float(cramers_v(np.sum(tables, axis=0))))
+    assert 0.2 < (day.streams[0].importance or 0) < 0.8
+    assert day.streams[1].importance is None
 
 
 def test_windows_against_different_baselines_are_kept_apart() -> None:

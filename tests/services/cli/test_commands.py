@@ -244,18 +244,25 @@ def test_too_short_a_reference_is_refused_in_words(run: Run, deployed: Path) -> 
 
 
 def test_windows_are_shown_and_merged(run: Run, deployed: Path, settings: KafkaSettings) -> None:
-    effects = dict.fromkeys(("psi", "jensen_shannon", "total_variation", "hellinger", "kl"), 0.125)
+    effects: dict[str, Any] = dict.fromkeys(("psi", "jensen_shannon", "total_variation", "hellinger", "kl"), 0.125)
+    effects |= {"chi_square": 0.3, "intervals": {"psi": [0.1, 0.15]}}
     for hour in range(3):
         start = 1709247600_000000 + hour * 3_600_000_000
         stream = {"name": "temp", "role": "feature", "layout": "numeric", "counts": [1, 2], "effects": effects}
+        ordered = {"kolmogorov_smirnov": 0.2, "wasserstein": 1234.4, "wasserstein_error": 900.0}
+        whole = stream | {"effects": effects | ordered, "importance": 0.731}
         record = {
             "id": str(hour), "deployment_id": "delays", "model_version": "3", "partition": 0, "window_start_us": start,
             "window_end_us": start + 3_600_000_000, "status": "final", "revision": 1, "rows": 3, "baseline_digest": "x",
-            "streams": [stream],
+            "streams": [whole, stream | {"segment": "region=north"}],
         }  # fmt: skip
         publish(settings, settings.topics.windows, b"delays", encode("WindowSummary", record))
     status, out, _ = run("windows", "show", "delays", "--last", 2)
-    assert status == 0 and out.count("temp") == 2 and "0.125" in out and "2024-03-01T01:00:00Z" in out
+    assert status == 0 and out.count("temp") == 4 and "0.125" in out and "2024-03-01T01:00:00Z" in out
+    assert out.count("temp [region=north]") == 2 and out.count("0.100 to 0.150") == 4 and out.count("0.731") == 2
+    status, out, _ = run("windows", "show", "delays", "--last", 1, "--effects", "all")
+    assert status == 0 and out.count("chi-square") == 2 and out.count("KS") == out.count("Wasserstein") == 1
+    assert "± 900" in out and "1,234" in out
     status, out, _ = run("windows", "show", "delays", "--by", "month", "--json")
     assert [(p["rows"], p["windows"]) for p in json.loads(out)] == [(3, 1), (6, 2)]  # one began in February, UTC
     status, _, err = run("windows", "show", "delays", "--stream", "tmp")

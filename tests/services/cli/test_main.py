@@ -85,6 +85,7 @@ def test_every_command_explains_itself_with_an_example(capsys: pytest.CaptureFix
         (["publish", "predictions", "d", "f.csv", "--from", "soon"], 2, "expected a date"),
         (["publish", "predictions", "d", "f.csv", "--version", "a@b"], 2, "without '#' and '@'"),
         (["windows", "show", "d", "--by", "year"], 2, "expected window, day, week, month"),
+        (["windows", "show", "d", "--effects", "some"], 2, "expected usual or all"),
         (["topics", "create", "--partitions", "0"], 2, "greater than or equal to 1"),
     ],
 )

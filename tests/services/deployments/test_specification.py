@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.deployments import specification as module
 from services.deployments.checking import load_specification, parse_specification
 from services.deployments.contradictions import RESERVED_NAMES, RESERVED_PREFIXES
 from services.deployments.durations import duration_ms, duration_text
@@ -229,6 +230,14 @@ def test_a_specification_written_back_reads_the_same() -> None:
     spec = parse(FULL).to_spec()
     again = parse_specification(yaml.safe_dump(to_document(spec), sort_keys=False).encode(), "again").to_spec()
     assert again == spec
+
+
+def test_the_example_of_the_module_is_a_specification() -> None:
+    text = (module.__doc__ or "").partition("Example::\n")[2]
+    spec = parse(text).to_spec()
+    assert [s.name for s in spec.segments] == ["by_carrier", "long_haul"] and spec.disabled_monitors == (
+        "data_quality",
+    )
 
 
 def test_short_ways_of_writing_mean_the_long_ones() -> None:

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = Console(stderr=True)
     figures: list[Figure] = []
     for name in options.parts or PARTS:
+        progress.rule(name)
         begin = time.monotonic()
         figures += PARTS[name](options.seed, options.quick)
         progress.print(f"{name}: {time.monotonic() - begin:.0f} s", style="dim")

@@ -263,7 +263,11 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     x = rng.random((CALIBRATION, 10), np.float32)
     bar = float(np.median((stable_concept(x) + rng.normal(size=CALIBRATION) - predict(x)) ** 2))
     ours = {"ours, bins of losses": learn_losses, "ours, bins of features": learn_numeric}
-    tallies = {name: Tally.empty() for name in (*ours, *DETECTORS)}
+    tallies = {
+        "never fires": Tally(drifted, 0, drifted, {drift: [-1] * drifted for drift in DRIFTS}),
+        "always fires": Tally(drifted, drifted, drifted, {drift: [] for drift in DRIFTS}),
+        **{name: Tally.empty() for name in (*ours, *DETECTORS)},
+    }
     for chunk in draw(rng, predict, trials, drifted):
         for name, learn in ours.items():
             tally_ours(tallies[name], chunk, learn)
@@ -327,8 +331,14 @@ def _print(tallies: dict[str, Tally], drifted: int) -> None:
                 f"{tally.trials:,}",
                 f"{tally.false / tally.trials:.4f}",
                 f"{tally.false_limit():.4f}",
-                *(f"{tally.found(d):.1%}, {tally.mean_delay(d):,.0f} ± {tally.half_width(d):.0f}" for d in DRIFTS),
+                *(_cell(tally, drift) for drift in DRIFTS),
             )
             for name, tally in tallies.items()
         ),
     )
+
+
+def _cell(tally: Tally, drift: str) -> str:
+    if tally.found(drift) == 0:
+        return "0 %"
+    return f"{tally.found(drift):.1%}, {tally.mean_delay(drift):,.0f} ± {tally.half_width(drift):.0f}"

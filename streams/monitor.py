@@ -42,7 +42,7 @@ from streams.specification import (
     DeploymentSpec,
 )
 from streams.statistics import distances
-from streams.statistics.arrays import log_sum_exp
+from streams.statistics.arrays import Base, log_sum_exp
 from streams.statistics.budget import alarm_threshold_nats
 from streams.statistics.evidence import (
     Bets,
@@ -52,6 +52,7 @@ from streams.statistics.evidence import (
     since_log_evidence,
     start_slot,
     tilt_log_evidence,
+    without_idle_tilts,
 )
 from streams.statistics.layouts import (
     QUALITY,
@@ -140,7 +141,7 @@ def compile_block(streams: Sequence[BaselineStream]) -> Block:
         layout=layout,
         streams=tuple(streams),
         p0=p0,
-        bets=bets,
+        bets=without_idle_tilts(bets),
         independence=independence,
         rows_to_resolve=np.ceil(resolve).astype(np.int64),
     )
@@ -160,7 +161,7 @@ class BlockState:
     them; it follows from ``muted`` (see :meth:`Monitors.hush`).
     """
 
-    base: Floats
+    base: Base
     slot_counts: Counts
     muted: NDArray[np.bool_]
     resolve_counts: Counts

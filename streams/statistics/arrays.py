@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Codes = NDArray[np.uint8]
+Base = NDArray[np.float32]
+"""Log evidence at the last start; multiples of 2^-15 nats of at most 512, which float32 holds exactly."""
 
 NATS_PER_UNIT = 2.0**-20
 """The grid on which log e-values live; see :mod:`streams.statistics.tilts`, "Exact sums"."""

@@ -22,23 +22,39 @@ only change when M is reset.
 
 **State.** Between two starts the exponent in (1) depends on the counts only, so a stream keeps
 
-- ``base``: float64[S, I], log M_i at the last start, that start included; -inf before the first;
+- ``base``: float32[S, I], log M_i at the last start, that start included; -inf before the first;
 - ``slot_counts``: int64[S, K], counts since.
 
 Sums of counts are exact (see ``tilts``) and gamma multiplies the exact sum, so evidence does not depend on batches.
-At a start the base is rounded down to the same grid of 2^-20 nats (720 starts cost less than 0.001 nats), which keeps
-the last-bit differences between mathematical libraries from accumulating.
+At a start the base is rounded down to a grid of 2^-15 nats and to at most 511 nats: multiples that float32 holds
+exactly, so that a stream of 60 tilts needs 240 bytes. Rounding down only ever lowers evidence. It costs at most 2^-14
+nats for every start between a change and its alarm, 0.044 nats in 720 starts (of the 17.4 that a fleet needs), and it
+keeps the last-bit differences between mathematical libraries from accumulating.
+
+Streams are worked on in blocks that fit the cache of one core.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from streams.statistics.arrays import NATS_PER_UNIT, Counts, Floats, log_sum_exp
+from streams.statistics.arrays import Base, Counts, Floats, log_sum_exp
 from streams.statistics.tilts import Tilts, log_normaliser, log_prior
+
+BASE_UNITS_PER_NAT = 2.0**15
+"""The grid on which the base lives: coarse enough for float32."""
+
+HIGHEST_UNITS = 2.0**24 - 2.0**15
+"""Evidence beyond 511 nats is an alarm whatever the threshold; a start on top of it stays below 2^24 units."""
+
+STRICTLY_BELOW = 1 - 2.0**-20
+"""Makes up for the last bits that exp and log1p may be too large in float32."""
+
+BLOCK_STREAMS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +97,16 @@ def make_bets(tilts: Tilts, reference_counts: ArrayLike, margin: ArrayLike, temp
     return Bets(tilts.shapes, normaliser, gamma, log_prior(tilts, counts, margin))
 
 
-def empty_base(bets: Bets) -> Floats:
+def without_idle_tilts(bets: Bets) -> Bets:
+    """The same bets without the tilts that none of the streams bets on: the same evidence for less memory and time."""
+    used = np.isfinite(bets.log_weights).any(axis=0)
+    per_stream = (bets.log_normaliser, bets.tempering, bets.log_weights)
+    return Bets(bets.shapes[used], *(np.ascontiguousarray(values[:, used]) for values in per_stream))
+
+
+def empty_base(bets: Bets) -> Base:
     """The base of streams that have not started, or whose evidence an alarm has reset: M = 0."""
-    return np.full(bets.log_normaliser.shape, -np.inf)
+    return np.full(bets.log_normaliser.shape, -np.inf, np.float32)
 
 
 def empty_counts(bets: Bets) -> Counts:
@@ -101,7 +124,15 @@ def log_e_values(bets: Bets, counts: Counts) -> Floats:
     return exact
 
 
-def tilt_log_evidence(bets: Bets, base: Floats, slot_counts: Counts) -> Floats:
+def _blocks(streams: int) -> Iterator[slice]:
+    return (slice(first, first + BLOCK_STREAMS) for first in range(0, streams, BLOCK_STREAMS))
+
+
+def _rows(bets: Bets, rows: slice) -> Bets:
+    return Bets(bets.shapes, bets.log_normaliser[rows], bets.tempering[rows], bets.log_weights[rows])
+
+
+def tilt_log_evidence(bets: Bets, base: Base, slot_counts: Counts) -> Floats:
     """Log w_i M_i float64[S, I] of each stream and tilt now, in nats; -inf before the first start."""
     evidence = log_e_values(bets, slot_counts)
     evidence += base
@@ -109,19 +140,51 @@ def tilt_log_evidence(bets: Bets, base: Floats, slot_counts: Counts) -> Floats:
     return evidence
 
 
-def stream_log_evidence(bets: Bets, base: Floats, slot_counts: Counts) -> Floats:
+def stream_log_evidence(bets: Bets, base: Base, slot_counts: Counts) -> Floats:
     """Log M float64[S] of each stream now, in nats; -inf before its first start."""
-    return log_sum_exp(tilt_log_evidence(bets, base, slot_counts))
+    evidence = np.empty(bets.streams)
+    for rows in _blocks(bets.streams):
+        evidence[rows] = log_sum_exp(tilt_log_evidence(_rows(bets, rows), base[rows], slot_counts[rows]))
+    return evidence
 
 
-def start_slot(bets: Bets, base: Floats, slot_counts: Counts, log_start_mass: float = 0.0) -> tuple[Floats, Counts]:
+def start_slot(bets: Bets, base: Base, slot_counts: Counts, log_start_mass: float = 0.0) -> tuple[Base, Counts]:
     """Begin a start slot: returns the new base and counts of zero.
 
     To be called before the first event of the slot is counted. ``log_start_mass``: log b of equation (1), zero for a
     whole start; see :func:`streams.statistics.budget.start_mass_log` where several versions share one.
     """
-    started = np.logaddexp(base + log_e_values(bets, slot_counts), log_start_mass)
-    return np.floor(started / NATS_PER_UNIT) * NATS_PER_UNIT, np.zeros_like(slot_counts)
+    started = np.empty_like(base)
+    for rows in _blocks(bets.streams):
+        log_evidence = log_e_values(_rows(bets, rows), slot_counts[rows])
+        log_evidence += base[rows]
+        started[rows] = _add_start(log_evidence, log_start_mass)
+    return started, np.zeros_like(slot_counts)
+
+
+def _add_start(log_evidence: Floats, log_start_mass: float) -> Base:
+    """log(exp(x) + b) on the grid, never above the truth; overwrites ``log_evidence``.
+
+    In units of the grid, max(x, log b) and the difference d between the two are integers that float32 holds exactly;
+    log1p(exp(-d)) is at most log 2, where float32 is accurate to 10^-7.
+    """
+    log_evidence *= BASE_UNITS_PER_NAT
+    np.floor(log_evidence, out=log_evidence)
+    np.minimum(log_evidence, HIGHEST_UNITS, out=log_evidence)
+    np.maximum(log_evidence, -HIGHEST_UNITS, out=log_evidence)
+    larger = log_evidence.astype(np.float32)
+    start = np.float32(np.floor(max(log_start_mass * BASE_UNITS_PER_NAT, -HIGHEST_UNITS)))
+    gain = larger - start
+    np.maximum(larger, start, out=larger)
+    np.abs(gain, out=gain)
+    gain *= np.float32(-1 / BASE_UNITS_PER_NAT)
+    np.exp(gain, out=gain)
+    np.log1p(gain, out=gain)
+    gain *= np.float32(BASE_UNITS_PER_NAT * STRICTLY_BELOW)
+    np.floor(gain, out=gain)
+    larger += gain
+    larger *= np.float32(1 / BASE_UNITS_PER_NAT)
+    return larger
 
 
 def monitor_log_weights(importance: ArrayLike, floor: float = 0.0) -> Floats:

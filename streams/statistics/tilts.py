@@ -48,6 +48,7 @@ from streams.statistics.layouts import (
     OTHER,
     QUALITY,
     QUALITY_VALID,
+    THIRDS,
     Layout,
     nominal_probabilities,
 )
@@ -164,15 +165,15 @@ def _numeric_tilts() -> Tilts:
                 0.0,
                 shift_and_scale(z, z**2, (0.2, 0.07), (0.6, 0.1), (0.2, -0.2), (0.6, -0.25)),
             ),
-            "clipped small shift": (
-                0.02,
-                0.33,
-                [*bent(narrow, (0.07, 0.0), (0.15, 0.1), (0.3, 0.15)), *bent(middle, (0.3, 0.07))],
-            ),
+            "clipped small shift": (0.02, 0.27, bent(narrow, (0.07, 0.0), (0.15, 0.1), (0.3, 0.15))),
             "clipped large shift": (
                 0.0,
-                0.22,
-                [*bent(narrow, (0.6, 0.25)), *bent(middle, (0.6, 0.15)), *bent(outer, (1.0, 0.15), (1.6, 0.2))],
+                0.28,
+                [
+                    *bent(narrow, (0.6, 0.25)),
+                    *bent(middle, (0.3, 0.07), (0.6, 0.15)),
+                    *bent(outer, (1.0, 0.15), (1.6, 0.2)),
+                ],
             ),
             "clipped scale": (
                 0.0,
@@ -192,12 +193,21 @@ def _numeric_tilts() -> Tilts:
 
 
 def _categorical_tilts() -> Tilts:
-    size = CATEGORICAL.size
+    size, frequent = CATEGORICAL.size, 4
+    # a frequent category changes by a small ratio, or the change would be too large to need evidence
+    single = [
+        *_single_bins(range(frequent), (0.2, 0.5, 0.8, 1.25, 1.8, 4.0), size),
+        *_single_bins(range(frequent, OTHER + 1), (0.3, 0.65, 1.4, 3.0), size),
+    ]
+    # log rank, clipped: the frequent become more frequent still, or the distribution flattens
+    rank = np.zeros(size)
+    rank[: OTHER + 1] = huber_score(np.log(np.arange(1, OTHER + 2) / 2.5), 0.9)
     return _table(
         CATEGORICAL,
         {
-            "category": (0.80, 0.80, _single_bins(range(OTHER + 1), (0.25, 0.5, 1.5, 3.0), size)),
-            "rare bin": (0.20, 0.20, _single_bins(CATEGORICAL.rare_bins, (2.5, 10.0, 100.0), size)),
+            "category": (0.70, 0.70, single),
+            "steepness": (0.15, 0.15, _both_ways(rank, (0.2, 0.5))),
+            "rare bin": (0.15, 0.15, _single_bins(CATEGORICAL.rare_bins, (2.5, 10.0, 100.0), size)),
         },
     )
 
@@ -225,21 +235,24 @@ def _association_tilts() -> Tilts:
         return np.append(np.outer(by_feature, by_prediction).ravel(), 0.0)
 
     bent = (0.3, 0.9)
+    diagonal = np.append(np.eye(len(THIRDS)).ravel(), 0.0)
+    antidiagonal = np.append(np.fliplr(np.eye(len(THIRDS))).ravel(), 0.0)
     return _table(
         ASSOCIATION,
         {
-            "concordance": (0.5, 0.5, _both_ways(cells(third, third), (0.1, 0.25, 0.5, 1.0))),
+            "concordance": (0.45, 0.45, _both_ways(cells(third, third), (0.1, 0.25, 0.5, 1.0))),
             "bent": (
-                0.2,
-                0.2,
+                0.15,
+                0.15,
                 [
                     *_both_ways(cells(middle, third), bent),
                     *_both_ways(cells(third, middle), bent),
                     *_both_ways(cells(middle, middle), bent),
                 ],
             ),
-            "cell": (0.2, 0.2, _single_bins(range(ASSOCIATION_MISSING), (0.4, 2.0), ASSOCIATION.size)),
-            "rare bin": (0.1, 0.1, _single_bins(ASSOCIATION.rare_bins, (10.0, 100.0), ASSOCIATION.size)),
+            "diagonal": (0.12, 0.12, [*_both_ways(diagonal, (0.25, 0.7)), *_both_ways(antidiagonal, (0.25, 0.7))]),
+            "cell": (0.18, 0.18, _single_bins(range(ASSOCIATION_MISSING), (0.4, 2.0), ASSOCIATION.size)),
+            "rare bin": (0.1, 0.1, _single_bins(ASSOCIATION.rare_bins, (2.5, 10.0, 100.0), ASSOCIATION.size)),
         },
     )
 

@@ -207,12 +207,14 @@ def _how_bad(cause: Record) -> Line:
     gone.
     """
     distance = cause["effects"]["total_variation"]
-    return line(
+    interval = _interval(cause)
+    parts = [
         f"The change is {_psi_in_words(cause['effects']['psi'])} by the usual reading of PSI: ",
-        f"{percent(distance)} of rows{_interval(cause)} would have to have other values of ",
+        f"{percent(distance)} of rows{interval} would have to have other values of ",
         *stream_line(cause).parts,
         " to look like the reference again.",
-    )
+    ]
+    return line(*parts, "" if interval else _why_no_interval(cause))
 
 
 def _sizes(cause: Record) -> str:
@@ -223,8 +225,30 @@ def _sizes(cause: Record) -> str:
 
 
 def _interval(cause: Record) -> str:
-    low, high = cause["tv_low"], cause["tv_high"]
-    return f" (95 % interval {percent(low)} to {percent(high)})" if math.isfinite(low + high) else ""
+    """The 95 % interval of the total variation; empty where it spans all there is and so says nothing.
+
+    Alerts of earlier releases have one-sided limits only, which hold at 90 % together.
+    """
+    both = cause["effects"]["intervals"].get("total_variation", ())
+    level = "95 %" if len(both) == 2 else "90 %"
+    low, high = both if len(both) == 2 else (cause["tv_low"], cause["tv_high"])
+    if not math.isfinite(low + high) or (low <= 0 and high >= 1):
+        return ""
+    if high >= 1:
+        return f" (at {level} confidence at least {percent(low)})"
+    return f" ({level} interval {percent(low)} to {percent(high)})"
+
+
+def _why_no_interval(cause: Record) -> str:
+    """Rows in a row are alike: a week of one sort of weather is one observation of the weather, not a thousand."""
+    independent = cause["effects"]["independent_rows"]
+    if independent is None or not 0 < independent < cause["rows"]:
+        return ""
+    worth = "one" if independent < 1.5 else f"{independent:,.0f}" if independent < 1e15 else "many"
+    return (
+        " How exact that share is cannot be told: successive rows are so much alike that these "
+        f"{cause['rows']:,} are worth no more than {worth} independent of each other."
+    )
 
 
 def _psi_in_words(psi: float) -> str:

@@ -126,13 +126,14 @@ def _details(alert: Record) -> dict[str, Any]:
 
 
 def _cause(cause: Record) -> Mapping[str, Any]:
-    effects = {name: _finite(size) for name, size in cause["effects"].items()}
+    sizes = dict(cause["effects"])
+    intervals = sizes.pop("intervals")
     return {
         "stream": str(stream_line(cause)),
         "evidence_share": _finite(cause["evidence_share"]),
         "rows": cause["rows"],
-        "total_variation_interval": [_finite(cause["tv_low"]), _finite(cause["tv_high"])],
-        **effects,
+        **{name: None if size is None else _finite(size) for name, size in sizes.items()},
+        "intervals": {_field(name): [_finite(end) for end in ends[:2]] for name, ends in list(intervals.items())[:20]},
     }
 
 

@@ -40,6 +40,14 @@ _NUMERIC_BINS = [
 ]
 
 
+def effects(**changes: Any) -> Record:
+    """Of 1,000 rows that are worth 400 independent ones."""
+    sizes = {"psi": 0.83, "jensen_shannon": 0.4, "total_variation": 0.52, "hellinger": 0.3, "kl": 0.9}
+    ordered = {"kolmogorov_smirnov": 0.52, "kolmogorov_smirnov_error": 0.1, "wasserstein": 31.5, "wasserstein_error": 9}
+    intervals = {"total_variation": [0.47, 0.57], "psi": [0.7, 1.0]}
+    return {**sizes, **ordered, "chi_square": 2.7, "independent_rows": 400.0, "intervals": intervals, **changes}
+
+
 def numeric_cause(stream: str = "temperature", **changes: Any) -> Record:
     """62 % of 1000 rows above the 9th decile."""
     cause = {
@@ -49,7 +57,7 @@ def numeric_cause(stream: str = "temperature", **changes: Any) -> Record:
         "log_evidence_nats": 20.0,
         "change_time_us": 1_371_045_600_000_000,
         "rows": 1000,
-        "effects": {"psi": 0.83, "jensen_shannon": 0.4, "total_variation": 0.52, "hellinger": 0.3, "kl": 0.9},
+        "effects": effects(),
         "tv_low": 0.47,
         "tv_high": 0.57,
         "bins": _NUMERIC_BINS,

@@ -97,6 +97,38 @@ def test_it_says_what_changed_since_when_how_sure_and_how_bad(make_alert: Any) -
     assert ("Owner", "risk-team") in text.facts
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "52 % of rows (95 % interval 47 % to 57 %) would have to have other values of x to"),
+        ({"intervals": {"total_variation": [0.11, 1.0]}}, "52 % of rows (at 95 % confidence at least 11 %) would"),
+        ({"intervals": {}}, "52 % of rows (90 % interval 30 % to 80 %) would"),
+    ],
+)
+def test_how_sure_the_size_of_a_change_is_is_said(make_alert: Any, changes: dict[str, Any], said: str) -> None:
+    cause = make_alert()["causes"][0] | {"stream": "x", "tv_low": 0.3, "tv_high": 0.8}
+    cause["effects"] = cause["effects"] | changes
+    text = describe_alert(make_alert() | {"causes": [cause]})
+    assert said in str(text.sentences[-1])
+    assert str(text.sentences[-1]).endswith("to look like the reference again.")
+
+
+@pytest.mark.parametrize(
+    ("independent", "worth"), [(1.0, "no more than one independent"), (4.4, "no more than 4 independent")]
+)
+def test_an_interval_that_says_nothing_is_left_out_and_the_reason_told(
+    make_alert: Any, independent: float, worth: str
+) -> None:
+    cause = make_alert()["causes"][0]
+    nothing = {"independent_rows": independent, "intervals": {"total_variation": [0.0, 1.0]}}
+    cause = cause | {"effects": cause["effects"] | nothing}
+    text = describe_alert(make_alert() | {"causes": [cause]})
+    bad = str(text.sentences[-1])
+    assert "interval" not in bad and "%" in bad
+    assert "these 1,000 are worth " + worth in bad
+    assert "interval" not in str(text.causes[0])
+
+
 def test_an_end_says_when_it_began_and_ended(make_alert: Any) -> None:
     text = describe_alert(make_alert(status="resolved", causes=[]))
     assert str(text.headline) == "Resolved: Data drift in credit, version 1"
@@ -227,6 +259,10 @@ _long = st.integers(-(2**63), 2**63 - 1)
 @st.composite
 def any_cause(draw: st.DrawFn) -> dict[str, Any]:
     effects = ("psi", "jensen_shannon", "total_variation", "hellinger", "kl")
+    ordered = ("kolmogorov_smirnov", "kolmogorov_smirnov_error", "wasserstein", "wasserstein_error")
+    unknown = {name: draw(st.none() | _double) for name in ("chi_square", "independent_rows", *ordered)}
+    names = _text | st.sampled_from(["psi", "total_variation"])
+    intervals = draw(st.dictionaries(names, st.lists(_double, max_size=3), max_size=3))
     return {
         "stream": draw(_text | st.sampled_from(["prediction", "prediction_label", "probability:<!here>"])),
         "role": draw(_text),
@@ -234,7 +270,7 @@ def any_cause(draw: st.DrawFn) -> dict[str, Any]:
         "log_evidence_nats": draw(_double),
         "change_time_us": draw(_long),
         "rows": draw(_long),
-        "effects": {name: draw(_double) for name in effects},
+        "effects": {name: draw(_double) for name in effects} | unknown | {"intervals": intervals},
         "tv_low": draw(_double),
         "tv_high": draw(_double),
         "bins": draw(st.lists(_text, max_size=15)),

@@ -25,10 +25,11 @@ def test_a_monitor_alarms_exactly_when_its_average_reaches_the_threshold(
         state.slot_counts += np.array([rng.multinomial(rows, row / row.sum()) for row in p])
     numeric = monitors.states[0]
     numeric.muted[:] = [bool(muted >> i & 1) for i in range(len(numeric.muted))]
+    monitors.hush()
     due = []
     for monitor in monitors.monitors.values():
         parts = [
-            np.where(state.muted, -np.inf, stream_log_evidence(block.bets, state.base, state.slot_counts) + weights)
+            np.where(state.silent, -np.inf, stream_log_evidence(block.bets, state.base, state.slot_counts) + weights)
             for block, state, weights in zip(monitors.blocks, monitors.states, monitor.log_weights, strict=True)
         ]
         if log_sum_exp(np.concatenate(parts)) >= monitor.threshold_nats:

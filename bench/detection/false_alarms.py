@@ -15,9 +15,9 @@ from bench.report import Figure, figure, print_table, within
 from streams.identities import Identities
 from streams.statistics.arrays import Counts, Floats
 from streams.statistics.dependence import tempering
-from streams.statistics.distances import effective_margin
 from streams.statistics.evidence import Bets, make_bets
-from streams.statistics.layouts import NUMERIC, bin_numeric, count_codes, fit_numeric
+from streams.statistics.layouts import NUMERIC, NumericBins, bin_numeric, count_codes, fit_numeric
+from streams.statistics.margins import effective_margins
 from streams.statistics.replay import replay, step_counts
 from streams.statistics.tilts import NUMERIC_TILTS
 
@@ -38,7 +38,7 @@ class Size:
 
 def measure(seed: int, quick: bool) -> list[Figure]:
     """All figures on false alarms."""
-    size = Size(60, 1_000) if quick else Size(120, 4_000)
+    size = Size(100, 1_500) if quick else Size(120, 4_000)
     return [
         *dependence(np.random.default_rng([seed, 1]), size),
         *duplicates(np.random.default_rng([seed, 2]), 30 if quick else 100, 500 if quick else 1_000),
@@ -47,23 +47,29 @@ def measure(seed: int, quick: bool) -> list[Figure]:
 
 
 def dependence(rng: np.random.Generator, size: Size) -> list[Figure]:
-    """Independent and AR(1) events; without tempering, and tempered as measured on references of two sizes."""
+    """Independent and AR(1) events: without tempering; tempered as measured on references of two sizes, with the true
+    distribution as baseline; and with cuts, baseline, margin and tempering all learnt from one reference.
+    """
     figures: list[Figure] = []
     table = []
     for phi in (0.0, 0.3, 0.6, 0.9):
         name = f"AR(1) {phi}" if phi else "i.i.d."
-        live = step_counts(
-            binned(autoregressive(rng, size.streams, size.steps * EVENTS_PER_STEP, phi)), EVENTS_PER_STEP, NUMERIC.size
-        )
-        rows: list[tuple[str, float | Floats, bool]] = [("not tempered", 1.0, phi == 0)]
+        values = autoregressive(rng, size.streams, size.steps * EVENTS_PER_STEP, phi)
+        live = step_counts(binned(values), EVENTS_PER_STEP, NUMERIC.size)
+        cells = {"not tempered": _cells(f"{name}, not tempered", known_bets(size.streams), live, phi == 0)}
         for m in REFERENCES:
+            label = f"tempered, reference of {m:,}"
             references = binned(autoregressive(rng, size.streams, m, phi))
-            measured = np.array([tempering(column, NUMERIC_TILTS) for column in references])
-            rows.append((f"tempered, reference of {m:,}", measured, True))
-        for label, gamma, promised in rows:
-            cells = _cells(f"{name}, {label}", known_bets(size.streams, 0.0, gamma), live, promised)
-            figures += cells
-            table.append((name, label, *(within(cell, f"{cell['value']:.2f}") for cell in cells)))
+            gamma = np.array([tempering(column, NUMERIC_TILTS) for column in references])
+            cells[label] = _cells(f"{name}, {label}", known_bets(size.streams, 0.0, gamma), live, True)
+        label = f"all learnt from {REFERENCES[0]:,}"
+        bets, cuts = _learnt(autoregressive(rng, size.streams, REFERENCES[0], phi))
+        codes = np.stack([bin_numeric(cut, column) for cut, column in zip(cuts, values, strict=True)])
+        live = step_counts(codes, EVENTS_PER_STEP, NUMERIC.size)
+        cells[label] = _cells(f"{name}, {label}", bets, live, True)
+        for label, row in cells.items():
+            figures += row
+            table.append((name, label, *(within(cell, f"{cell['value']:.2f}") for cell in row)))
     print_table(
         f"False alarms over the bound: {size.streams} streams, {EVENTS_PER_STEP} events a step, no change",
         ("events", "", *(f"c = {c:,}, start every {_steps(every)}" for c, every in CELLS)),
@@ -71,6 +77,15 @@ def dependence(rng: np.random.Generator, size: Size) -> list[Figure]:
         left=2,
     )
     return figures
+
+
+def _learnt(references: Floats) -> tuple[Bets, list[NumericBins]]:
+    """What streams float64[S, m] teach, with the default margin or what the reference's size asks for."""
+    cuts = [fit_numeric(column) for column in references]
+    codes = [bin_numeric(cut, column) for cut, column in zip(cuts, references, strict=True)]
+    counts = np.array([count_codes(column, NUMERIC) for column in codes])
+    gamma = np.array([tempering(column, NUMERIC_TILTS) for column in codes])
+    return make_bets(NUMERIC_TILTS, counts, effective_margins(0.05, counts, 1e-3, NUMERIC), gamma), cuts
 
 
 def _cells(name: str, bets: Bets, live: Counts, promised: bool) -> list[Figure]:
@@ -155,7 +170,7 @@ def finite_reference(rng: np.random.Generator, streams: int) -> list[Figure]:
             bins = fit_numeric(column)
             reference[s] = count_codes(bin_numeric(bins, column), NUMERIC)
             truth[s, :14] = np.diff(np.concatenate([[0.0], norm.cdf(bins.edges), [1.0]]))
-        eps = effective_margin(0.05, m, NUMERIC.size, 1e-6) if margin is None else margin
+        eps = float(effective_margins(0.05, reference, 1e-6, NUMERIC).max()) if margin is None else margin
         live = rng.multinomial(events, truth[:, None, :], size=(streams, steps))
         result = replay(make_bets(NUMERIC_TILTS, reference, eps), live, 24, FLEET_THRESHOLD)
         figures.append(

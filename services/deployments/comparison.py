@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from streams.baseline import JOINT_ROLE, Baseline, BaselineStream
 from streams.derived import EMBEDDING
 from streams.statistics.distances import (
+    baseline_of_used_bins,
     population_stability_index,
     total_variation,
     tv_lower_limit,
@@ -35,7 +36,6 @@ from streams.statistics.layouts import (
     CategoricalBins,
     NumericBins,
     nominal_probabilities,
-    reference_probabilities,
 )
 from streams.statistics.seasons import SeasonalBins
 
@@ -47,6 +47,9 @@ CONFIDENCE_ERROR = 0.05
 EXACT, COARSE, INCOMPARABLE = "exact", "coarse", "not comparable"
 
 _MOST_NAMED = 1_000
+_NARROWEST = 1e-9
+
+_EDGE_PROBABILITIES = np.concatenate([[0.0], np.cumsum(nominal_probabilities()[1:-2])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ class Distance:
     """How far apart two references are in one stream.
 
     Attributes:
-        total_variation: From 0 to 1.
-        low: Lower 95 % confidence limit of the true one.
+        total_variation: From 0 to 1, in the common bins: over all values it can only be larger.
+        low: Lower 95 % confidence limit of the true one in these bins.
         high: Upper 95 % confidence limit.
         psi: Population stability index of the second against the first.
         at_least: The total variation that is certain for coarse bins of numbers; else that observed.
@@ -155,8 +158,8 @@ def _season(stream: BaselineStream) -> str:
 
 def _distance(a: BaselineStream, b: BaselineStream, p: Floats, q: Floats, at_least: float | None = None) -> Distance:
     """From the masses float64[K] of both in common bins, which add up to their rows."""
-    observed = float(total_variation(q, p / p.sum()))
-    psi = float(population_stability_index(q, reference_probabilities(p)))
+    observed = max(float(total_variation(q, p / p.sum())), at_least or 0.0)
+    psi = float(population_stability_index(q, baseline_of_used_bins(q, p)))
     n = 1 / (typical_inflation(a) / a.counts.sum() + typical_inflation(b) / b.counts.sum())
     bins = int(((p > 0) | (q > 0)).sum())
     low = float(tv_lower_limit(observed if at_least is None else at_least, n, bins, CONFIDENCE_ERROR / 2))
@@ -198,7 +201,7 @@ def _pieces(stream: BaselineStream) -> tuple[Floats, Floats]:
     """Edges float64[E] of a numeric stream and the reference's rows between them, float64[E - 1]."""
     assert isinstance(stream.bins, NumericBins)
     edges, remap = stream.bins.edges, stream.bins.remap
-    inside = np.diff(edges) > 0
+    inside = edges[1:] > edges[:-1]
     rows = np.where(inside, stream.counts[remap[1:-1]], 0).astype(float)
     return edges, rows
 
@@ -220,12 +223,24 @@ def _between(edges: Floats, rows: Floats, at: Floats) -> Floats:
     """Rows float64[E + 1] below, between and above the points float64[E], from those between a stream's own edges."""
     from scipy.interpolate import PchipInterpolator  # a tenth of a second that most commands can do without
 
-    distinct, place = np.unique(edges, return_index=True)
-    last = np.append(place[1:], len(edges)) - 1
+    distinct, first, repeats = np.unique(edges, return_index=True, return_counts=True)
+    last = first + repeats - 1
     below = np.concatenate([[0.0], np.cumsum(rows)])[last]
-    if len(distinct) == 1:
-        return np.diff(np.where(at > distinct[0], below[0], 0.0), prepend=0.0, append=rows.sum())
-    inside = PchipInterpolator(distinct, below)(np.clip(at, distinct[0], distinct[-1]))
+    # edges coincide where a value is frequent: of that value are at least the rows up to the last of these quantiles
+    frequent = repeats > 1
+    values = np.concatenate([distinct, np.nextafter(distinct[frequent], np.inf)])
+    up_to = rows.sum() * _EDGE_PROBABILITIES[last[frequent]]
+    below = np.concatenate([below, np.maximum(up_to, below[frequent])])
+    values, kept = np.unique(values, return_index=True)
+    below = np.maximum.accumulate(below[kept])
+    if values[-1] - values[0] < np.finfo(float).tiny:
+        return np.diff(np.where(at > values[0], rows.sum(), 0.0), prepend=0.0, append=rows.sum())
+    inner = np.clip(at, values[0], values[-1])
+    points, place = np.unique(np.concatenate([values, inner]), return_inverse=True)
+    # numbers that are next to each other, as at the end of a range, would make infinite slopes: they are kept apart
+    apart = _NARROWEST * np.arange(len(points))
+    points = np.maximum.accumulate((points - points[0]) / (points[-1] - points[0]) - apart) + apart
+    inside = PchipInterpolator(points[place[: len(values)]], below)(points[place[len(values) :]])
     return np.asarray(np.maximum(np.diff(inside, prepend=0.0, append=rows.sum()), 0.0))
 
 
@@ -261,7 +276,7 @@ def _seasonal_distance(a: BaselineStream, b: BaselineStream, cuts: SeasonalBins,
         p = rows * _between(edges_a, held_a, edges_a)
         q = rows * _between(edges_b, held_b, edges_a)
         least = least_distance((edges_a, held_a), (edges_b, held_b))
-        psi = float(population_stability_index(q, reference_probabilities(p)))
+        psi = float(population_stability_index(q, baseline_of_used_bins(q, p)))
         found.append((0.5 * np.abs(p - q).sum() / rows, least, psi))
     observed, at_least, psi = np.mean(found, axis=0).tolist()
     n = 1 / (typical_inflation(a) / a.counts.sum() + typical_inflation(b) / b.counts.sum())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from services.windows import Period, PeriodSummary, StreamCounts
 
 _SHOWN = 12
-_USUAL = ("psi", "total_variation", "kolmogorov_smirnov", "wasserstein")
+_USUAL = {"psi": "PSI", "total_variation": "TV", "kolmogorov_smirnov": "KS", "wasserstein": "W1"}
 _TITLES = {
     "psi": "PSI",
     "total_variation": "TV",
@@ -44,8 +44,8 @@ def windows() -> None:
         "Examples:\n\n  driftline windows show delays\n\n  driftline windows show delays --by month --stream temp\n\n"
         "  driftline windows show delays --stream temp --last 1 --effects all\n\n"
         "  driftline windows show delays --from 2024-04-01 --to 2024-04-02 --json\n\n"
-        "PSI (nats), total variation and Kolmogorov-Smirnov (0 to 1) and Wasserstein (in the feature's own unit) "
-        "describe; they never raise an alarm. After PSI stands its 95 % interval, without the bias that few rows give "
+        "PSI (nats), total variation TV and Kolmogorov-Smirnov KS (0 to 1) and Wasserstein W1 (in the feature's own "
+        "unit) describe; they never raise an alarm. After PSI stands its 95 % interval, without the bias that few rows give "
         "the value itself. Bins hide where within them the values lie: --effects all says by how much the distance of "
         "the values themselves may differ. A window is open while rows may still come."
     )
@@ -117,7 +117,8 @@ def _streams(records: Sequence[Record], asked: Sequence[str] | None) -> set[str]
 def _table(periods: Sequence[PeriodSummary], period: Period) -> None:
     """One line per stream."""
     several, watched = _several(periods), any(s.importance is not None for p in periods for s in p.streams)
-    numbers = ["PSI", "95 %", *(_TITLES[name] for name in _USUAL[1:]), *(["importance"] if watched else [])]
+    psi, *others = _USUAL.values()
+    numbers = [psi, "95 %", *others, *(["importance"] if watched else [])]
     rows = []
     for p in periods:
         lead = _lead(p, period, several=several)
@@ -126,7 +127,7 @@ def _table(periods: Sequence[PeriodSummary], period: Period) -> None:
             sizes = [_size(s, name) for name in _USUAL]
             rows.append([*lead, s.label, sizes[0], _interval(s, "psi"), *sizes[1:], *importance])
             lead = [""] * len(lead)
-    _print(periods, [*_heads(several=several), *numbers], rows, ("rows", *numbers))
+    _print(periods, [*_heads(several=several), *numbers], rows, ("from", "rows", *numbers))
 
 
 def _long_table(periods: Sequence[PeriodSummary], period: Period) -> None:
@@ -144,7 +145,7 @@ def _long_table(periods: Sequence[PeriodSummary], period: Period) -> None:
                 rows.append([*lead, label, title, _size(s, name), _interval(s, name), hidden])
                 lead, label = [""] * len(lead), ""
     numbers = ("value", "95 %", "hidden by bins")
-    _print(periods, [*_heads(several=several), "distance", *numbers], rows, ("rows", *numbers))
+    _print(periods, [*_heads(several=several), "distance", *numbers], rows, ("from", "rows", *numbers))
 
 
 def _print(

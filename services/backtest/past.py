@@ -88,15 +88,22 @@ class Past:
         """The oldest baseline of a version that is still there."""
         return next((b for b, _ in self.baselines.values() if b.model_version == model_version), None)
 
-    def at(self, sent_ms: int) -> tuple[DeploymentSpec, list[Baseline]]:
-        """What was in force at a time of the broker; the oldest that is there where what was then is gone."""
-        spec = _latest(self.specs.values(), sent_ms)
-        versions = dict.fromkeys(b.model_version for b, _ in self.baselines.values())
+    def at(self, sent_ms: int) -> tuple[DeploymentSpec | None, list[Baseline]]:
+        """What was in force at a time of the broker; the oldest that is there where what was then is gone.
+
+        None if the deployment was not there yet.
+        """
+        oldest, oldest_ms = next(iter(self.specs.values()))
+        if oldest_ms > sent_ms and oldest.revision == 1:
+            return None, []
+        versions = dict.fromkeys(baseline.model_version for baseline, _ in self.baselines.values())
         known = self.baselines.values()
-        return spec, [_latest([item for item in known if item[0].model_version == v], sent_ms) for v in versions]
+        return _latest(self.specs.values(), sent_ms), [
+            _latest([item for item in known if item[0].model_version == version], sent_ms) for version in versions
+        ]
 
 
 def _latest(items: Iterable[tuple[Any, int]], sent_ms: int) -> Any:
-    listed = list(items)
-    earlier = [item for item, ms in listed if ms <= sent_ms]
-    return earlier[-1] if earlier else listed[0][0]
+    in_time = sorted(items, key=lambda item: item[1])
+    earlier = [item for item in in_time if item[1] <= sent_ms]
+    return (earlier or in_time[:1])[-1][0]

@@ -30,7 +30,7 @@ Progress = Callable[[int, int, int], None]
 TAKE_MESSAGES = 400
 """What the state machine would have committed is thrown away so often, alarms apart; as often as a worker commits."""
 
-CONTROL = "control"
+CONTROL, CLOCK = "control", "clock"
 
 
 class BacktestError(ServicesError):
@@ -133,6 +133,8 @@ class Replay:
             for entry in _chained(first[1], order):
                 if entry["source"] == CONTROL:
                     self._put_in_force(entry["digest"])
+                elif entry["source"] == CLOCK:
+                    self._pass_time(entry["first_offset"])
                 elif entry["source"] not in logs:
                     raise BacktestError(
                         f"the recorded order of partition {self.number} has an entry of the kind {entry['source']!r}, "
@@ -157,6 +159,8 @@ class Replay:
     def _assume(self, sent_ms: int) -> None:
         """The beginning of the recorded order is gone: begin with what was in force when the rest of it begins."""
         spec, baselines = self._past.at(sent_ms)
+        if spec is None:
+            return
         self._put_spec(spec)
         for baseline in baselines:
             self._put_baseline(baseline)
@@ -204,19 +208,25 @@ class Replay:
         if known is None or known.digest != baseline.digest:
             self.partition.put_baseline_in_force(baseline)
 
+    def _pass_time(self, time_ms: int) -> None:
+        """Nothing came until then; of what other settings would have waited for, no more is known."""
+        if self._range.touches(time_ms * 1000, time_ms * 1000):
+            self.partition.pass_time(time_ms)
+
     def _note_loss(self, log: _Log, first_offset: int) -> None:
         """Whether messages of the deployment may be missing: it was there when they were applied."""
         if log.topic == self._topics.predictions and first_offset < log.low and self._spec is not None:
             self._began_cold = True
 
     def _apply(self, message: Message) -> None:
-        """A message; one that is not the deployment's or not in the range only takes its place in the log."""
+        """A message; one that is not the deployment's or not in the range only tells the time of the log."""
         decoded = None
         if message.key in self._keys and not self._certainly_earlier(message):
             decoded = decode_message(message, self._topics, self._registry)
             if not self._counts(decoded):
                 decoded = None
-        self.partition.apply(decoded or Decoded(message, None))
+        if decoded is not None or self._range.touches(message.timestamp_ms * 1000, message.timestamp_ms * 1000):
+            self.partition.apply(decoded or Decoded(message, None))
 
     def _certainly_earlier(self, message: Message) -> bool:
         """Whether no event of a message can be in the range: later than the log's time and skew none is counted."""
@@ -230,6 +240,8 @@ class Replay:
 
     def _counts(self, decoded: Decoded) -> bool:
         columns = decoded.columns
+        if columns is not None and columns.deployment_id != self._past.deployment_id:
+            return False
         if isinstance(columns, OutcomeColumns):
             times = columns.actual_timestamps_us
             return self._range.touches(int(times.min()), int(times.max()))
@@ -279,10 +291,15 @@ class Replay:
             )
         if self.waiting:
             yield f"{self.waiting:,} messages with predictions are not applied yet, and left out: is a worker running?"
+        if self.partition.dead_letters:
+            yield (
+                f"{self.partition.dead_letters:,} messages or parts of them were refused: see the topic "
+                f"{self._topics.dead_letters}"
+            )
         if self._spec is not None:
-            streams = {s.name for _, b in self.partition.in_force()[1].items() for s in b.streams}
+            streams = {stream.name for baseline in self.partition.in_force()[1].values() for stream in baseline.streams}
             missing = [f.name for f in self._spec[1].features if not _is_watched(f.name, streams)]
-            if streams and missing:
+            if missing:
                 yield f"not watched, because no baseline has them: {', '.join(missing)}"
 
 

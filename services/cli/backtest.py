@@ -162,7 +162,8 @@ def _show(found: BackTest) -> None:
     thresholds = ", ".join(
         f"{t.monitor} {t.nats:.1f} nats" + (f" ({t.model_version})" if several else "") for t in found.thresholds
     )
-    stdout.print(f"Promise: {safe(found.promise)}. Thresholds: {safe(thresholds)}.", highlight=False)
+    promised = f"Promise: {found.promise}." + (f" Thresholds: {thresholds}." if thresholds else "")
+    stdout.print(safe(promised), highlight=False)
     stdout.print(safe(summary(found)), highlight=False)
     rate = found.rows / max(found.seconds, 1e-3)
     stdout.print(
@@ -184,7 +185,7 @@ def _row(pair: Pair) -> tuple[str, ...]:
         _when(alert["change_time_us"]),
         "–" if pair.would is None else _when(pair.would.noticed_us),
         "–" if pair.did is None else _when(pair.did.noticed_us),
-        f"{alert['log_evidence_nats']:.1f} of {alert['threshold_nats']:.1f}",
+        f"{alert['log_evidence_nats']:.1f} of {alert['threshold_nats']:.1f}" if alert["threshold_nats"] else "–",
         "open" if alarm.resolved_us is None else _when(alarm.resolved_us),
     )
 

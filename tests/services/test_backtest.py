@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from driftline.batches import between
 from driftline.codec import decode, encode
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
 from driftline.settings import KafkaSettings
-from driftline.topics import Topics, record_key
+from driftline.topics import PARTITIONER, Topics, record_key
 from services.backtest.alarms import Alarm, alarms_of, side_by_side
 from services.backtest.past import Past
 from services.backtest.replay import BacktestError, Range
@@ -351,6 +352,56 @@ def test_what_is_gone_from_the_topics_is_said_and_stood_in_for(history: History)
         for future in admin.delete_records([TopicPartition(topics.streams_order, number, 2)]).values():
             answer(future)
     assert 0 < backtest(settings, "flights").rows <= found.rows
+
+
+def test_silence_is_found_again_and_what_is_refused_is_passed_over(
+    bootstrap_servers: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Where no message came, the recorded order says how late it was."""
+    text = SPEC.replace("flights", "pulse").replace("shards: 2", "shards: 1").replace("lateness: 10s", "lateness: 5m")
+    spec = spec_of(text)
+    now = int(time.time()) * SECOND
+
+    def thirty_a_minute(count: int, end_us: int, seed: int) -> PredictionColumns:
+        gaps_us = np.random.default_rng(seed).exponential(2 * SECOND, count).astype(np.int64)
+        columns = rows(count, seed=seed, deployment_id="pulse")
+        return dataclasses.replace(columns, timestamps_us=end_us - np.cumsum(gaps_us)[::-1])
+
+    learnt = build_baseline(spec, "1", [thirty_a_minute(12_000, now - 86_400 * SECOND, seed=1)], source="test")
+    world = History(bootstrap_servers, topic_prefix, tmp_path)
+    apply(world.settings, [spec], actor="ada")
+    publish_baseline(world.settings, learnt, actor="ada")
+    producer = Producer(world.settings.client(partitioner=PARTITIONER))
+    live = thirty_a_minute(900, now - 3000 * SECOND, seed=2)
+    for start in range(0, live.rows, 30):
+        batch = between(live, start, start + 30)
+        sent_ms = int(batch.timestamps_us[-1]) // 1000
+        producer.produce(
+            world.topics.predictions, encode("PredictionBatch", batch.to_record()), b"pulse", timestamp=sent_ms
+        )
+    producer.produce(world.topics.predictions, b"nonsense", b"pulse", timestamp=sent_ms)
+    wrong = encode("PredictionBatch", thirty_a_minute(5, now, seed=3).to_record())
+    producer.produce(world.topics.predictions, wrong, b"a key of nobody's", timestamp=sent_ms)
+    assert producer.flush(20) == 0
+    world.start()
+    try:
+        deadline = time.monotonic() + 40
+        while not world.alerts("pulse"):
+            assert time.monotonic() < deadline, (tmp_path / "worker.log").read_text()[-3000:]
+            time.sleep(0.2)
+        world.stop()
+    finally:
+        if world._worker is not None:
+            world._worker.kill()
+    order = [decode(message.value())[1] for message in read_to_end(world.settings, world.topics.streams_order)]
+    assert any(entry["source"] == "clock" for record in order for entry in record["entries"])
+    found = backtest(world.settings, "pulse")
+    assert through_avro(records(found)) == through_avro(world.alerts("pulse"))
+    assert {record["monitor"] for record in records(found)} == {"service"}
+    assert (found.rows, found.refused) == (900, 1)
+    assert any("1 messages or parts of them were refused" in note for note in found.notes)
+    before_the_silence = int(live.timestamps_us[-1])
+    assert records(backtest(world.settings, "pulse", to_us=before_the_silence)) == []
 
 
 # Settings by path

@@ -45,10 +45,13 @@ class Catalogue:
         self._end_seen: dict[tuple[str, int], int] = {}
         self.specs: dict[str, DeploymentSpec] = {}
         self.baselines: dict[tuple[str, str], Baseline] = {}
+        self.deployments: set[str] = set()
         self.changes = 0
 
     def refresh(self) -> None:
         """Read both topics to their present end; ``changes`` counts what was new.
+
+        ``deployments`` then has everything with a record on its topic, also one that cannot be used.
 
         Raises:
             StreamsError: Kafka does not answer, or a topic does not exist.
@@ -112,9 +115,12 @@ class Catalogue:
         self.changes += 1
         if message.value() is None:
             self.specs.pop(key, None)
+            self.deployments.discard(key)
             deployment_id, _, version = key.partition("@")
             self.baselines.pop((deployment_id, version), None)
             return
+        if message.topic() == self._topics.deployments:
+            self.deployments.add(key)
         try:
             name, record = decode(message.value(), registry=self._registry)
             if message.topic() == self._topics.deployments and name == "DeploymentSpec":

@@ -14,6 +14,7 @@ from driftline.topics import record_key
 from streams import state as state_records
 from streams.baseline import FEATURE, RULE_PART, Baseline
 from streams.counting import RowCounter
+from streams.followers import Followers
 from streams.monitor import Monitors
 from streams.specification import DeploymentSpec
 from streams.statistics.layouts import NUMERIC
@@ -60,6 +61,7 @@ class Version:
         baseline: The baseline in force.
         monitors: Its detectors.
         counter: Counts its rows.
+        followers: Detectors from the literature that were asked for.
         first_offset: From which offset on its rows count.
         numeric: What its baselines counted as numbers, oldest first.
         slot: Its latest start slot.
@@ -71,6 +73,7 @@ class Version:
     baseline: Baseline
     monitors: Monitors
     counter: RowCounter
+    followers: Followers
     first_offset: int
     numeric: list[NumericFeatures]
     slot: int = NO_SLOT
@@ -88,6 +91,8 @@ class Deployment:
         clock_us: The largest event time seen; None before the first.
         latest_version: The version that answered last.
         seen_ms: The log's time of its latest rows.
+        delay_ms: How late rows have been of late: the largest difference between the log's time and theirs, which is
+            forgotten by a sixty-fourth with every message.
         slot_versions: Versions in order of their starts in the current start slot; each costs half of the one before.
         slot: The current start slot.
         counters: rows, late_rows, duplicate_rows, rejected_rows, outcome_rows.
@@ -99,10 +104,16 @@ class Deployment:
     slot: int = NO_SLOT
     latest_version: str = ""
     seen_ms: int = 0
+    delay_ms: int = 0
     slot_versions: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     limits: list[Limits] = field(default_factory=list)
     versions: dict[str, Version] = field(default_factory=dict)
+
+    def see(self, log_ms: int, earliest_ms: int) -> None:
+        """Take note of when rows came, the earliest of which is of ``earliest_ms`` (milliseconds since 1970 UTC)."""
+        self.seen_ms = log_ms
+        self.delay_ms = max(log_ms - earliest_ms, self.delay_ms - (self.delay_ms >> 6), 0)
 
 
 def limits_of(spec: DeploymentSpec, offset: int) -> Limits:
@@ -143,6 +154,7 @@ def deployment_fields(deployment: Deployment) -> dict[str, Any]:
         "slot": deployment.slot,
         "latest_version": deployment.latest_version,
         "seen_ms": deployment.seen_ms,
+        "delay_ms": deployment.delay_ms,
         "slot_versions": "\n".join(deployment.slot_versions),
         "limits": state_records.pack(np.array(limits, dtype=np.int64).reshape(-1, 4)),
         **deployment.counters,
@@ -153,7 +165,8 @@ def restore_deployment(deployment: Deployment, fields: Mapping[str, Any]) -> Non
     """Take a deployment as it was written."""
     deployment.clock_us = fields["clock_us"]
     deployment.slot = fields["slot"]
-    deployment.latest_version, deployment.seen_ms = fields["latest_version"], fields["seen_ms"]
+    deployment.latest_version = fields["latest_version"]
+    deployment.seen_ms, deployment.delay_ms = fields["seen_ms"], fields["delay_ms"]
     deployment.slot_versions = fields["slot_versions"].split("\n") if fields["slot_versions"] else []
     deployment.counters = {name: fields[name] for name in COUNTERS}
     deployment.limits = [Limits(*row) for row in state_records.unpack(fields["limits"]).tolist()]
@@ -179,7 +192,11 @@ def slot_fields(version: Version) -> dict[str, Any]:
 
 
 def restore_version(
-    spec: DeploymentSpec, fields: Mapping[str, Any], evidence: Mapping[str, Any], slot: Mapping[str, Any]
+    spec: DeploymentSpec,
+    fields: Mapping[str, Any],
+    evidence: Mapping[str, Any],
+    slot: Mapping[str, Any],
+    followers: Followers,
 ) -> Version:
     """A version as it was written."""
     baseline = state_records.restore_baseline(fields)
@@ -187,6 +204,7 @@ def restore_version(
         baseline,
         state_records.restore_monitors(spec, baseline, evidence, slot),
         RowCounter(baseline),
+        followers,
         fields["first_offset"],
         [NumericFeatures(offset, tuple(names)) for offset, names in json.loads(fields["numeric"])],
         slot["slot"],

@@ -45,6 +45,7 @@ from streams.statistics import distances
 from streams.statistics.arrays import Base, log_sum_exp
 from streams.statistics.budget import alarm_threshold_nats
 from streams.statistics.evidence import (
+    BASE_UNITS_PER_NAT,
     Bets,
     empty_base,
     empty_counts,
@@ -130,8 +131,8 @@ def compile_block(streams: Sequence[BaselineStream]) -> Block:
     margin = np.array([stream.margin_tv for stream in streams])
     tempering = np.array([stream.tempering for stream in streams])
     p0 = reference_probabilities(counts)
-    bets = make_bets(tilts_of(layout), counts, margin, tempering)
-    independence = np.nanmedian(np.where(np.isfinite(bets.log_weights), tempering, np.nan), axis=1)
+    bets = without_idle_tilts(make_bets(tilts_of(layout), counts, margin, tempering))
+    independence = np.nanmedian(np.where(np.isfinite(bets.log_weights), bets.tempering, np.nan), axis=1)
     back = np.array([back_margin(stream) for stream in streams])
     if layout is QUALITY:
         resolve = ROWS_BACK_PER_MARGIN / np.maximum(back, 1e-4) / independence
@@ -265,11 +266,15 @@ class Monitors:
         self.states = [BlockState.new(block) for block in self.blocks]
         self.history = History()
         self.slot_start_us, self.slot_offset = now_us, offset
+        self.log_start_mass = -math.inf
         self.monitors: dict[str, Monitor] = {}
         self._compile_monitors(spec)
 
     def put_in_force(self, spec: DeploymentSpec) -> tuple[bool, list[tuple[Monitor, Episode]]]:
         """Change budget and importances; alarms stay open, but for those of monitors that are switched off.
+
+        M/c + N - sum b/c is the supermartingale behind the bound; where the threshold c falls M falls with it, or a
+        larger budget would spend evidence that was gathered under the smaller one.
 
         Returns:
             Whether evidence so far, bet with other weights, had to be given up; and the alarms that were closed.
@@ -287,10 +292,21 @@ class Monitors:
             for name, monitor in self.monitors.items()
             for b, a in zip(before[name].log_weights, monitor.log_weights, strict=True)
         ):
+            for name, monitor in self.monitors.items():
+                self._lower(monitor, before[name].threshold_nats - monitor.threshold_nats)
             return False, closed
         for state, block in zip(self.states, self.blocks, strict=True):
             state.base = empty_base(block.bets)
         return True, closed
+
+    def _lower(self, monitor: Monitor, nats: float) -> None:
+        """Lower a monitor's evidence."""
+        if nats <= 0:
+            return
+        for state, weights in zip(self.states, monitor.log_weights, strict=True):
+            mine = np.isfinite(weights)
+            lowered = np.floor((state.base[mine].astype(np.float64) - nats) * BASE_UNITS_PER_NAT) / BASE_UNITS_PER_NAT
+            state.base[mine] = lowered.astype(np.float32)
 
     def continue_episodes(self, earlier: Monitors) -> None:
         """Count episodes on from those under an earlier baseline: where one returns, so must no alert's id."""
@@ -303,6 +319,7 @@ class Monitors:
         return sum(int(state.muted.sum()) for state in self.states)
 
     def _compile_monitors(self, spec: DeploymentSpec) -> None:
+        self.slot_us = spec.start_slot_ms * 1000
         streams = [stream for block in self.blocks for stream in block.streams]
         splits = np.cumsum([len(block.streams) for block in self.blocks])[:-1]
         importance = importances(spec, self.baseline)
@@ -325,8 +342,12 @@ class Monitors:
         if any(state.slot_counts.any() for state in self.states):
             self.history.append(self.slot_start_us, self.slot_offset, [state.slot_counts for state in self.states])
         self.slot_start_us, self.slot_offset = now_us, offset
-        for block, state in zip(self.blocks, self.states, strict=True):
-            state.base, state.slot_counts = start_slot(block.bets, state.base, state.slot_counts, log_start_mass)
+        self.log_start_mass = log_start_mass
+        for b, (block, state) in enumerate(zip(self.blocks, self.states, strict=True)):
+            if b == self._rate_block:
+                state.slot_counts = empty_counts(block.bets)
+            else:
+                state.base, state.slot_counts = start_slot(block.bets, state.base, state.slot_counts, log_start_mass)
 
     def count(self, counts: Sequence[Counts]) -> None:
         """Take in the events of one slot: per block int64[S, K]."""
@@ -341,9 +362,35 @@ class Monitors:
             b, index = self._refused
             self._count_one(b, index, np.bincount([QUALITY_REFUSED], [rows], QUALITY.size).astype(np.int64))
 
-    def count_time(self, counts: Counts) -> None:
-        """Take in intervals of time that ended, int64[15] by the bin of their rate."""
-        self._count_one(self._rate_block, 0, counts)
+    def take_time(self, clock_us: NDArray[np.int64], *, unbroken: bool) -> bool:
+        """Take in the rows of one slot by the clock at each; see :meth:`streams.rate.RateMeter.take`.
+
+        Returns:
+            Whether an interval ended.
+        """
+        return self.rate is not None and self._count_intervals(self.rate.take(clock_us, unbroken=unbroken))
+
+    def pass_over(self, interval: int) -> bool:
+        """Nothing came until an interval of time began; returns as :meth:`take_time`."""
+        return self.rate is not None and self._count_intervals(self.rate.pass_over(interval))
+
+    def _count_intervals(self, codes: NDArray[np.uint8]) -> bool:
+        """Count intervals that ended, uint8[m] by their bins.
+
+        There are few of them in a start slot, and a silence has no slots at all: so the start mass of a slot is spread
+        evenly over its intervals, and each is a start of its own. The mass of a slot's time stays what it was.
+        """
+        b = self._rate_block
+        block, state = self.blocks[b], self.states[b]
+        for code in codes.tolist():
+            one = np.bincount([code], minlength=block.layout.size)[None].astype(np.int64)
+            state.base, _ = start_slot(block.bets, state.base, one, self._log_interval_mass())
+            self._count_one(b, 0, one[0])
+        return bool(codes.size)
+
+    def _log_interval_mass(self) -> float:
+        assert self.rate is not None
+        return self.log_start_mass + math.log(min(1.0, self.rate.interval_us / self.slot_us))
 
     def _count_one(self, b: int, index: int, counts: Counts) -> None:
         state = self.states[b]
@@ -354,8 +401,10 @@ class Monitors:
     def alarms(self, now_us: int) -> list[Alarm]:
         """Look for alarms. A monitor that fires starts anew; its causes are muted until they are back to normal."""
         tilts = [
-            tilt_log_evidence(block.bets, state.base, state.slot_counts)
-            for block, state in zip(self.blocks, self.states, strict=True)
+            tilt_log_evidence(
+                block.bets, state.base, state.slot_counts if b != self._rate_block else state.slot_counts * 0
+            )
+            for b, (block, state) in enumerate(zip(self.blocks, self.states, strict=True))
         ]
         near = self._near_threshold(tilts)
         if not near:

@@ -92,6 +92,8 @@ class OwnedPartition:
             JournalError: The state cannot be had, or belongs to another log.
         """
         await self._in_thread(self._open)
+        for notice in self.partition.notices:
+            logger.warning("partition %d: %s", self.number, notice)
         await self._refresh_catalogue()
         self.put_changes_in_force()
         if not self.dropped:
@@ -189,6 +191,11 @@ class OwnedPartition:
             if isinstance(columns, PredictionColumns):
                 wanted_baselines.add((columns.deployment_id, columns.model_version))
         catalogue = self._shared.catalogue
+        if catalogue.deployments:  # a topic that is empty was made anew: nobody retires everything
+            for deployment_id in sorted(specs.keys() - catalogue.deployments):
+                self.partition.end(deployment_id)
+                wanted_specs.discard(deployment_id)
+                wanted_baselines = {key for key in wanted_baselines if key[0] != deployment_id}
         for deployment_id in sorted(wanted_specs):
             spec = catalogue.specs.get(deployment_id)
             if spec is not None and spec != specs.get(deployment_id):

@@ -6,6 +6,7 @@ and commits what it says (see :mod:`streams.journal`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,9 @@ from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.topics import Topics
 from streams import state as state_records
 from streams.alerts import alert_fired, alert_resolved, dead_letter, window_summary
-from streams.baseline import Baseline
-from streams.columns import numeric_column
-from streams.counting import RowCounter, Watched
+from streams.baseline import FEATURE, PREDICTION_ROLE, Baseline
+from streams.columns import PREDICTION, numeric_column
+from streams.counting import RowCounter, Watched, numeric_values
 from streams.decoding import Decoded, decode_message
 from streams.deployment import (
     NO_SLOT,
@@ -36,6 +37,8 @@ from streams.deployment import (
     restore_version,
     slot_fields,
 )
+from streams.detectors import check_detectors
+from streams.followers import Followers, Turn, detector_alert
 from streams.identities import Identities
 from streams.messages import Emission, Message
 from streams.monitor import Episode, Monitor, Monitors
@@ -49,12 +52,14 @@ LONE_ROWS_STEP = 64
 LONE_STEP_US = 1_000_000
 """… or after this much event time, whichever comes first."""
 
+END_PREFIX = "end:"
+"""What the order says, with the deployment's name, where one was retired; otherwise it names a digest."""
+
 TIME_STEP_MS = 10_000
 """How often the log's time is looked at for deployments that have fallen silent."""
 
-LIVE_MS = 3_600_000
-"""A deployment whose latest rows were this much older than the log, or less, is live: its silence counts. One that is
-being fed history is not."""
+LIVE_MS = 86_400_000
+"""A deployment whose rows come this late at most is live: its silence counts. One that is being fed history is not."""
 
 
 class Partition:
@@ -64,7 +69,8 @@ class Partition:
         number: The partition.
         topics: Topic names.
 
-    ``urgent`` says that an alarm was raised or resolved since :meth:`take`: somebody waits for it.
+    ``urgent`` says that an alarm was raised or resolved since :meth:`take`: somebody waits for it. ``notices`` has what
+    there is to be said about the state that was restored.
     """
 
     def __init__(self, number: int, topics: Topics) -> None:
@@ -79,6 +85,7 @@ class Partition:
         self.messages = 0
         self.dead_letters = 0
         self.urgent = False
+        self.notices: list[str] = []
         self._log_time_ms = 0
         self._time_ms = 0
 
@@ -108,6 +115,7 @@ class Partition:
             StreamsError: The specification says something impossible. Nothing has changed.
         """
         spec.check()
+        check_detectors(spec.detectors)
         deployment = self._deployments.get(spec.deployment_id)
         offset = self.position[self._topics.predictions]
         if deployment is None:
@@ -123,6 +131,9 @@ class Partition:
                 if begin_anew or new_slots:
                     version.slot = NO_SLOT  # its next row is a start, paid for as one more in this slot
                 self._resolve(deployment, version, closed_alarms, "the monitor was switched off")
+                turns = version.followers.put_in_force(spec.detectors, deployment.clock_us or 0)
+                self._emit_turns(deployment, version, turns, self._latest_message(), None)
+                self._touch_followers(deployment, version)
                 self._touch_version(spec.deployment_id, name, evidence=True)
         limits = limits_of(spec, offset)
         deployment.limits = extended(deployment.limits, limits, self._identities.older_offset)
@@ -142,7 +153,8 @@ class Partition:
         offset = self.position[self._topics.predictions]
         features = numeric_features(baseline, offset)
         monitors = Monitors(deployment.spec, baseline, deployment.clock_us or 0, offset)
-        version = Version(baseline, monitors, RowCounter(baseline), offset, [features])
+        followers = Followers(deployment.spec.detectors) if known is None else known.followers
+        version = Version(baseline, monitors, RowCounter(baseline), followers, offset, [features])
         if known is not None:
             self._close_windows(deployment, everything=True, only=baseline.model_version)
             self._resolve(deployment, known, known.monitors.give_up(), "a new baseline came into force")
@@ -154,6 +166,24 @@ class Partition:
         self._touch_version(baseline.deployment_id, baseline.model_version, evidence=True)
         self._touch_deployment(baseline.deployment_id)
         self._order_control(baseline.digest)
+
+    def end(self, deployment_id: str) -> None:
+        """A deployment is retired between two messages; the order remembers it.
+
+        Its windows and alarms are closed and its part of the budget is free: whoever takes it must find nobody left
+        who spends it.
+        """
+        deployment = self._deployments[deployment_id]
+        self._close_windows(deployment, everything=True)
+        self._dirty[_key("spec", deployment_id)] = self._dirty[_key("deployment", deployment_id)] = None
+        for name, version in deployment.versions.items():
+            self._resolve(deployment, version, version.monitors.give_up(), "the deployment was retired")
+            turns = version.followers.put_in_force((), deployment.clock_us or 0)
+            self._emit_turns(deployment, version, turns, self._latest_message(), None)
+            for kind in ("baseline", "slot", "evidence", "detectors"):
+                self._dirty[_key(kind, deployment_id, name)] = None
+        del self._deployments[deployment_id]
+        self._order_control(END_PREFIX + deployment_id)
 
     def apply(self, decoded: Decoded) -> None:
         """Apply the next message of a source topic. Its offset must not lie below the position."""
@@ -196,26 +226,26 @@ class Partition:
             version = deployment.versions.get(deployment.latest_version)
             if interval is None or version is None or version.monitors.rate is None:
                 continue
-            version.monitors.count_time(version.monitors.rate.pass_over(interval))
-            offset = self.position[self._topics.predictions] - 1
-            message = Message(self._topics.predictions, self.number, offset, time_ms, None, None)
+            changed = version.monitors.pass_over(interval)
+            message = dataclasses.replace(self._latest_message(), timestamp_ms=time_ms)
             now_us = interval * version.monitors.rate.interval_us
-            changed = self._look_for_alarms(deployment, version, message, now_us, None)
+            changed |= self._look_for_alarms(deployment, version, message, now_us, None)
             self._touch_version(deployment_id, deployment.latest_version, evidence=changed)
 
     @staticmethod
     def _silent_interval(deployment: Deployment, time_ms: int) -> int | None:
         """The interval that a live deployment's rows would be in by now, if it has got none since an earlier one.
 
-        Event time is taken to go on as the log's does; rows may be as late as the specification allows.
+        Event time is taken to go on as the log's does. Rows may be as late as they have been of late, for publishers
+        may collect them for an hour, and as the specification allows on top.
         """
         version = deployment.versions.get(deployment.latest_version)
         if version is None or version.monitors.rate is None or deployment.clock_us is None:
             return None
-        spec, seen_ms = deployment.spec, deployment.seen_ms
-        if not -spec.clock_skew_ms <= seen_ms - deployment.clock_us // 1000 <= LIVE_MS + spec.lateness_ms:
+        if deployment.delay_ms > LIVE_MS:
             return None
-        now_us = deployment.clock_us + (time_ms - seen_ms - spec.lateness_ms) * 1000
+        waiting_ms = time_ms - deployment.seen_ms - deployment.spec.lateness_ms - deployment.delay_ms
+        now_us = deployment.clock_us + waiting_ms * 1000
         interval = now_us // version.monitors.rate.interval_us
         return interval if interval > version.monitors.rate.interval >= 0 else None
 
@@ -311,35 +341,25 @@ class Partition:
             return
         counts = version.counter.count(watched, grouping.index, len(grouping.groups))
         started = False
+        clocks = _clock_by_slot(deployment, columns, counted)
+        unbroken = deployment.latest_version in ("", columns.model_version)
+        deployment.latest_version = columns.model_version
         for g, group in enumerate(grouping.groups):
             started |= self._start_slot(deployment, version, columns.model_version, group, message)
+            if group.slot in clocks:
+                started |= monitors.take_time(clocks.pop(group.slot), unbroken=unbroken)
             group_counts = [block_counts[g] for block_counts in counts]
             monitors.count(group_counts)
             self._count_window(deployment, version, columns.model_version, group, group_counts, message.offset)
-        self._count_time(deployment, version, columns, counted)
+        self._follow(deployment, version, columns, message, counted)
         deployment.clock_us = grouping.clock_us
-        deployment.seen_ms = message.timestamp_ms
+        deployment.see(message.timestamp_ms, int(columns.timestamps_us.min()) // 1000)
         changed = started
         if self._step_due(version, columns.rows, grouping.clock_us):
             changed |= self._look_for_alarms(deployment, version, message, grouping.clock_us, columns.model_id)
             self._revise_windows(deployment, version, columns.model_version)
         self._close_windows(deployment)
         self._touch_version(columns.deployment_id, columns.model_version, evidence=changed)
-
-    @staticmethod
-    def _count_time(
-        deployment: Deployment, version: Version, columns: PredictionColumns, counted: NDArray[np.bool_] | None
-    ) -> None:
-        """Count the intervals of time that end with these rows."""
-        unbroken = deployment.latest_version in ("", columns.model_version)
-        deployment.latest_version = columns.model_version
-        if version.monitors.rate is None:
-            return
-        times = columns.timestamps_us if counted is None else columns.timestamps_us[counted]
-        clock = np.maximum(np.maximum.accumulate(times), deployment.clock_us or 0)
-        ended = version.monitors.rate.take(clock, unbroken=unbroken)
-        if ended is not None:
-            version.monitors.count_time(ended)
 
     def _start_slot(
         self, deployment: Deployment, version: Version, model_version: str, group: Group, message: Message
@@ -425,13 +445,49 @@ class Partition:
         self, deployment: Deployment, version: Version, alarms: Sequence[tuple[Monitor, Episode]], reason: str
     ) -> None:
         """Resolve alarms between two messages, because what they were raised under has changed."""
-        offset = self.position[self._topics.predictions] - 1
-        message = Message(self._topics.predictions, self.number, offset, self._log_time_ms, None, None)
-        now_us = deployment.clock_us or 0
+        message, now_us = self._latest_message(), deployment.clock_us or 0
         for monitor, episode in alarms:
             self._emissions += alert_resolved(
                 deployment.spec, version.monitors, monitor, episode, message, now_us, None, reason
             )
+
+    def _latest_message(self) -> Message:
+        """Stands for the message after which something happened that no message caused."""
+        offset = self.position[self._topics.predictions] - 1
+        return Message(self._topics.predictions, self.number, offset, self._log_time_ms, None, None)
+
+    def _follow(
+        self,
+        deployment: Deployment,
+        version: Version,
+        columns: PredictionColumns,
+        message: Message,
+        counted: NDArray[np.bool_] | None,
+    ) -> None:
+        """Let the detectors from the literature see the rows that count."""
+        streams = version.followers.streams
+        if not streams:
+            return
+        values = {name: _followed(name, columns) for name in streams}
+        if counted is not None:
+            values = {name: np.where(counted, column, np.nan) for name, column in values.items()}
+        turns = version.followers.update(values, columns.timestamps_us, message.offset)
+        self._emit_turns(deployment, version, turns, message, columns.model_id)
+        self._touch_followers(deployment, version)
+
+    def _emit_turns(
+        self, deployment: Deployment, version: Version, turns: Sequence[Turn], message: Message, model_id: str | None
+    ) -> None:
+        for turn in turns:
+            self._emissions += detector_alert(deployment.spec, version.baseline, turn, message, model_id)
+            self.urgent = True
+
+    def _touch_followers(self, deployment: Deployment, version: Version) -> None:
+        key = _key("detectors", deployment.spec.deployment_id, version.baseline.model_version)
+        if version.followers.streams:
+            self._dirty[key] = version.followers
+        else:
+            self._dirty[key] = None
 
     def _emit_window(
         self, deployment: Deployment, version: Version, start_us: int, window: Window, *, final: bool
@@ -516,10 +572,17 @@ class Partition:
             restore_deployment(self._deployments[name], fields)
         slots = {name: fields for (name,), fields in by_kind.get("slot", ())}
         evidence = {name: fields for (name,), fields in by_kind.get("evidence", ())}
+        detectors = {name: fields for (name,), fields in by_kind.get("detectors", ())}
         for (name,), fields in by_kind.get("baseline", ()):
             deployment_id, model_version = name.split("@")
             deployment = self._deployments[deployment_id]
-            deployment.versions[model_version] = restore_version(deployment.spec, fields, evidence[name], slots[name])
+            followers = Followers(deployment.spec.detectors)
+            if name in detectors:
+                followers, notices = Followers.from_bytes(detectors[name]["state"])
+                self.notices += notices
+            deployment.versions[model_version] = restore_version(
+                deployment.spec, fields, evidence[name], slots[name], followers
+            )
         for (name,), fields in by_kind.get("window", ()):
             deployment_id, model_version, start_us = name.split("@")
             version = self._deployments[deployment_id].versions[model_version]
@@ -578,6 +641,20 @@ def _within_limits(
     return np.asarray((times_us >= earliest_us) & (times_us <= latest_us))
 
 
+def _clock_by_slot(
+    deployment: Deployment, columns: PredictionColumns, counted: NDArray[np.bool_] | None
+) -> dict[int, NDArray[np.int64]]:
+    """The deployment's clock at each row that counts, by start slot."""
+    times = columns.timestamps_us if counted is None else columns.timestamps_us[counted]
+    clock = np.maximum(np.maximum.accumulate(times), deployment.clock_us or 0)
+    slot_us = deployment.spec.start_slot_ms * 1000
+    first, last = int(clock[0]) // slot_us, int(clock[-1]) // slot_us
+    if first == last:
+        return {first: clock}
+    slots, starts = np.unique(clock // slot_us, return_index=True)
+    return dict(zip(slots.tolist(), np.split(clock, starts[1:]), strict=True))
+
+
 def _time_error(columns: PredictionColumns, message: Message, bad: list[int]) -> str:
     first = int(columns.timestamps_us[bad[0]])
     when = np.datetime64(first, "us")
@@ -588,7 +665,17 @@ def _time_error(columns: PredictionColumns, message: Message, bad: list[int]) ->
     )
 
 
+def _followed(name: str, columns: PredictionColumns) -> NDArray[np.float64]:
+    """A stream for the detectors; missing in rows that cannot be read as numbers, which others complain of."""
+    try:
+        return numeric_values(name, PREDICTION_ROLE if name == PREDICTION else FEATURE, columns)
+    except EventError:
+        return np.full(columns.rows, np.nan)
+
+
 def _fields(key: bytes, dirty: Any) -> dict[str, Any] | None:
+    if isinstance(dirty, Followers):
+        return {"state": dirty.to_bytes()}
     if isinstance(dirty, Window):
         return state_records.window_fields(dirty)
     if isinstance(dirty, Deployment):

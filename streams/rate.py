@@ -17,11 +17,14 @@ from driftline.events import Floats
 from streams.baseline import RATE
 from streams.derived import RATE as RATE_KIND
 from streams.derived import Derived
-from streams.statistics.layouts import NUMERIC, NumericBins, bin_numeric, count_codes
+from streams.statistics.layouts import NumericBins, bin_numeric
 from streams.statistics.seasons import HOUR_OF_WEEK, season_index
 
 Times = NDArray[np.int64]
 Counts = NDArray[np.int64]
+Codes = NDArray[np.uint8]
+
+_NONE = np.zeros(0, np.uint8)
 
 INTERVALS_US = tuple(seconds * 1_000_000 for seconds in (60, 300, 900, 3_600, 21_600, 86_400))
 ROWS_PER_INTERVAL = 20
@@ -34,7 +37,7 @@ LEAST_CYCLES = 4
 _WEEK_US = 7 * 86_400_000_000
 _HOURS = 168
 
-MOST_EMPTY_INTERVALS = 10_000
+MOST_EMPTY_INTERVALS = 2_000
 """Of a longer silence so many intervals are counted: they suffice for any alarm."""
 
 
@@ -102,7 +105,7 @@ class RateMeter:
         """Length of an interval, microseconds."""
         return int(self.derived.arrays["interval_us"][0])
 
-    def take(self, clock_us: Times, *, unbroken: bool) -> Counts | None:
+    def take(self, clock_us: Times, *, unbroken: bool) -> Codes:
         """Take in rows by the deployment's clock at each, int64[n], not decreasing.
 
         Args:
@@ -111,14 +114,14 @@ class RateMeter:
                 say that another version answered, and are passed over.
 
         Returns:
-            Counts int64[15] of the intervals that ended; None if none did.
+            Bins uint8[m] in ``NUMERIC`` of the intervals that ended, in order.
         """
         # rows that come after their interval was given up count in the current one
         number = np.maximum(clock_us // self.interval_us, self.interval)
         last = int(number[-1])
         if last == self.interval and number[0] == last:
             self.rows += len(number)
-            return None
+            return _NONE
         first = self.interval if self.interval >= 0 else int(number[0])
         span = last - first + 1
         if span > MOST_EMPTY_INTERVALS or not unbroken:
@@ -128,24 +131,24 @@ class RateMeter:
         ended = rows[:-1] if self.whole else rows[1:-1]
         begin = first if self.whole else first + 1
         self.interval, self.rows, self.whole = last, int(rows[-1]), self.whole or span > 1
-        return self._counted(begin, ended)
+        return self._binned(begin, ended)
 
-    def _take_sparse(self, number: Times, *, unbroken: bool) -> Counts | None:
+    def _take_sparse(self, number: Times, *, unbroken: bool) -> Codes:
         """Where most intervals are empty, or are not ours to judge: one after the other."""
-        total = np.zeros(NUMERIC.size, np.int64)
+        found = [_NONE]
         for interval, rows in zip(*(part.tolist() for part in np.unique(number, return_counts=True)), strict=True):
             if interval == self.interval:
                 self.rows += rows
                 continue
             if self.interval >= 0 and unbroken:
-                total += self.pass_over(interval)
+                found.append(self.pass_over(interval))
             self.interval, self.rows, self.whole = interval, rows, self.interval >= 0 and unbroken
-        return total if total.any() else None
+        return np.concatenate(found)
 
-    def pass_over(self, interval: int) -> Counts:
-        """End all intervals before ``interval``, which begins without rows."""
+    def pass_over(self, interval: int) -> Codes:
+        """End all intervals before ``interval``, which begins without rows; their bins as :meth:`take`."""
         if self.interval < 0 or interval <= self.interval:
-            return np.zeros(NUMERIC.size, np.int64)
+            return _NONE
         empty = min(interval - self.interval - 1, MOST_EMPTY_INTERVALS)
         ended = np.zeros(empty + 1, np.int64)
         ended[0] = self.rows
@@ -153,10 +156,10 @@ class RateMeter:
         if not self.whole:
             ended, begin = ended[1:], begin + 1
         self.interval, self.rows, self.whole = interval, 0, True
-        return self._counted(begin, ended)
+        return self._binned(begin, ended)
 
-    def _counted(self, first: int, rows: Counts) -> Counts:
-        return count_codes(bin_numeric(self.bins, _observations(self.derived, first, rows)), NUMERIC)
+    def _binned(self, first: int, rows: Counts) -> Codes:
+        return bin_numeric(self.bins, _observations(self.derived, first, rows))
 
     def to_fields(self) -> dict[str, int]:
         """What changes, for the journal."""

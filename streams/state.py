@@ -48,6 +48,7 @@ def evidence_fields(monitors: Monitors) -> Fields:
     facts = [[block.start_us, block.offset, block.slots] for block in past]
     fields["past"] = pack(np.array(facts, dtype=np.int64).reshape(-1, 3))
     fields |= {"slot_start_us": monitors.slot_start_us, "slot_offset": monitors.slot_offset}
+    fields["log_start_mass"] = monitors.log_start_mass
     for b, state in enumerate(monitors.states):
         fields |= {f"{name}_{b}": pack(getattr(state, name)) for name in _EVIDENCE_ARRAYS}
         if past:
@@ -88,6 +89,7 @@ def restore_monitors(
         monitors.rate.restore(slot)
     monitors.hush()
     monitors.slot_start_us, monitors.slot_offset = evidence["slot_start_us"], evidence["slot_offset"]
+    monitors.log_start_mass = evidence["log_start_mass"]
     past_counts = [
         unpack(evidence[name]) for b in range(len(monitors.blocks)) if (name := f"past_counts_{b}") in evidence
     ]

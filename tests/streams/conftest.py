@@ -142,6 +142,10 @@ class Machine:
             self.log.append(message)
         return self
 
+    def pass_time(self, time_ms: int) -> None:
+        """Let time pass."""
+        self.partition.pass_time(time_ms)
+
     def commit(self) -> None:
         """What the journal does."""
         records, emissions, order = self.partition.take()

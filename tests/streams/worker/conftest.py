@@ -26,6 +26,7 @@ from services.kafka import Publisher
 from services.topics import ensure_topics
 from streams.baseline import Baseline
 from streams.messages import Message
+from streams.partition import END_PREFIX
 from streams.specification import DeploymentSpec
 
 START = "import typer; from services.worker import worker; typer.run(worker)"
@@ -320,7 +321,13 @@ def check_replay(samples: Any) -> Callable[[World], None]:
             for entry in entries:
                 if entry["source"] == "control":
                     digest = entry["digest"]
+                    if digest.startswith(END_PREFIX):
+                        machine.partition.end(digest.removeprefix(END_PREFIX))
+                        continue
                     machine.put(world.specs.get(digest) or world.baselines[digest])
+                    continue
+                if entry["source"] == "clock":
+                    machine.pass_time(entry["first_offset"])
                     continue
                 for offset in range(entry["first_offset"], entry["last_offset"] + 1):
                     machine.apply(sources.pop((entry["source"], partition, offset)))  # each one once

@@ -45,7 +45,7 @@ def windows() -> None:
         "  driftline windows show delays --stream temp --last 1 --effects all\n\n"
         "  driftline windows show delays --from 2024-04-01 --to 2024-04-02 --json\n\n"
         "PSI (nats), total variation TV and Kolmogorov-Smirnov KS (0 to 1) and Wasserstein W1 (in the feature's own "
-        "unit) describe; they never raise an alarm. After PSI stands its 95 % interval, without the bias that few rows give "
+        "unit) describe; they never raise an alarm. After PSI stands its 95 % interval, without the bias few rows give "
         "the value itself. Bins hide where within them the values lie: --effects all says by how much the distance of "
         "the values themselves may differ. A window is open while rows may still come."
     )
@@ -160,15 +160,17 @@ def _several(periods: Sequence[PeriodSummary]) -> bool:
 
 
 def _heads(*, several: bool) -> list[str]:
-    return ["from", *(["version"] if several else []), "rows", "state", "stream"]
+    return ["from", *(["version"] if several else []), "rows", "stream"]
 
 
 def _lead(p: PeriodSummary, period: Period, *, several: bool) -> list[str]:
     from services.event_time import rfc3339
 
     start = rfc3339(p.start_us)
-    label = start if period == "window" else start[:7] if period == "month" else start[:10]
-    return [label, *([p.model_version] if several else []), f"{p.rows:,}", "" if p.status == "final" else "open"]
+    minute = start.removesuffix(":00Z").replace("T", " ") if start.endswith(":00Z") else start
+    label = minute if period == "window" else start[:7] if period == "month" else start[:10]
+    version = [p.model_version] if several else []
+    return [label, *version, f"{p.rows:,}" if p.status == "final" else f"open {p.rows:,}"]
 
 
 def _size(stream: StreamCounts, name: str) -> str:
@@ -177,7 +179,7 @@ def _size(stream: StreamCounts, name: str) -> str:
 
 def _interval(stream: StreamCounts, name: str) -> str:
     ends = None if stream.effects is None else stream.effects["intervals"].get(name)
-    return _DASH if ends is None else f"{_number(ends[0])} to {_number(ends[1])}"
+    return _DASH if ends is None else f"{_number(ends[0])}{_DASH}{_number(ends[1])}"
 
 
 def _number(size: float | None) -> str:

@@ -258,8 +258,8 @@ def test_windows_are_shown_and_merged(run: Run, deployed: Path, settings: KafkaS
         }  # fmt: skip
         publish(settings, settings.topics.windows, b"delays", encode("WindowSummary", record))
     status, out, _ = run("windows", "show", "delays", "--last", 2)
-    assert status == 0 and out.count("temp") == 4 and "0.125" in out and "2024-03-01T01:00:00Z" in out
-    assert out.count("temp [region=north]") == 2 and out.count("0.100 to 0.150") == 4 and out.count("0.731") == 2
+    assert status == 0 and out.count("temp") == 4 and "0.125" in out and "2024-03-01 01:00" in out
+    assert out.count("temp [region=north]") == 2 and out.count("0.100–0.150") == 4 and out.count("0.731") == 2
     status, out, _ = run("windows", "show", "delays", "--last", 1, "--effects", "all")
     assert status == 0 and out.count("chi-square") == 2 and out.count("KS") == out.count("Wasserstein") == 1
     assert "± 900" in out and "1,234" in out

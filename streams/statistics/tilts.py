@@ -154,14 +154,15 @@ def _numeric_tilts() -> Tilts:
     return _table(
         NUMERIC,
         {
-            "shift by 0.1 sd": (0.21, 0.0, _both_ways(z, (0.1,))),
-            "shift by 0.2 sd": (0.26, 0.0, _both_ways(z, (0.22,))),
-            "shift by 0.5 sd": (0.13, 0.0, _both_ways(z, (0.5,))),
-            "shift by 1 sd": (0.06, 0.0, _both_ways(z, (1.1,))),
-            "shift by 2 sd": (0.02, 0.0, _both_ways(z, (2.4,))),
-            "scale": (0.11, 0.0, scale(z**2, -0.8, -0.3, -0.12, 0.1, 0.2, 0.33)),
+            "shift by 0.1 sd": (0.24, 0.0, _both_ways(z, (0.1,))),
+            "shift by 0.2 sd": (0.26, 0.0, _both_ways(z, (0.2,))),
+            "shift by 0.35 sd": (0.14, 0.0, _both_ways(z, (0.35,))),
+            "shift by 0.65 sd": (0.07, 0.0, _both_ways(z, (0.65,))),
+            "shift by 1.2 sd": (0.035, 0.0, _both_ways(z, (1.2,))),
+            "shift by 2.4 sd": (0.015, 0.0, _both_ways(z, (2.4,))),
+            "scale": (0.09, 0.0, scale(z**2, -0.8, -0.3, -0.12, 0.1, 0.2, 0.33)),
             "shift and scale": (
-                0.08,
+                0.06,
                 0.0,
                 shift_and_scale(z, z**2, (0.2, 0.07), (0.6, 0.1), (0.2, -0.2), (0.6, -0.25)),
             ),
@@ -185,9 +186,9 @@ def _numeric_tilts() -> Tilts:
                 ],
             ),
             "clipped shift and scale": (0.0, 0.11, shift_and_scale(outer, wide**2, (0.5, -0.4), (0.3, 0.3))),
-            "core bin": (0.05, 0.08, _single_bins(core, (1.5, 3.0), size)),
-            "tail bin": (0.02, 0.02, _single_bins((LOW_TAIL, HIGH_TAIL), (2.0, 6.0), size)),
-            "rare bin": (0.04, 0.07, _single_bins(NUMERIC.rare_bins, (2.5, 10.0, 100.0), size)),
+            "core bin": (0.04, 0.08, _single_bins(core, (1.5, 3.0), size)),
+            "tail bin": (0.0, 0.02, _single_bins((LOW_TAIL, HIGH_TAIL), (2.0, 6.0), size)),
+            "rare bin": (0.03, 0.07, _single_bins(NUMERIC.rare_bins, (2.5, 10.0, 100.0), size)),
         },
     )
 

@@ -39,7 +39,7 @@ BIT_QUANTILE = 0.9
 """Detectors that take bits get whether a value exceeds the reference's 90 % quantile."""
 
 SLOW = "kswin"
-SLOW_PART = 20
+SLOW_PART = 50
 """KSWIN takes 0.2 ms per event: it gets one stream of so many."""
 
 Alarms = list[NDArray[np.int64]]

@@ -20,6 +20,7 @@ from streams.statistics.evidence import (
     make_bets,
     start_slot,
     stream_log_evidence,
+    without_idle_tilts,
 )
 from streams.statistics.layouts import NUMERIC, NumericBins, bin_numeric, nominal_probabilities
 from streams.statistics.tilts import NUMERIC_TILTS
@@ -50,7 +51,7 @@ def bin_probabilities(shift: float | Floats = 0.0, scale: float = 1.0) -> Floats
 
 def known_bets(streams: int, margin: float = 0.0, tempering: float | Floats = 1.0) -> Bets:
     """Bets of ``streams`` streams whose baseline is known exactly."""
-    return make_bets(NUMERIC_TILTS, np.tile(P0, (streams, 1)), margin, tempering)
+    return without_idle_tilts(make_bets(NUMERIC_TILTS, np.tile(P0, (streams, 1)), margin, tempering))
 
 
 def autoregressive(rng: np.random.Generator, streams: int, events: int, phi: float) -> Floats:

@@ -65,7 +65,7 @@ class BaselineStream:
         layout: The layout it is counted in.
         bins: How values become bins; None where bins are derived from those of other streams.
         counts: int64[K], reference counts.
-        margin_tv: Total-variation margin in force.
+        margin_tv: Total-variation margin in force; 1 for a stream that arming refused (:mod:`streams.arming`).
         tempering: float64[I], exponent per tilt, 1 / variance inflation.
         importance: Weight in the monitor's evidence.
         segment: The part of the traffic it is about, ``SEGMENTATION=VALUE``; empty for all.
@@ -263,7 +263,7 @@ class Baseline:
                 raise BaselineError(f"{where}, {stream.name!r}: expected {stream.layout.size} counts, not all zero")
             if tempering.shape != (tilts_of(stream.layout).size,) or not ((tempering > 0) & (tempering <= 1)).all():
                 raise BaselineError(f"{where}, {stream.name!r}: its tempering is of another version; build it again")
-            if not 0 <= stream.margin_tv < 1 or not 0 <= importance < np.inf:
+            if not 0 <= stream.margin_tv <= 1 or not 0 <= importance < np.inf:
                 raise BaselineError(f"{where}, {stream.name!r}: its margin or importance is out of range")
 
     def content_digest(self) -> str:

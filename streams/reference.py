@@ -73,7 +73,7 @@ from streams.statistics.layouts import (
     quality_counts,
 )
 from streams.statistics.layouts import NUMERIC as NUMERIC_LAYOUT
-from streams.statistics.margins import effective_margins
+from streams.statistics.margins import effective_margins, reference_radius
 from streams.statistics.seasons import fit_seasonal
 from streams.statistics.tilts import tilts_of
 
@@ -373,8 +373,8 @@ class _Reference:
         else:
             bins, codes = seasonal.bins, seasonal.codes
             stream = self._stream(name, role, NUMERIC_LAYOUT, bins, codes, margin, importance, gamma=seasonal.tempering)
-            excess = stream.margin_tv if stream.margin_tv > margin else 0.0
-            stream = dataclasses.replace(stream, margin_tv=max(margin, excess + seasonal.margin_excess))
+            radius = reference_radius(stream.counts[None], REFERENCE_ERROR_PROBABILITY, NUMERIC_LAYOUT)[0]
+            stream = dataclasses.replace(stream, margin_tv=max(margin, float(radius) + seasonal.margin_excess))
         self._add(stream, codes, values)
 
     def _learn_categories(self, name: str, role: str, margin: float, importance: float = 1.0) -> None:

@@ -154,10 +154,8 @@ def _show(found: BackTest) -> None:
         before, after = (safe("not given" if v is None else v) for v in (change.before, change.after))
         stdout.print(f"  {safe(change.field)}: {before} → [bold]{after}[/]", highlight=False)
     if found.pairs:
-        print_table(
-            ["", "monitor", "causes", "change began", "noticed", "was noticed", "evidence", "resolved"],
-            [_row(pair) for pair in found.pairs],
-        )
+        times = ["change began", "noticed", "was noticed", "evidence", "resolved"]
+        print_table(["", "monitor", "causes", *times], [_row(pair) for pair in found.pairs], numbers=times)
     several = len({threshold.model_version for threshold in found.thresholds}) > 1
     thresholds = ", ".join(
         f"{t.monitor} {t.nats:.1f} nats" + (f" ({t.model_version})" if several else "") for t in found.thresholds

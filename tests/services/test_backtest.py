@@ -371,7 +371,7 @@ def test_silence_is_found_again_and_what_is_refused_is_passed_over(
     world = History(bootstrap_servers, topic_prefix, tmp_path)
     apply(world.settings, [spec], actor="ada")
     publish_baseline(world.settings, learnt, actor="ada")
-    producer = Producer(world.settings.client(partitioner=PARTITIONER))
+    producer = Producer(world.settings.client(partitioner=PARTITIONER) | {"log_level": 0})
     live = thirty_a_minute(900, now - 3000 * SECOND, seed=2)
     for start in range(0, live.rows, 30):
         batch = between(live, start, start + 30)

@@ -321,8 +321,8 @@ def _tell(tally: Tally, topic: TopicReference | None) -> None:
         return
     if topic.beyond:
         note(
-            f"the range has {topic.rows + topic.beyond:,} rows or more: the reference is the first {topic.rows:,}, by "
-            "event time; --limit N takes more"
+            f"the range has more than {topic.rows:,} rows: the reference is the first of them, by event time; "
+            "--limit N takes more"
         )
     told = ((topic.duplicates, "repeated rows counted once"), (topic.refused, "messages that cannot be read left out"))
     for count, what in told:

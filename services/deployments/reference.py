@@ -65,7 +65,7 @@ class TopicReference:
         versions: All rows of the deployment that are on the topic from where it was read on, by version.
         duplicates: Rows of a prediction id that had come before.
         outside: Rows of the version outside the selected time.
-        beyond: Rows left out because there are more than the limit; the latest ones.
+        beyond: Rows left out because there are more than the limit, the latest ones; repeated ones among them.
         refused: Messages of the deployment that cannot be read.
     """
 

@@ -95,11 +95,13 @@ def _figure(stream: BaselineStream) -> go.Figure:
 def _density_figure(stream: BaselineStream, bins: NumericBins) -> go.Figure | None:
     """Rows per unit between the edges; None where values pile up at points, which have no density."""
     edges = bins.edges
+    if not np.isfinite(edges).all():
+        return None
     widths = np.diff(edges)
     span = float(edges[-1] - edges[0])
     rows = stream.counts[bins.remap[1:-1]]
     shown = (widths > 0) & (rows > 0)
-    if not np.isfinite(span) or span <= 0 or not shown.any() or (widths[shown] < _NARROW * span).any():
+    if span <= 0 or not shown.any() or (widths[shown] < _NARROW * span).any():
         return None
     share = rows[shown] / stream.counts.sum()
     figure = go.Figure(

@@ -21,6 +21,11 @@ from streams.specification import DeploymentSpec
 
 READ_TIMEOUT_SECONDS = 30.0
 
+MOVING_SECONDS = 5.0
+"""So long a topic may take to find its leader: when it has just been made, or a broker has gone."""
+
+_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+
 OPEN_TRANSACTION_SECONDS = 2.0
 """A commit that its publisher was told of can be read some milliseconds later; so long it is waited for."""
 
@@ -57,14 +62,18 @@ class Catalogue:
             StreamsError: Kafka does not answer, or a topic does not exist.
             RegistryError: The schema registry does not answer.
         """
-        try:
-            self._read(*self._open())
-        except Exception as error:
-            # what was fetched and not taken would be missing: the next reading begins anew
-            self._consumer, self._next, self._end_seen = None, {}, {}
-            if isinstance(error, KafkaException):
-                raise StreamsError(f"the deployments and baselines topics cannot be read: {error}") from error
-            raise
+        deadline = time.monotonic() + MOVING_SECONDS
+        while True:
+            try:
+                return self._read(*self._open())
+            except Exception as error:
+                # what was fetched and not taken would be missing: the next reading begins anew
+                self._consumer, self._next, self._end_seen = None, {}, {}
+                if not isinstance(error, KafkaException):
+                    raise
+                if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
+                    raise StreamsError(f"the deployments and baselines topics cannot be read: {error}") from error
+            time.sleep(0.1)
 
     def _open(self) -> tuple[Consumer, Consumer]:
         if self._consumer is None or self._ends is None:

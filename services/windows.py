@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from driftline.codec import Record, decode
 from driftline.errors import CodecError
 from driftline.settings import KafkaSettings
+from services.deployments.baselines import read_baselines
 from services.kafka import read_to_end
 from streams.baseline import ASSOCIATION_PREFIX, Baseline
 from streams.counting import blocks_of
 from streams.effects import EffectSizes, effect_sizes
-from streams.errors import BaselineError
 from streams.monitor import compile_block
 from streams.statistics.association import cramers_v
 
@@ -130,17 +130,7 @@ def baselines_by_digest(settings: KafkaSettings, deployment_id: str) -> dict[str
     Raises:
         ClusterError: Kafka does not answer, or the topic is missing.
     """
-    prefix = f"{deployment_id}@".encode()
-    found = {}
-    for message in read_to_end(settings, settings.topics.baselines):
-        if message.value() is None or not (message.key() or b"").startswith(prefix):
-            continue
-        try:
-            baseline = Baseline.from_record(decode(message.value())[1])
-        except (CodecError, BaselineError, TypeError, KeyError, ValueError):
-            continue
-        found[baseline.digest] = baseline
-    return found
+    return {digest: stored.baseline for digest, stored in read_baselines(settings, deployment_id).items()}
 
 
 def summarise(

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from driftline.events import PredictionColumns
     from driftline.settings import KafkaSettings
     from services.deployments.baselines import StoredBaseline
-    from services.deployments.comparison import StreamComparison
     from services.deployments.reference import TopicReference
-    from services.deployments.summary import StreamSummary
     from services.publish.reading import Selection, Tally
     from streams.baseline import Baseline
     from streams.specification import DeploymentSpec
@@ -52,11 +50,6 @@ ReportOption = Annotated[
 AllOption = Annotated[
     bool, typer.Option("--all", help="Show each stream, also those of quality, association and parts of the traffic.")
 ]
-
-_MARGIN_NOTE = (
-    "margin: differences up to it (total variation) are of no interest, or within the error of a reference of this "
-    "size; variance x: rows that are worth one independent row, for the typical alternative"
-)
 
 
 @baseline_app.callback()
@@ -98,9 +91,11 @@ def build(
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Build a baseline from a file or from the predictions topic, try it, and put it in force."""
+    from services.cli.baseline_tables import show_baseline
     from services.cli.context import actor, kafka_settings
     from services.deployments.baselines import publish_baseline
     from services.deployments.store import get_deployment
+    from services.deployments.summary import document
     from services.publish.reading import Tally
     from streams.reference import build_baseline
 
@@ -127,9 +122,9 @@ def build(
     result = "dry run" if dry_run else "built" if changed else "unchanged"
     _write_report(built, report)
     if as_json:
-        print_json({"result": result, **_counts(tally, topic), **_document(built)})
+        print_json({"result": result, **_counts(tally, topic), **document(built)})
     else:
-        _show(built, result, show_all=show_all)
+        show_baseline(built, result, show_all=show_all)
         _tell(tally, topic)
         if report is not None:
             stdout.print(f"report: {safe(report)}", highlight=False, soft_wrap=True)
@@ -150,15 +145,17 @@ def show(
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Show a baseline: its streams, their margins, and what arming showed."""
+    from services.cli.baseline_tables import show_baseline
     from services.cli.context import kafka_settings
     from services.deployments.baselines import find_baseline
+    from services.deployments.summary import document
 
     stored = find_baseline(kafka_settings(), name)
     _write_report(stored.baseline, report)
     if as_json:
-        print_json({"built_ms": stored.built_ms, **_document(stored.baseline)})
+        print_json({"built_ms": stored.built_ms, **document(stored.baseline)})
         return
-    _show(stored.baseline, _since(stored), show_all=show_all)
+    show_baseline(stored.baseline, _since(stored), show_all=show_all)
     if report is not None:
         stdout.print(f"report: {safe(report)}", highlight=False, soft_wrap=True)
 
@@ -229,6 +226,7 @@ def diff(
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Compare two baselines, or a baseline with what a file would give."""
+    from services.cli.baseline_tables import difference_document, head_document, show_differences
     from services.cli.context import kafka_settings
     from services.deployments.baselines import find_baseline
     from services.deployments.comparison import compare
@@ -242,9 +240,10 @@ def diff(
         after = find_baseline(settings, second).baseline
     found = compare(before, after)
     if as_json:
-        print_json({"first": _head(before), "second": _head(after), "streams": [_difference(item) for item in found]})
+        streams = [difference_document(item) for item in found]
+        print_json({"first": head_document(before), "second": head_document(after), "streams": streams})
     else:
-        _show_differences(before, after, found, show_all=show_all)
+        show_differences(before, after, found, show_all=show_all)
 
 
 def _read_topic(
@@ -334,179 +333,3 @@ def _since(stored: StoredBaseline) -> str:
     from services.event_time import rfc3339
 
     return f"in force since {rfc3339(stored.built_ms * 1000)}" if stored.built_ms else "in force"
-
-
-def _document(item: Baseline) -> dict[str, Any]:
-    from services.deployments.summary import document
-
-    return document(item)
-
-
-def _show(item: Baseline, result: str, *, show_all: bool) -> None:
-    from services.deployments.summary import arming_lines, summarise
-    from services.event_time import rfc3339
-
-    stdout.print(
-        f"[bold]{safe(item.deployment_id)}@{safe(item.model_version)}[/] {result}: {item.rows:,} rows, events "
-        f"{rfc3339(item.first_event_us)} to {rfc3339(item.last_event_us)}, from {safe(item.source)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    found = [summarise(stream) for stream in item.streams]
-    print_table(
-        ["stream", "kind", "season", "rows", "missing", "margin", "from", "variance x", "weight"],
-        [_row(each) for each in found if show_all or _is_main(each.stream.role, each.stream.segment)],
-        numbers=("rows", "missing", "margin", "variance x", "weight"),
-    )
-    if not show_all:
-        _show_others(found)
-    for monitor, text in arming_lines(item):
-        stdout.print(f"[bold]{safe(monitor)}[/]: {safe(text)}", highlight=False, soft_wrap=True)
-    stdout.print(f"[dim]{_MARGIN_NOTE}\nsha256 {item.digest}[/]", highlight=False)
-
-
-def _is_main(role: str, segment: str) -> bool:
-    """Whether a stream has a row of its own without ``--all``."""
-    return not segment and role not in ("quality", "association")
-
-
-def _row(item: StreamSummary) -> Sequence[object]:
-    stream = item.stream
-    return (
-        stream.label,
-        stream.layout.name,
-        item.season.replace("_", " "),
-        f"{item.rows:,}",
-        "" if item.missing_share is None else f"{item.missing_share:.1%}",
-        f"{stream.margin_tv:.3f}",
-        item.margin_source,
-        f"{item.inflation:,.1f}",
-        f"{stream.importance:.3g}",
-    )
-
-
-def _show_others(found: Sequence[StreamSummary]) -> None:
-    groups: dict[str, list[StreamSummary]] = {}
-    for item in found:
-        stream = item.stream
-        if not _is_main(stream.role, stream.segment):
-            what = f"part {stream.segment}" if stream.segment else stream.role
-            groups.setdefault(what, []).append(item)
-    for what, items in groups.items():
-        margins = [item.stream.margin_tv for item in items]
-        inflation = [item.inflation for item in items]
-        stdout.print(
-            f"{safe(what)}: {len(items)} streams, margin {_range(margins, '.3f')}, variance x "
-            f"{_range(inflation, ',.1f')}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if groups:
-        stdout.print("[dim]each of them: --all[/]\n", highlight=False)
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    low, high = format(min(values), form), format(max(values), form)
-    return low if low == high else f"{low} – {high}"
-
-
-def _head(item: Baseline) -> dict[str, Any]:
-    return {
-        "deployment": item.deployment_id,
-        "version": item.model_version,
-        "digest": item.digest,
-        "rows": item.rows,
-        "source": item.source,
-    }
-
-
-def _difference(item: StreamComparison) -> dict[str, Any]:
-    from services.deployments.summary import summarise
-
-    def side(stream: Any) -> dict[str, Any] | None:
-        if stream is None:
-            return None
-        found = summarise(stream)
-        return {
-            "rows": found.rows,
-            "margin_tv": float(stream.margin_tv),
-            "variance_inflation": found.inflation,
-            "season": found.season,
-        }
-
-    distance = item.distance
-    return {
-        "stream": item.label,
-        "role": item.role,
-        "comparison": item.kind or ("new" if item.first is None else "gone"),
-        "note": item.note,
-        "total_variation": None if distance is None else distance.total_variation,
-        "tv_low": None if distance is None else distance.low,
-        "tv_high": None if distance is None else distance.high,
-        "tv_at_least": None if distance is None else distance.at_least,
-        "psi": None if distance is None else distance.psi,
-        "new_categories": list(item.new_categories),
-        "lost_categories": list(item.lost_categories),
-        "first": side(item.first),
-        "second": side(item.second),
-    }
-
-
-def _show_differences(before: Baseline, after: Baseline, found: Sequence[StreamComparison], *, show_all: bool) -> None:
-    from services.event_time import rfc3339
-
-    for word, item in (("from", before), ("to", after)):
-        stdout.print(
-            f"{word} [bold]{safe(item.deployment_id)}@{safe(item.model_version)}[/] {item.digest[:12]}: {item.rows:,} "
-            f"rows, events {rfc3339(item.first_event_us)} to {rfc3339(item.last_event_us)}, {safe(item.source)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    shown = [
-        item
-        for item in found
-        if show_all
-        or _is_main(item.role, next(s for s in (item.second, item.first) if s is not None).segment)
-        or item.distance is None
-        or item.distance.low > 0
-    ]
-    print_table(
-        ["stream", "TV", "95 %", "PSI", "margin", "variance x", "comparison"],
-        [_difference_row(item) for item in shown],
-        numbers=("TV", "95 %", "PSI", "margin", "variance x"),
-    )
-    if len(shown) < len(found):
-        stdout.print(
-            f"[dim]{len(found) - len(shown)} streams of quality, association and parts show no difference: --all[/]",
-            highlight=False,
-        )
-    for each in shown:
-        for what, names in (("new", each.new_categories), ("lost", each.lost_categories)):
-            if names:
-                listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-                stdout.print(f"{safe(each.label)}: {what} {safe(listed)}", highlight=False, soft_wrap=True)
-
-
-def _difference_row(item: StreamComparison) -> Sequence[object]:
-    distance = item.distance
-    if item.first is None or item.second is None:
-        kind = "only in the second" if item.first is None else "only in the first"
-    else:
-        kind = f"{item.kind}: {item.note}" if item.note else item.kind
-    return (
-        item.label,
-        "" if distance is None else f"{distance.total_variation:.3f}",
-        "" if distance is None else f"{distance.low:.3f} – {distance.high:.3f}",
-        "" if distance is None else f"{distance.psi:.3f}",
-        _change(item, lambda s: f"{s.stream.margin_tv:.3f}"),
-        _change(item, lambda s: f"{s.inflation:,.1f}"),
-        kind,
-    )
-
-
-def _change(item: StreamComparison, text: Any) -> str:
-    """A property in both, as ``before → after`` where it differs."""
-    from services.deployments.summary import summarise
-
-    sides = [text(summarise(stream)) for stream in (item.first, item.second) if stream is not None]
-    return " → ".join(dict.fromkeys(sides))

@@ -31,7 +31,7 @@ from services.deployments.checking import load_specification
 from services.publish.files import open_file
 from services.publish.reading import read_predictions, read_reference
 from streams.reference import build_baseline
-from streams.specification import DeploymentSpec
+from streams.specification import DATA_DRIFT, DATA_QUALITY, DeploymentSpec
 
 VERSION = "2013-03"
 BATCH_ROWS = 500
@@ -78,7 +78,7 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     days = _DailyMeans([*reference, *served], len(reference))
     verdicts = [(alert, days.verdict(alert)) for alert in machine.firing]
     _print(verdicts)
-    blamed = {cause["stream"] for alert in machine.firing for cause in alert["causes"]}
+    blamed = {cause["stream"].removeprefix("quality:") for alert in machine.firing for cause in alert["causes"]}
     return _figures(spec, verdicts, blamed, served)
 
 
@@ -187,6 +187,21 @@ def _print(verdicts: list[tuple[Alert, Verdict]]) -> None:
         ),
         left=6,
     )
+    alarms = [(alert["monitor"], {cause["stream"] for cause in alert["causes"]}) for alert, _ in verdicts]
+    print_table(
+        "Which features alarmed: alarms that name them",
+        ("feature", "", "distribution", "values beyond March's range, or missing"),
+        (
+            (
+                name,
+                "of the schedule" if name in SCHEDULE else "of the weather",
+                sum(monitor == DATA_DRIFT and name in causes for monitor, causes in alarms) or "quiet",
+                sum(monitor == DATA_QUALITY and f"quality:{name}" in causes for monitor, causes in alarms) or "quiet",
+            )
+            for name in (*SCHEDULE, *WEATHER)
+        ),
+        left=2,
+    )
 
 
 def _figures(
@@ -195,7 +210,7 @@ def _figures(
     first = int(min(batch.timestamps_us.min() for batch in served))
     last = int(max(batch.timestamps_us.max() for batch in served))
     budget = spec.false_alarms
-    allowed = budget.count * (last - first) / 1000 / budget.per_ms
+    allowed = round(budget.count * (last - first) / 1000 / budget.per_ms, 2)
     kinds = [verdict.kind for _, verdict in verdicts]
     quiet = [name for name in (*SCHEDULE, *WEATHER) if name not in blamed]
     return [
@@ -218,7 +233,7 @@ def _figures(
             len(set(SCHEDULE) & blamed),
             "features",
             at_most=0,
-            note=f"quiet: {', '.join(quiet)}",
+            note=f"quiet: {', '.join(quiet) or 'none'}",
         ),
         figure(
             "flights: weather features found changed",

@@ -52,7 +52,7 @@ PUBLISHED = {"gra": 27, "gsg": 27, "lea": 115}
 TRIALS_OF = {"adwin": 1.0, "kswin": 0.02}
 """Share of the trials that a detector of river's is given, by what it costs; others get a fifth."""
 
-CHUNK = 150
+CHUNK = 125
 """Trials at a time."""
 
 ROWS_AT_A_TIME = 16_384

@@ -68,7 +68,7 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     print_table(
         f"The same {rows:,} events, treated otherwise: bytes of evidence and counts that differ",
         ("", "differ"),
-        ((row["metric"].split(": ")[1], within(row, str(row["value"]))) for row in figures),
+        ((row["metric"].split(": ")[1], within(row, f"{row['value']:,.0f}")) for row in figures),
     )
     return figures
 

@@ -58,6 +58,11 @@ CLIPPING_MARGIN = 0.005
 of both, skewed distributions, lumps and single bins; between 0.003 and 0.01 the two are equally good).
 """
 
+LEAST_RISE_NATS = float(np.log(1.75))
+"""A rare bin that the reference never filled is only bet on to rise by more than this ratio: whatever its new
+probability, a larger ratio finds it sooner.
+"""
+
 Shape = NDArray[np.float64]
 Members = list[tuple[int, Shape]]
 """Shapes of a family, each with the bin it favours, or -1."""
@@ -154,15 +159,15 @@ def _numeric_tilts() -> Tilts:
     return _table(
         NUMERIC,
         {
-            "shift by 0.1 sd": (0.24, 0.0, _both_ways(z, (0.1,))),
-            "shift by 0.2 sd": (0.26, 0.0, _both_ways(z, (0.2,))),
-            "shift by 0.35 sd": (0.14, 0.0, _both_ways(z, (0.35,))),
-            "shift by 0.65 sd": (0.07, 0.0, _both_ways(z, (0.65,))),
-            "shift by 1.2 sd": (0.035, 0.0, _both_ways(z, (1.2,))),
-            "shift by 2.4 sd": (0.015, 0.0, _both_ways(z, (2.4,))),
-            "scale": (0.09, 0.0, scale(z**2, -0.8, -0.3, -0.12, 0.1, 0.2, 0.33)),
+            "shift by 0.1 sd": (0.20, 0.0, _both_ways(z, (0.1,))),
+            "shift by 0.2 sd": (0.36, 0.0, _both_ways(z, (0.2,))),
+            "shift by 0.35 sd": (0.12, 0.0, _both_ways(z, (0.35,))),
+            "shift by 0.65 sd": (0.06, 0.0, _both_ways(z, (0.65,))),
+            "shift by 1.2 sd": (0.03, 0.0, _both_ways(z, (1.2,))),
+            "shift by 2.4 sd": (0.01, 0.0, _both_ways(z, (2.4,))),
+            "scale": (0.08, 0.0, scale(z**2, -0.8, -0.3, -0.12, 0.1, 0.2, 0.33)),
             "shift and scale": (
-                0.06,
+                0.05,
                 0.0,
                 shift_and_scale(z, z**2, (0.2, 0.07), (0.6, 0.1), (0.2, -0.2), (0.6, -0.25)),
             ),
@@ -186,9 +191,9 @@ def _numeric_tilts() -> Tilts:
                 ],
             ),
             "clipped shift and scale": (0.0, 0.11, shift_and_scale(outer, wide**2, (0.5, -0.4), (0.3, 0.3))),
-            "core bin": (0.04, 0.08, _single_bins(core, (1.5, 3.0), size)),
+            "core bin": (0.03, 0.08, _single_bins(core, (1.5, 3.0), size)),
             "tail bin": (0.0, 0.02, _single_bins((LOW_TAIL, HIGH_TAIL), (2.0, 6.0), size)),
-            "rare bin": (0.03, 0.07, _single_bins(NUMERIC.rare_bins, (2.5, 10.0, 100.0), size)),
+            "rare bin": (0.04, 0.07, _single_bins(NUMERIC.rare_bins, (2.5, 10.0, 100.0), size)),
         },
     )
 
@@ -216,13 +221,14 @@ def _categorical_tilts() -> Tilts:
 def _quality_tilts() -> Tilts:
     size, bad = QUALITY.size, QUALITY.rare_bins
     unusable = (np.arange(size) != QUALITY_VALID).astype(np.float64)
-    rise, fall = (2.0, 4.0, 10.0, 30.0, 100.0, 1_000.0), (0.5, 0.2, 0.05)
+    rise = (2.0, 4.0, 10.0, 30.0, 100.0, 1_000.0)
     return _table(
         QUALITY,
         {
-            "one kind more often": (0.6, 0.6, _single_bins(bad, rise, size)),
+            "one kind more often": (0.5, 0.5, _single_bins(bad, rise, size)),
             "any kind more often": (0.2, 0.2, [(-1, np.log(ratio) * unusable) for ratio in rise]),
-            "one kind less often": (0.2, 0.2, _single_bins(bad, fall, size)),
+            "one kind somewhat more often": (0.1, 0.1, _single_bins(bad, (1.2, 1.5), size)),
+            "one kind less often": (0.2, 0.2, _single_bins(bad, (0.8, 0.5, 0.2, 0.05), size)),
         },
     )
 
@@ -301,12 +307,12 @@ def log_prior(tilts: Tilts, reference_counts: ArrayLike, margin: ArrayLike = 0.0
 
     A family's weight is shared equally among its members; single-bin tilts of core, tail or category bins that the
     reference never filled (ties, fewer than twenty categories) get none, so that a Boolean does not pay for nineteen
-    categories it does not have; nor does a bet that an empty rare bin becomes rarer. Weights must be fixed before the
-    stream begins; fixed by the baseline they are.
+    categories it does not have; nor do bets that an empty rare bin becomes rarer or hardly fuller. Weights must be
+    fixed before the stream begins; fixed by the baseline they are.
     """
     counts = np.atleast_2d(np.asarray(reference_counts))
     clipped = np.broadcast_to(np.asarray(margin, np.float64) >= CLIPPING_MARGIN, (len(counts),))
-    raises = np.take_along_axis(tilts.shapes, tilts.bins[:, None], axis=1)[:, 0] > 0
+    raises = np.take_along_axis(tilts.shapes, tilts.bins[:, None], axis=1)[:, 0] > LEAST_RISE_NATS
     rare = np.isin(tilts.bins, tilts.layout.rare_bins) & raises
     possible = (tilts.bins < 0) | rare | (counts[:, tilts.bins] > 0)
     weights = np.zeros(possible.shape)

@@ -8,8 +8,18 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from streams.statistics import dependence
-from streams.statistics.layouts import bin_numeric, fit_numeric, nominal_probabilities
-from streams.statistics.tilts import CATEGORICAL_TILTS, NUMERIC_TILTS
+from streams.statistics.evidence import make_bets
+from streams.statistics.layouts import (
+    QUALITY,
+    QUALITY_MISSING,
+    QUALITY_VALID,
+    association_codes,
+    bin_numeric,
+    fit_numeric,
+    nominal_probabilities,
+)
+from streams.statistics.replay import replay, step_counts
+from streams.statistics.tilts import ASSOCIATION_TILTS, CATEGORICAL_TILTS, NUMERIC_TILTS, QUALITY_TILTS
 
 LOCATION = np.array([family.startswith("shift by") for family in NUMERIC_TILTS.families])
 MISSING = NUMERIC_TILTS.bins == 14
@@ -83,6 +93,58 @@ def test_three_neighbouring_rare_events_do_not_silence_their_bin_but_a_long_burs
     assert dependence.tempering(codes, NUMERIC_TILTS)[MISSING].min() > 0.2
     codes[10_000:10_100] = 14
     assert dependence.tempering(codes, NUMERIC_TILTS)[MISSING].max() < 0.05
+
+
+def quality_codes(missing: np.ndarray) -> np.ndarray:
+    return np.where(missing, QUALITY_MISSING, QUALITY_VALID).astype(np.uint8)
+
+
+def test_quality_is_tempered_where_bad_values_come_in_clusters_only() -> None:
+    rng = np.random.default_rng(11)
+    n, of_missing = 30_000, QUALITY_TILTS.bins == QUALITY_MISSING
+    never, alone = np.zeros(n, bool), rng.random(n) < 0.01
+    once = never.copy()
+    once[12_345] = True
+    for missing in (never, once):
+        assert dependence.tempering(quality_codes(missing), QUALITY_TILTS).min() > 0.999
+    assert dependence.tempering(quality_codes(alone), QUALITY_TILTS).min() > 0.9
+    clustered = never.copy()
+    for first in rng.integers(0, n - 20, size=30):
+        clustered[first : first + 20] = True
+    gamma = dependence.tempering(quality_codes(clustered), QUALITY_TILTS)
+    assert gamma[of_missing].max() < 0.1
+    assert (gamma[(QUALITY_TILTS.bins >= 0) & ~of_missing] == 1).all(), "that says nothing of other kinds"
+
+
+def test_quality_with_clusters_keeps_its_bound_only_when_tempered() -> None:
+    """Bursts of twenty missing values, one event in fifty on average."""
+    rng = np.random.default_rng(12)
+
+    def bursts(streams: int, n: int) -> np.ndarray:
+        begin = rng.random((streams, n)) < 0.001
+        within = lfilter(np.ones(20), [1.0], begin.astype(float), axis=1) > 0.5
+        return np.where(within, QUALITY_MISSING, QUALITY_VALID).astype(np.uint8)
+
+    streams, threshold = 40, np.log(100)
+    references, live = bursts(streams, 30_000), step_counts(bursts(streams, 30_000), 20, QUALITY.size)
+    gamma = np.array([dependence.tempering(codes, QUALITY_TILTS) for codes in references])
+    known = np.tile([0.98, 0.0, 0.0, 0.02, 0.0], (streams, 1))
+    untempered = replay(make_bets(QUALITY_TILTS, known, 0.005), live, 1, threshold).alarms_over_bound(threshold)
+    tempered = replay(make_bets(QUALITY_TILTS, known, 0.005, gamma), live, 1, threshold).alarms_over_bound(threshold)
+    assert untempered > 5
+    assert tempered <= 1.0
+
+
+def test_associations_of_slow_columns_are_tempered_and_of_independent_rows_not() -> None:
+    def cells(columns: np.ndarray) -> np.ndarray:
+        return association_codes(*np.searchsorted([-0.43, 0.43], columns))
+
+    independent = dependence.tempering(cells(np.random.default_rng(13).normal(size=(2, 30_000))), ASSOCIATION_TILTS)
+    assert np.median(independent) > 0.95 and independent.min() > 0.7
+    slow = dependence.tempering(cells(ar1(2, 30_000, 0.9, seed=14)), ASSOCIATION_TILTS)
+    concordance = np.array([family == "concordance" for family in ASSOCIATION_TILTS.families])
+    # u v of two independent AR(1) streams is an AR(1) of phi^2, nearly
+    assert 0.05 < slow[concordance].mean() < 0.25
 
 
 def test_short_constant_and_empty_references_are_taken_as_they_are() -> None:

@@ -9,6 +9,8 @@ from hypothesis.extra import numpy as hnp
 from streams.statistics.counting import count_categorical_block, count_numeric_block, stack_numeric
 from streams.statistics.layouts import (
     ABOVE_MAX,
+    ASSOCIATION,
+    ASSOCIATION_MISSING,
     BELOW_MIN,
     CATEGORICAL,
     CATEGORICAL_MISSING,
@@ -16,9 +18,16 @@ from streams.statistics.layouts import (
     NUMERIC,
     NUMERIC_MISSING,
     OTHER,
+    QUALITY,
+    QUALITY_MISSING,
+    QUALITY_OUT_OF_RANGE,
+    QUALITY_UNSEEN,
+    QUALITY_VALID,
     UNSEEN,
     CategoricalBins,
+    Layout,
     NumericBins,
+    association_codes,
     bin_categorical,
     bin_numeric,
     count_codes,
@@ -26,6 +35,8 @@ from streams.statistics.layouts import (
     fit_categorical,
     fit_numeric,
     nominal_probabilities,
+    possible_bins,
+    quality_counts,
     reference_probabilities,
 )
 
@@ -208,6 +219,44 @@ def test_wrong_categorical_bins_and_codes_are_refused() -> None:
     for code in (2, -2):
         with pytest.raises(ValueError, match="dictionary"):
             count_categorical_block([lookup], [np.array([code])])
+
+
+@given(st.sampled_from([NUMERIC, CATEGORICAL]), st.lists(st.integers(0, 22), max_size=60))
+def test_quality_counts_are_a_coarsening_of_the_same_events(layout: Layout, drawn: list[int]) -> None:
+    codes = [code % layout.size for code in drawn]
+    kind = {
+        NUMERIC: {BELOW_MIN: QUALITY_OUT_OF_RANGE, ABOVE_MAX: QUALITY_OUT_OF_RANGE, NUMERIC_MISSING: QUALITY_MISSING},
+        CATEGORICAL: {UNSEEN: QUALITY_UNSEEN, CATEGORICAL_MISSING: QUALITY_MISSING},
+    }[layout]
+    quality = [kind.get(code, QUALITY_VALID) for code in codes]
+    counts = count_codes(np.array(codes, int), layout)
+    assert quality_counts(counts, layout).tolist() == [quality.count(k) for k in range(QUALITY.size)]
+    stacked = quality_counts(np.stack([counts, 2 * counts])[None], layout)
+    assert stacked.shape == (1, 2, QUALITY.size)
+    assert (stacked[0, 1] == 2 * stacked[0, 0]).all()
+
+
+def test_quality_counts_of_another_width_are_refused() -> None:
+    for counts, layout in ((np.zeros(15), CATEGORICAL), (np.zeros(5), QUALITY), (np.zeros(10), ASSOCIATION)):
+        with pytest.raises(ValueError, match="numeric or categorical"):
+            quality_counts(counts, layout)
+
+
+def test_association_codes_are_named_by_their_thirds() -> None:
+    thirds = ["low", "middle", "high"]
+    names = [f"{u}/{v}" for u in thirds for v in thirds]
+    u, v = np.divmod(np.arange(9), 3)
+    assert [ASSOCIATION.bin_names[code] for code in association_codes(u, v)] == names
+    assert association_codes([-1, 2, -1], [0, -1, -1]).tolist() == [ASSOCIATION_MISSING] * 3
+    assert ASSOCIATION.bin_names[ASSOCIATION_MISSING] == "missing"
+
+
+def test_a_bin_is_possible_if_it_was_filled_or_is_where_broken_pipelines_show() -> None:
+    boolean = np.zeros(CATEGORICAL.size, int)
+    boolean[:2] = 5
+    assert np.flatnonzero(possible_bins(boolean, CATEGORICAL)).tolist() == [0, 1, UNSEEN, CATEGORICAL_MISSING]
+    assert possible_bins(np.zeros((2, 5)), QUALITY).all() and possible_bins(np.zeros(10), ASSOCIATION).all()
+    assert possible_bins(np.eye(15), NUMERIC).sum() == 12 * 4 + 3 * 3
 
 
 @given(hnp.arrays(np.int64, (3, 15), elements=st.integers(0, 10**7)))

@@ -10,6 +10,7 @@ from streams.statistics.arrays import NATS_PER_UNIT
 from streams.statistics.layouts import CATEGORICAL, LAYOUTS, NUMERIC, nominal_probabilities
 from streams.statistics.tilts import (
     CATEGORICAL_TILTS,
+    LEAST_RISE_NATS,
     NUMERIC_TILTS,
     TILTS,
     Tilts,
@@ -93,7 +94,7 @@ def test_prior_weights_add_up_and_skip_bins_that_cannot_occur(tilts: Tilts, marg
     counts[1] = 1
     weights = np.exp(log_prior(tilts, counts, margin))
     assert np.allclose(weights.sum(axis=1), 1)
-    raised = tilts.shapes[np.arange(tilts.size), tilts.bins] > 0
+    raised = tilts.shapes[np.arange(tilts.size), tilts.bins] > LEAST_RISE_NATS
     rare = np.isin(tilts.bins, tilts.layout.rare_bins) & raised
     offered = np.isfinite(log_prior(tilts, np.ones(tilts.layout.size), margin)[0])
     addressed = (tilts.bins >= 0) & ~rare & offered

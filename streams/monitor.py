@@ -112,7 +112,8 @@ class Block:
         streams: S baseline streams.
         p0: float64[S, K], baseline distribution.
         bets: What the detectors bet on.
-        independence: float64[S], independent events per event: the median tempering of the tilts that can be bet on.
+        independence: float64[S], independent events per event: the median tempering of the tilts that can be bet on;
+            of quality, whose kinds of unusable values come in runs of their own, the least.
         rows_to_resolve: int64[S], events after which an unchanged stream can be told to be back within its margin.
     """
 
@@ -132,7 +133,8 @@ def compile_block(streams: Sequence[BaselineStream]) -> Block:
     tempering = np.array([stream.tempering for stream in streams])
     p0 = reference_probabilities(counts)
     bets = without_idle_tilts(make_bets(tilts_of(layout), counts, margin, tempering))
-    independence = np.nanmedian(np.where(np.isfinite(bets.log_weights), bets.tempering, np.nan), axis=1)
+    in_use = np.where(np.isfinite(bets.log_weights), bets.tempering, np.nan)
+    independence = np.nanmin(in_use, axis=1) if layout is QUALITY else np.nanmedian(in_use, axis=1)
     back = np.array([back_margin(stream) for stream in streams])
     if layout is QUALITY:
         resolve = ROWS_BACK_PER_MARGIN / np.maximum(back, 1e-4) / independence

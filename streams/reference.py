@@ -59,9 +59,13 @@ from streams.specification import EMBEDDING, NUMERIC, TEXT, DeploymentSpec, Segm
 from streams.statistics.association import cramers_v
 from streams.statistics.dependence import tempering
 from streams.statistics.layouts import (
+    ABOVE_MAX,
     ASSOCIATION,
+    BELOW_MIN,
     CATEGORICAL,
     QUALITY,
+    QUALITY_MISSING,
+    QUALITY_REFUSED,
     QUALITY_VALID,
     Layout,
     NumericBins,
@@ -293,7 +297,8 @@ class _Reference:
                 usable = quality_counts(np.eye(stream.layout.size, dtype=np.int64), stream.layout).argmax(axis=1)
                 codes = usable.astype(np.uint8)[column.codes]
                 named = QUALITY_PREFIX + first_column.get(name, name)
-                self.streams.append(self._stream(named, QUALITY_ROLE, QUALITY, None, codes, margin, stream.importance))
+                quality = self._stream(named, QUALITY_ROLE, QUALITY, None, codes, margin, stream.importance)
+                self.streams.append(dataclasses.replace(quality, tempering=_tempered_like(stream, quality)))
         readable = np.full(len(self.times), QUALITY_VALID, np.uint8)
         self.streams.append(self._stream(SCHEMA, QUALITY_ROLE, QUALITY, None, readable, margin))
 
@@ -418,6 +423,18 @@ class _Reference:
 def association_margin(spec: DeploymentSpec) -> float:
     """What the operator calls no change of an association."""
     return min(MOST_MARGIN, ASSOCIATION_MARGINS * spec.margin_tv)
+
+
+def _tempered_like(values: BaselineStream, quality: BaselineStream) -> Floats:
+    """The exponents of a quality stream, float64[I], where values that are new come in runs as the values do.
+
+    A reference has next to none of them, and cannot show it: an hour that is warmer than all of the reference is one
+    observation, not one per row. Missing values are another matter, and are tempered as the reference shows them.
+    """
+    table, outer = tilts_of(values.layout), (BELOW_MIN, ABOVE_MAX)
+    alike = np.isin(table.bins, outer) if values.layout is NUMERIC_LAYOUT else np.ones(table.size, bool)
+    own = np.isin(tilts_of(QUALITY).bins, (QUALITY_MISSING, QUALITY_REFUSED))
+    return np.where(own, quality.tempering, np.minimum(quality.tempering, values.tempering[alike].min()))
 
 
 def _has(batch: PredictionColumns, name: str) -> bool:

@@ -12,12 +12,14 @@ from scipy import signal
 from driftline.codec import decode, encode
 from driftline.events import CategoricalColumn, PredictionColumns
 from streams import arming
-from streams.arming import arm_baseline, is_refused, refused
+from streams.arming import REFUSED_MARGIN, arm_baseline, is_refused, refused
 from streams.baseline import Baseline
 from streams.counting import blocks_of
 from streams.reference import build_baseline
 from streams.specification import DATA_DRIFT, MONITORS, DeploymentSpec, FeatureSpec, SegmentSpec
+from streams.statistics.evidence import log_e_values, make_bets
 from streams.statistics.seasons import SeasonalBins
+from streams.statistics.tilts import tilts_of
 
 HOUR_US = 3_600_000_000
 T0 = 1_704_067_200_000_000  # Monday, 2024-01-01, UTC
@@ -150,6 +152,16 @@ def test_a_refused_stream_is_kept_and_has_a_margin_that_nothing_exceeds() -> Non
     assert len(armed.streams) == len(built.streams)
     armed.check()
     assert stored(armed).digest == armed.digest
+
+
+def test_no_counts_whatever_are_evidence_within_a_margin_of_one(baseline: Baseline) -> None:
+    for stream in baseline.streams:
+        tilts = tilts_of(stream.layout)
+        bets = make_bets(tilts, stream.counts[None], REFUSED_MARGIN, stream.tempering[None])
+        for at in range(stream.layout.size):
+            counts = np.zeros((1, stream.layout.size), np.int64)
+            counts[0, at] = 1000
+            assert (log_e_values(bets, counts) <= 0).all(), f"{stream.label}, bin {at}"
 
 
 def test_arming_is_the_same_again(baseline: Baseline, columns: PredictionColumns) -> None:

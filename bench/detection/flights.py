@@ -3,12 +3,13 @@
 The files are those of ``make demo``, read as ``driftline publish`` reads them, and go through the worker's state
 machine in messages of 500 rows: March is the reference, April to December is served.
 
-Whether a change is real is decided without the evidence engine, from daily means: a day is one observation, because
-flights of a day share their weather. A change is *lasting* if the daily means of the 30 days from it on are not those
-of March (Mann and Whitney, "On a test of whether one of two random variables is stochastically larger than the other",
-Annals of Mathematical Statistics 18, 1947; p < 0.001). Else it is an *episode* if a day between change and alarm lies
-beyond all days of March: a storm, say, that passed. Only lasting changes are real ones, all else counts against the
-promise.
+Whether a change is real is decided without the evidence engine, from daily figures: a day is one observation, because
+flights of a day share their weather. Of each cause the daily mean and the daily shares of rows below the 10 % and above
+the 90 % quantile of March are compared. A change is *lasting* if one of the three differs between March's days and the
+30 days from the change on (Mann and Whitney, "On a test of whether one of two random variables is stochastically larger
+than the other", Annals of Mathematical Statistics 18, 1947; p < 0.001 for the three together). Else it is an *episode*
+if the daily mean of a day between change and alarm lies beyond all days of March: a storm, say, that passed. Only
+lasting changes are real ones; all else counts against the promise, except where the year ends too soon to tell.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import mannwhitneyu
@@ -52,8 +54,11 @@ UNITS = {
 }
 
 
-LASTING, EPISODE, NONE, UNKNOWN = "lasting", "episode", "no", "unknown"
-"""Verdicts, the clearest first."""
+FEWEST_DAYS = 10
+"""With fewer days from the change to the end of the year nothing can be said."""
+
+LASTING, UNDECIDED, EPISODE, NONE, UNKNOWN = "lasting", "undecided", "episode", "no", "unknown"
+"""Verdicts, the best first. An alarm gets the best of its causes."""
 
 
 @dataclass(frozen=True)
@@ -98,28 +103,54 @@ class _DailyMeans:
         self._columns, self._reference = columns, reference
         self._day = np.concatenate([batch.timestamps_us for batch in columns]) // DAY_US
         self._reference_rows = sum(batch.rows for batch in columns[:reference])
+        self._first_day = int(self._day[0])
+        self._reference_days = int(self._day[self._reference_rows - 1]) - self._first_day + 1
 
     def verdict(self, alert: Alert) -> Verdict:
-        """The clearest verdict on a cause of an alarm."""
+        """The best verdict on a cause of an alarm."""
         found = [self._judge(cause["stream"], alert) for cause in alert["causes"]]
-        return min(found, key=lambda verdict: (LASTING, EPISODE, NONE, UNKNOWN).index(verdict.kind))
+        return min(found, key=lambda verdict: (LASTING, UNDECIDED, EPISODE, NONE, UNKNOWN).index(verdict.kind))
 
     def _judge(self, stream: str, alert: Alert) -> Verdict:
         values = self._values(stream)
         if values is None:
             return Verdict(UNKNOWN, stream, "not a single column", float("nan"))
-        daily = self._daily_sums if stream == "rate" else self._daily_means
         change, noticed = alert["change_time_us"] // DAY_US, alert["detection_time_us"] // DAY_US
-        before = daily(values, int(self._day[0]), int(self._day[self._reference_rows - 1]))
-        after = daily(values, change, change + DAYS_AFTER - 1)
-        until = daily(values, change, noticed)
         unit = UNITS.get(stream, "")
-        p = float(mannwhitneyu(before, after).pvalue)
-        if p < SIGNIFICANCE:
-            return Verdict(LASTING, stream, f"{_number(before.mean())} → {_number(after.mean())} {unit}", p)
-        farthest = until[np.abs(until - np.median(before)).argmax()]
-        text = f"{_number(farthest)}, March {_number(before.min())} to {_number(before.max())} {unit}"
-        return Verdict(NONE if before.min() <= farthest <= before.max() else EPISODE, stream, text, p)
+        p_value, text = 1.0, ""
+        summaries = self._summaries(stream, values)
+        for name, daily in summaries.items():
+            before = daily[: self._reference_days]
+            after = daily[change - self._first_day :][:DAYS_AFTER]
+            p = min(1.0, len(summaries) * float(mannwhitneyu(before, after, nan_policy="omit").pvalue))
+            if p < p_value or not text:
+                p_value = p
+                of = f"{name}: " if name else ""
+                text = f"{of}{_number(np.nanmean(before))} → {_number(np.nanmean(after))} {'' if name else unit}"
+        if p_value < SIGNIFICANCE:
+            return Verdict(LASTING, stream, text, p_value)
+        if int(self._day[-1]) - change + 1 < FEWEST_DAYS:
+            return Verdict(UNDECIDED, stream, "the year ends too soon", p_value)
+        mean = summaries[""]
+        march, until = mean[: self._reference_days], mean[change - self._first_day : noticed - self._first_day + 1]
+        farthest = until[np.nanargmax(np.abs(until - np.nanmedian(march)))]
+        low, high = np.nanmin(march), np.nanmax(march)
+        text = f"{_number(farthest)}, March {_number(low)} to {_number(high)} {unit}"
+        return Verdict(NONE if low <= farthest <= high else EPISODE, stream, text, p_value)
+
+    def _summaries(self, stream: str, values: Floats) -> dict[str, Floats]:
+        """Figures by day, NaN for a day without values; the mean has no name."""
+        if stream == "rate":
+            return {"": np.bincount(self._day - self._first_day).astype(np.float64)}
+        if np.isin(values[~np.isnan(values)], (0.0, 1.0)).all():
+            return {"": self._daily_means(values)}
+        low, high = np.nanquantile(values[: self._reference_rows], (0.1, 0.9))
+        missing = np.isnan(values)
+        return {
+            "": self._daily_means(values),
+            f"share below {_number(low)}": self._daily_means(np.where(missing, np.nan, values < low)),
+            f"share above {_number(high)}": self._daily_means(np.where(missing, np.nan, values > high)),
+        }
 
     def _values(self, stream: str) -> Floats | None:
         """What is averaged: the number itself, whether a category is the commonest, or whether a value is unusable."""
@@ -146,31 +177,27 @@ class _DailyMeans:
             return np.concatenate([batch.numeric[stream] for batch in self._columns])
         return None
 
-    def _daily_sums(self, values: Floats, first: int, last: int) -> Floats:
-        chosen = (self._day >= first) & (self._day <= last)
-        sums = np.bincount(self._day[chosen] - first, weights=values[chosen], minlength=last - first + 1)
-        return np.asarray(sums, np.float64)
-
-    def _daily_means(self, values: Floats, first: int, last: int) -> Floats:
+    def _daily_means(self, values: Floats) -> Floats:
         present = ~np.isnan(values)
-        sums = self._daily_sums(np.where(present, values, 0.0), first, last)
-        rows = self._daily_sums(present.astype(np.float64), first, last)
-        return np.asarray(sums[rows > 0] / rows[rows > 0])
+        day = self._day[present] - self._first_day
+        days = int(self._day[-1]) - self._first_day + 1
+        sums, rows = np.bincount(day, weights=values[present], minlength=days), np.bincount(day, minlength=days)
+        return np.asarray(np.divide(sums, rows, out=np.full(days, np.nan), where=rows > 0))
 
 
 def _or_missing(values: Floats | None, rows: int) -> Floats:
     return np.full(rows, np.nan) if values is None else values
 
 
-def _number(value: float) -> str:
+def _number(value: float | np.floating[Any]) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _print(verdicts: list[tuple[Alert, Verdict]]) -> None:
     print_table(
-        f"Flights, April to December against March: every alarm, judged by daily means ({DAYS_AFTER} days from the "
+        f"Flights, April to December against March: every alarm, judged by daily figures ({DAYS_AFTER} days from the "
         "change on, or those until the alarm, against March's)",
-        ("monitor", "causes", "change began", "noticed", "change", "daily means", "PSI since", "p"),
+        ("monitor", "causes", "change began", "noticed", "change", "daily figures", "PSI since", "p"),
         (
             (
                 alert["monitor"],
@@ -219,11 +246,11 @@ def _figures(
             len(verdicts),
             "alarms",
             note=f"from {_day(first)} to {_day(last)}: {kinds.count(LASTING)} lasting changes, "
-            f"{kinds.count(EPISODE)} episodes",
+            f"{kinds.count(EPISODE)} episodes, {kinds.count(UNDECIDED)} undecided",
         ),
         figure(
             "flights: alarms that are no lasting change",
-            len(kinds) - kinds.count(LASTING),
+            len(kinds) - kinds.count(LASTING) - kinds.count(UNDECIDED),
             "alarms",
             at_most=allowed,
             note=f"the promise is {budget.count:g} in {budget.per_ms / 86_400_000:g} days",

@@ -38,8 +38,8 @@ from streams.statistics.evidence import Bets, log_e_values, make_bets
 from streams.statistics.tilts import Tilts
 
 ALLOWED = 80.0
-"""Alarms that the bound allows in a replay. Independent events raise about half as many, with a standard deviation of
-six; a monitor at twice the bound is found with near certainty."""
+"""Alarms that the bound allows in a replay. Without any margin independent events raise half to two thirds of that, give
+or take seven, with the margin of the reference's size next to none; a monitor at twice the bound is always found."""
 
 SMALLEST_C = 20.0
 

@@ -83,7 +83,7 @@ def make_bets(tilts: Tilts, reference_counts: ArrayLike, margin: ArrayLike, temp
     or float64[S]; ``tempering``: a number or float64[S, I] (see :mod:`streams.statistics.dependence`).
 
     The ball is centred at the plain frequencies, without smoothing: a tilt's e-values are bounded whatever the
-    baseline, and the concentration inequality behind :func:`~streams.statistics.distances.effective_margin` is about
+    baseline, and the concentration inequality behind :func:`~streams.statistics.margins.effective_margins` is about
     the plain frequencies.
     """
     counts = np.atleast_2d(np.asarray(reference_counts, np.float64))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from streams.statistics import evidence
 from streams.statistics.arrays import log_sum_exp
 from streams.statistics.evidence import (
+    BLOCK_STREAMS,
     Bets,
     empty_base,
     empty_counts,
@@ -21,7 +22,7 @@ from streams.statistics.evidence import (
     stream_log_evidence,
     without_idle_tilts,
 )
-from streams.statistics.layouts import LAYOUTS, nominal_probabilities
+from streams.statistics.layouts import LAYOUTS, Layout, nominal_probabilities
 from streams.statistics.tilts import NUMERIC_TILTS, Tilts, tilts_of
 
 CHANGED = np.roll(nominal_probabilities(), 1)
@@ -65,12 +66,14 @@ def test_the_engine_agrees_with_the_recursion_event_by_event(layout, tempering) 
         assert got == pytest.approx([trace[index] for trace in expected], abs=4 * 2.0**-14 + 2e-4)
 
 
-@settings(max_examples=60)
-@given(st.lists(st.integers(0, 14), max_size=150), st.data())
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@settings(max_examples=40)
+@given(drawn=st.lists(st.integers(0, 2**16), max_size=150), data=st.data())
 def test_evidence_is_bit_identical_however_a_stream_is_split_and_ordered(
-    events: list[int], data: st.DataObject
+    layout: Layout, drawn: list[int], data: st.DataObject
 ) -> None:
-    bets = bets_for(3, tempering=0.37)
+    bets = bets_for(3, tempering=0.37, tilts=tilts_of(layout))
+    events = [code % layout.size for code in drawn]
     start_at = sorted(data.draw(st.sets(st.integers(0, len(events)), max_size=4)))
     cuts = sorted({*data.draw(st.sets(st.integers(0, len(events)))), *start_at, 0, len(events)})
 
@@ -80,7 +83,7 @@ def test_evidence_is_bit_identical_however_a_stream_is_split_and_ordered(
             if begin in start_at:
                 base, counts = start_slot(bets, base, counts)
             batch = data.draw(st.permutations(events[begin:end])) if shuffle else events[begin:end]
-            counts += np.bincount(np.array(batch, int), minlength=15)
+            counts += np.bincount(np.array(batch, int), minlength=layout.size)
         return base.tobytes(), stream_log_evidence(bets, base, counts).tobytes()
 
     assert run(cuts, shuffle=True) == run(sorted({0, *start_at}), shuffle=False)
@@ -95,16 +98,21 @@ def test_log_likelihood_ratios_add_without_rounding(left: list[int], right: list
     assert (log_e_values(bets, a) + log_e_values(bets, b) == log_e_values(bets, a + b)).all()
 
 
-def test_a_stream_has_the_same_evidence_in_any_block() -> None:
-    bets = bets_for(5, tempering=0.8)
-    counts = np.random.default_rng(2).integers(0, 50, size=(5, 15))
-    base, _ = start_slot(bets, empty_base(bets), counts)
+@pytest.mark.parametrize("counted_in", [np.int64, np.int32])
+def test_a_stream_has_the_same_evidence_in_any_block(counted_in: type) -> None:
+    """Alone, or anywhere among more streams than are worked on at once."""
+    streams = 2 * BLOCK_STREAMS + 3
+    bets = bets_for(streams, tempering=0.8)
+    counts = np.random.default_rng(2).integers(0, 50, size=(streams, 15)).astype(counted_in)
+    first, zeros = start_slot(bets, empty_base(bets), counts)
+    base, _ = start_slot(bets, first, counts)
+    assert zeros.dtype == counted_in and not zeros.any()
     together = stream_log_evidence(bets, base, counts)
-    for s in range(5):
+    for s in (0, 1, BLOCK_STREAMS - 1, BLOCK_STREAMS, streams - 1):
         alone = Bets(bets.shapes, bets.log_normaliser[[s]], bets.tempering[[s]], bets.log_weights[[s]])
-        assert stream_log_evidence(alone, base[[s]], counts[[s]])[0] == together[s]
-        again, _ = start_slot(alone, base[[s]], counts[[s]])
-        assert (again[0] == start_slot(bets, base, counts)[0][s]).all()
+        again, _ = start_slot(alone, first[[s]], counts[[s]])
+        assert (again[0] == base[s]).all()
+        assert stream_log_evidence(alone, again, counts[[s]])[0] == together[s]
 
 
 @given(

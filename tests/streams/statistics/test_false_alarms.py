@@ -7,7 +7,6 @@ from scipy.stats import norm
 
 from streams.statistics.budget import best_growth_nats
 from streams.statistics.dependence import tempering
-from streams.statistics.distances import effective_margin
 from streams.statistics.evidence import make_bets, without_idle_tilts
 from streams.statistics.layouts import (
     NUMERIC,
@@ -18,6 +17,7 @@ from streams.statistics.layouts import (
     fit_numeric,
     nominal_probabilities,
 )
+from streams.statistics.margins import effective_margins
 from streams.statistics.replay import replay, step_counts
 from streams.statistics.tilts import ASSOCIATION_TILTS, CATEGORICAL_TILTS, NUMERIC_TILTS, QUALITY_TILTS, Tilts
 
@@ -214,13 +214,14 @@ def test_a_finite_reference_with_its_margin_raises_no_false_alarm_where_none_at_
     rng = np.random.default_rng(17)
     reference, truth = reference_and_live(rng, 5_000, 60)
     live = rng.multinomial(500, truth[:, None, :], size=(60, 2_000))
-    assert effective_margin(0.05, 5_000, 15, 1e-6) == 0.05
+    assert effective_margins(0.05, reference, 1e-6, NUMERIC).tolist() == [0.05] * 60
     with_margin = replay(make_bets(NUMERIC_TILTS, reference, 0.05), live, 20, FLEET_THRESHOLD)
     assert with_margin.alarms.sum() == 0
     small, small_truth = reference_and_live(rng, 1_000, 60)
     live = rng.multinomial(500, small_truth[:, None, :], size=(60, 1_000))
     assert (replay(make_bets(NUMERIC_TILTS, small, 0.0), live, 20, FLEET_THRESHOLD).alarms > 0).mean() > 0.2
-    widened = effective_margin(0.05, 1_000, 15, 1e-6)
+    widened = effective_margins(0.05, small, 1e-6, NUMERIC)
+    assert widened.min() > 0.08
     assert replay(make_bets(NUMERIC_TILTS, small, widened), live, 20, FLEET_THRESHOLD).alarms.sum() == 0
 
 

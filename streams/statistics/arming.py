@@ -38,8 +38,8 @@ from streams.statistics.evidence import Bets, log_e_values, make_bets
 from streams.statistics.tilts import Tilts
 
 ALLOWED = 80.0
-"""Alarms that the bound allows in a replay. Without any margin independent events raise half to two thirds of that, give
-or take seven, with the margin of the reference's size next to none; a monitor at twice the bound is always found."""
+"""Alarms that the bound allows in a replay. Without any margin independent events raise half to two thirds of that,
+give or take seven, with the margin of the reference's size next to none; a monitor at twice the bound is found."""
 
 SMALLEST_C = 20.0
 

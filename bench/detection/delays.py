@@ -52,7 +52,7 @@ class Delay:
 
 def measure(seed: int, quick: bool) -> list[Figure]:
     """All figures on delay."""
-    streams = 100 if quick else 1_000
+    streams = 400 if quick else 1_000
     return [
         *sudden(np.random.default_rng([seed, 1]), streams),
         *ramps(np.random.default_rng([seed, 2]), streams),

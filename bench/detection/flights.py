@@ -79,8 +79,9 @@ def measure(seed: int, quick: bool) -> list[Figure]:
         spec = load_specification(files.specification).to_spec()
         reference = list(read_reference(open_file(files.reference), spec, VERSION))
         served = list(read_predictions(open_file(files.predictions), spec, version=VERSION))
-    machine = run(spec, reference, served[: len(served) // 4] if quick else served)
     days = _DailyMeans([*reference, *served], len(reference))
+    served = served[: len(served) // 4] if quick else served
+    machine = run(spec, reference, served)
     verdicts = [(alert, days.verdict(alert)) for alert in machine.firing]
     _print(verdicts)
     blamed = {cause["stream"].removeprefix("quality:") for alert in machine.firing for cause in alert["causes"]}
@@ -117,6 +118,8 @@ class _DailyMeans:
             return Verdict(UNKNOWN, stream, "not a single column", float("nan"))
         change, noticed = alert["change_time_us"] // DAY_US, alert["detection_time_us"] // DAY_US
         unit = UNITS.get(stream, "")
+        if int(self._day[-1]) - change + 1 < FEWEST_DAYS:
+            return Verdict(UNDECIDED, stream, "the year ends too soon", float("nan"))
         p_value, text = 1.0, ""
         summaries = self._summaries(stream, values)
         for name, daily in summaries.items():
@@ -129,8 +132,6 @@ class _DailyMeans:
                 text = f"{of}{_number(np.nanmean(before))} → {_number(np.nanmean(after))} {'' if name else unit}"
         if p_value < SIGNIFICANCE:
             return Verdict(LASTING, stream, text, p_value)
-        if int(self._day[-1]) - change + 1 < FEWEST_DAYS:
-            return Verdict(UNDECIDED, stream, "the year ends too soon", p_value)
         mean = summaries[""]
         march, until = mean[: self._reference_days], mean[change - self._first_day : noticed - self._first_day + 1]
         farthest = until[np.nanargmax(np.abs(until - np.nanmedian(march)))]
@@ -189,7 +190,8 @@ def _or_missing(values: Floats | None, rows: int) -> Floats:
     return np.full(rows, np.nan) if values is None else values
 
 
-def _number(value: float | np.floating[Any]) -> str:
+def _number(number: Any) -> str:
+    value = float(number)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

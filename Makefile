@@ -45,7 +45,7 @@ check: $(VENV)/.ready ## Lint, format, types, direction of imports
 bench: setup .venv-peers/.ready ## Measure throughput, latency, memory, detection and the peers; writes build/bench/*.json
 	@$(BIN)/python -m bench.run
 
-bench-detection: setup ## Measure false alarms, delays and the known detectors on the same streams, in some eight minutes
+bench-detection: setup ## Measure false alarms, delays and the known detectors on the same streams, in some five minutes
 	@$(BIN)/python -m bench.detection
 
 lock: $(VENV)/.ready ## Pin the dependencies anew (needs uv)

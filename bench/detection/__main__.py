@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.detection", description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is simulated")
-    parser.add_argument("--quick", action="store_true", help="smaller simulations: a minute instead of eight")
+    parser.add_argument("--quick", action="store_true", help="smaller simulations: a minute instead of five")
     options = parser.parse_args(arguments)
     unknown = set(options.parts) - set(PARTS)
     if unknown:

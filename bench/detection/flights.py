@@ -210,7 +210,7 @@ def _print(verdicts: list[tuple[Alert, Verdict]]) -> None:
                 verdict.kind,
                 f"{verdict.stream}: {verdict.text}",
                 f"{alert['causes'][0]['effects']['psi']:.2f}",
-                f"{verdict.p_value:.1g}",
+                "–" if np.isnan(verdict.p_value) else f"{verdict.p_value:.1g}",
             )
             for alert, verdict in verdicts
         ),

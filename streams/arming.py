@@ -21,6 +21,7 @@ from streams.rate import fit_rate
 from streams.specification import MONITORS, DeploymentSpec
 from streams.statistics.arming import Armed, ReplayBlock, arm, steps_of
 from streams.statistics.dependence import SMALLEST_TEMPERING
+from streams.statistics.evidence import rounded_down
 from streams.statistics.layouts import NumericBins, bin_numeric
 from streams.statistics.tilts import tilts_of
 
@@ -89,7 +90,9 @@ def refused(baseline: Baseline) -> dict[str, list[BaselineStream]]:
 def _widened(stream: BaselineStream, factor: float) -> BaselineStream:
     if factor == 0:
         return dataclasses.replace(stream, margin_tv=REFUSED_MARGIN)
-    return dataclasses.replace(stream, tempering=np.maximum(stream.tempering * factor, SMALLEST_TEMPERING))
+    return dataclasses.replace(
+        stream, tempering=rounded_down(np.maximum(stream.tempering * factor, SMALLEST_TEMPERING))
+    )
 
 
 def _record(monitor: str, armed: Armed) -> Arming:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec import Record, encode
-from driftline.events import Floats
 from streams.derived import Derived
 from streams.errors import BaselineError
 from streams.statistics.layouts import (
@@ -66,7 +65,7 @@ class BaselineStream:
         bins: How values become bins; None where bins are derived from those of other streams.
         counts: int64[K], reference counts.
         margin_tv: Total-variation margin in force; 1 for a stream that arming refused (:mod:`streams.arming`).
-        tempering: float64[I], exponent per tilt, 1 / variance inflation.
+        tempering: float32[I], exponent per tilt, 1 / variance inflation.
         importance: Weight in the monitor's evidence.
         segment: The part of the traffic it is about, ``SEGMENTATION=VALUE``; empty for all.
     """
@@ -77,7 +76,7 @@ class BaselineStream:
     bins: Bins | None
     counts: NDArray[np.int64]
     margin_tv: float
-    tempering: Floats
+    tempering: NDArray[np.float32]
     importance: float = 1.0
     segment: str = ""
 
@@ -140,7 +139,7 @@ class BaselineStream:
             bins=bins,
             counts=np.array(record["counts"], dtype=np.int64),
             margin_tv=record["margin_tv"],
-            tempering=np.frombuffer(record["tempering"], "<f8"),
+            tempering=np.frombuffer(record["tempering"], "<f8").astype(np.float32),
             importance=record["importance"],
             segment=record["segment"],
         )

@@ -34,13 +34,13 @@ class PastBlock:
         start_us: Event time at which the first of them began.
         offset: Offset of the message with which it began.
         slots: How many there are.
-        counts: Per layout int32[S, K].
+        counts: Per block of streams int[S, K], in the smallest type that holds them.
     """
 
     start_us: int
     offset: int
     slots: int
-    counts: list[NDArray[np.int32]]
+    counts: list[NDArray[np.integer]]
 
 
 @dataclass(eq=False, slots=True)
@@ -51,14 +51,14 @@ class History:
 
     def append(self, start_us: int, offset: int, counts: Sequence[Counts]) -> None:
         """Take in a slot that ended: where it began, and its counts per layout int64[S, K]."""
-        self.blocks.append(PastBlock(start_us, offset, 1, [c.astype(np.int32) for c in counts]))
+        self.blocks.append(PastBlock(start_us, offset, 1, [smallest(c) for c in counts]))
         length = 1
         while length < LONGEST_BLOCK_SLOTS:
             same = [i for i, block in enumerate(self.blocks) if block.slots == length]
             if len(same) <= BLOCKS_PER_LENGTH:
                 break
             older, younger = self.blocks[same[0]], self.blocks[same[0] + 1]
-            merged = [a + b for a, b in zip(older.counts, younger.counts, strict=True)]
+            merged = [smallest(a.astype(np.int64) + b) for a, b in zip(older.counts, younger.counts, strict=True)]
             self.blocks[same[0] : same[0] + 2] = [PastBlock(older.start_us, older.offset, 2 * length, merged)]
             length *= 2
         if len(self.blocks) > MOST_BLOCKS:
@@ -73,3 +73,8 @@ class History:
         """Counts int64[B + 1, S, K] from each boundary until now, the latest boundary (``present`` alone) first."""
         parts = [present, *(block.counts[layout].astype(np.int64) for block in reversed(self.blocks))]
         return np.cumsum(np.stack(parts), axis=0)
+
+
+def smallest(counts: Counts) -> NDArray[np.integer]:
+    """The same counts in the smallest type that holds them: a thousand quiet deployments are most of the memory."""
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -56,11 +56,11 @@ class Journal:
         self._producer: Producer | None = None
         self._complaint = ""
 
-    def open(self) -> dict[bytes, dict[str, Any]]:
+    def open(self) -> StoredRecords:
         """Fence earlier owners and read the state (steps 1 and 2).
 
         Returns:
-            Key to fields of every live ``JournalRecord``.
+            Key to fields of every live ``JournalRecord``, to be taken out one by one.
 
         Raises:
             JournalError: Kafka refuses or does not answer, or a record cannot be read. A partition whose state is not
@@ -79,7 +79,7 @@ class Journal:
         except KafkaException as error:
             raise self._failed("the journal cannot be opened", error) from error
 
-    def _load(self) -> dict[bytes, dict[str, Any]]:
+    def _load(self) -> StoredRecords:
         consumer = plain_consumer(self._settings, "journal")
         raw: dict[bytes, bytes] = {}
         try:
@@ -99,8 +99,7 @@ class Journal:
                     )
         finally:
             consumer.close()
-        # one at a time: of a thousand deployments the bytes and the fields are 100 MB each
-        return {key: decode(raw.pop(key))[1]["fields"] for key in list(raw)}
+        return StoredRecords(raw)
 
     @staticmethod
     def _read_some(consumer: Consumer, raw: dict[bytes, bytes]) -> int | None:
@@ -190,6 +189,32 @@ class Journal:
     def close(self) -> None:
         """Let go of the connection. What was not committed is aborted by the next owner."""
         self._producer = None
+
+
+class StoredRecords(MutableMapping[bytes, dict[str, Any]]):
+    """Journal records as they were read, by key; decoded when they are taken out.
+
+    Of a thousand deployments the bytes are 200 MB and the fields as many again: they go as the state comes.
+    """
+
+    def __init__(self, raw: dict[bytes, bytes]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, key: bytes) -> dict[str, Any]:
+        fields: dict[str, Any] = decode(self._raw[key])[1]["fields"]
+        return fields
+
+    def __setitem__(self, key: bytes, fields: dict[str, Any]) -> None:
+        self._raw[key] = encode("JournalRecord", {"kind": _kind(key), "fields": fields})
+
+    def __delitem__(self, key: bytes) -> None:
+        del self._raw[key]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
 
 
 def _kind(key: bytes) -> str:

@@ -7,7 +7,7 @@ and commits what it says (see :mod:`streams.journal`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -556,37 +556,33 @@ class Partition:
             "time_ms": self._time_ms,
         }
 
-    def restore(self, records: Mapping[bytes, Mapping[str, Any]]) -> range:
-        """Take the state from journal records.
+    def restore(self, records: MutableMapping[bytes, dict[str, Any]]) -> range:
+        """Take the state from journal records, which are taken out as they are used.
 
         Returns:
             Offsets of the predictions topic whose messages must be given to :meth:`remember`, in order.
         """
-        by_kind: dict[str, list[tuple[list[str], dict[str, Any]]]] = {}
-        for key, fields in records.items():
-            kind, *names = key.decode().split("/", 1)
-            by_kind.setdefault(kind, []).append((names, dict(fields)))
-        for (name,), fields in by_kind.get("spec", ()):
-            self._deployments[name] = Deployment(state_records.restore_spec(fields))
-        for (name,), fields in by_kind.get("deployment", ()):
-            restore_deployment(self._deployments[name], fields)
-        slots = {name: fields for (name,), fields in by_kind.get("slot", ())}
-        evidence = {name: fields for (name,), fields in by_kind.get("evidence", ())}
-        detectors = {name: fields for (name,), fields in by_kind.get("detectors", ())}
-        for (name,), fields in by_kind.get("baseline", ()):
+        names: dict[str, list[str]] = {}
+        for key in sorted(records):
+            kind, _, name = key.decode().partition("/")
+            names.setdefault(kind, []).append(name)
+        for name in names.get("spec", ()):
+            deployment = Deployment(state_records.restore_spec(records.pop(_key("spec", name))))
+            restore_deployment(deployment, records.pop(_key("deployment", name)))
+            self._deployments[name] = deployment
+        for name in names.get("baseline", ()):
             deployment_id, model_version = name.split("@")
             deployment = self._deployments[deployment_id]
             followers = Followers(deployment.spec.detectors)
-            if name in detectors:
-                followers, notices = Followers.from_bytes(detectors[name]["state"])
+            if (written := records.pop(_key("detectors", name), None)) is not None:
+                followers, notices = Followers.from_bytes(written["state"])
                 self.notices += notices
-            deployment.versions[model_version] = restore_version(
-                deployment.spec, fields, evidence[name], slots[name], followers
-            )
-        for (name,), fields in by_kind.get("window", ()):
+            baseline, evidence, slot = (records.pop(_key(kind, name)) for kind in ("baseline", "evidence", "slot"))
+            deployment.versions[model_version] = restore_version(deployment.spec, baseline, evidence, slot, followers)
+        for name in names.get("window", ()):
             deployment_id, model_version, start_us = name.split("@")
             version = self._deployments[deployment_id].versions[model_version]
-            version.windows[int(start_us)] = state_records.restore_window(fields)
+            version.windows[int(start_us)] = state_records.restore_window(records.pop(_key("window", name)))
         position = records.get(b"position")
         if position is None:
             return range(0)

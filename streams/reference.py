@@ -58,6 +58,7 @@ from streams.rate import fit_rate
 from streams.specification import EMBEDDING, NUMERIC, TEXT, DeploymentSpec, SegmentSpec
 from streams.statistics.association import cramers_v
 from streams.statistics.dependence import tempering
+from streams.statistics.evidence import rounded_down
 from streams.statistics.layouts import (
     ABOVE_MAX,
     ASSOCIATION,
@@ -414,7 +415,7 @@ class _Reference:
             bins=bins,
             counts=counts,
             margin_tv=float(effective_margins(margin, counts[None], REFERENCE_ERROR_PROBABILITY, layout)[0]),
-            tempering=tempering(codes, tilts_of(layout)) if gamma is None else gamma,
+            tempering=rounded_down(tempering(codes, tilts_of(layout)) if gamma is None else gamma),
             importance=importance,
             segment=segment,
         )
@@ -425,8 +426,8 @@ def association_margin(spec: DeploymentSpec) -> float:
     return min(MOST_MARGIN, ASSOCIATION_MARGINS * spec.margin_tv)
 
 
-def _tempered_like(values: BaselineStream, quality: BaselineStream) -> Floats:
-    """The exponents of a quality stream, float64[I], where values that are new come in runs as the values do.
+def _tempered_like(values: BaselineStream, quality: BaselineStream) -> NDArray[np.float32]:
+    """The exponents of a quality stream, float32[I], where values that are new come in runs as the values do.
 
     A reference has next to none of them, and cannot show it: an hour that is warmer than all of the reference is one
     observation, not one per row. Missing values are another matter, and are tempered as the reference shows them.

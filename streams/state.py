@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from driftline.codec import decode, encode
 from streams.baseline import Baseline
-from streams.history import PastBlock
+from streams.history import PastBlock, smallest
 from streams.monitor import BlockState, Episode, Monitors
 from streams.specification import DeploymentSpec
 from streams.windows import Window
@@ -94,7 +94,7 @@ def restore_monitors(
         unpack(evidence[name]) for b in range(len(monitors.blocks)) if (name := f"past_counts_{b}") in evidence
     ]
     monitors.history.blocks = [
-        PastBlock(start_us, offset, slots, [counts[i].copy() for counts in past_counts])
+        PastBlock(start_us, offset, slots, [smallest(counts[i]) for counts in past_counts])
         for i, (start_us, offset, slots) in enumerate(unpack(evidence["past"]).tolist())
     ]
     for name, facts in json.loads(evidence["monitors"]).items():

@@ -14,6 +14,7 @@ from streams.baseline import FEATURE, PREDICTION_ROLE, SERVICE_ROLE, BaselineStr
 from streams.monitor import Block, Monitors
 from streams.statistics.budget import expected_delay_events, start_mass_log
 from streams.statistics.distances import total_variation
+from streams.statistics.evidence import rounded_down
 from streams.statistics.layouts import NUMERIC, NUMERIC_MISSING
 
 Floats = NDArray[np.float64]
@@ -102,7 +103,7 @@ def monitor_delays(monitors: Monitors, name: str, shifts_sd: Sequence[float] = S
 
 
 def _block_delays(block: Block, log_weights: Floats, threshold_nats: float, shift_sd: float) -> list[StreamDelay]:
-    bets = dataclasses.replace(block.bets, log_weights=block.bets.log_weights + log_weights[:, None])
+    bets = dataclasses.replace(block.bets, log_weights=rounded_down(block.bets.log_weights + log_weights[:, None]))
     counts = np.array([stream.counts for stream in block.streams], np.float64)
     p = counts / counts.sum(axis=1, keepdims=True)
     events, distance = np.zeros(len(p)), np.full(len(p), np.inf)

@@ -305,6 +305,6 @@ def _bets(block: ReplayBlock, baseline: Floats, gamma: Floats) -> Bets:
     return Bets(
         block.tilts.shapes,
         np.concatenate([part.log_normaliser for part in parts]),
-        tempering,
+        np.concatenate([part.tempering for part in parts]),
         np.concatenate([part.log_weights for part in parts]),
     )

@@ -51,6 +51,9 @@ BASE_UNITS_PER_NAT = 2.0**15
 HIGHEST_UNITS = 2.0**24 - 2.0**15
 """Evidence beyond 511 nats is an alarm whatever the threshold; a start on top of it stays below 2^24 units."""
 
+EXACT_NORMALISER = 16
+"""Below it float32 holds the multiples of 2^-20."""
+
 STRICTLY_BELOW = 1 - 2.0**-20
 """Makes up for the last bits that exp and log1p may be too large in float32."""
 
@@ -62,13 +65,14 @@ class Bets:
     """What S streams of one layout bet on; fixed by baseline and specification.
 
     ``shapes``: float64[I, K]; ``log_normaliser``, ``tempering`` (gamma, in (0, 1]), ``log_weights`` (log w):
-    float64[S, I].
+    float32[S, I]. A normaliser is a multiple of 2^-20 below 16, which float32 holds exactly; the two others are rounded
+    down, which only ever lowers evidence.
     """
 
     shapes: Floats
-    log_normaliser: Floats
-    tempering: Floats
-    log_weights: Floats
+    log_normaliser: Base
+    tempering: Base
+    log_weights: Base
 
     @property
     def streams(self) -> int:
@@ -94,7 +98,18 @@ def make_bets(tilts: Tilts, reference_counts: ArrayLike, margin: ArrayLike, temp
     gamma = np.array(np.broadcast_to(np.asarray(tempering, np.float64), normaliser.shape))
     if not ((gamma > 0) & (gamma <= 1)).all():
         raise ValueError("tempering exponents must lie in (0, 1]; more than 1 would break the bound")
-    return Bets(tilts.shapes, normaliser, gamma, log_prior(tilts, counts, margin))
+    if normaliser.max() >= EXACT_NORMALISER:
+        raise ValueError(
+            f"a normaliser must stay below {EXACT_NORMALISER} nats; the tilts of {tilts.layout.name} do not"
+        )
+    weights = log_prior(tilts, counts, margin)
+    return Bets(tilts.shapes, normaliser.astype(np.float32), rounded_down(gamma), rounded_down(weights))
+
+
+def rounded_down(values: Floats) -> Base:
+    """The largest float32 that is not above each value."""
+    rounded = values.astype(np.float32)
+    return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
 
 def without_idle_tilts(bets: Bets) -> Bets:

@@ -164,7 +164,7 @@ class Machine:
         """Another machine that begins from what this one committed last."""
         machine = Machine(self.partition.number, self.topics)
         machine.records, machine.log = dict(self.records), list(self.log)
-        to_remember = machine.partition.restore(machine.records)
+        to_remember = machine.partition.restore(dict(machine.records))
         machine.partition.remember(
             m for m in self.log if m.topic == self.topics.predictions and m.offset in to_remember
         )

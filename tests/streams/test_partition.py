@@ -571,7 +571,7 @@ def test_an_impossible_specification_is_refused_whole(samples: Any, change: dict
         {"counts": np.zeros(15, np.int64)},
         {"counts": np.ones(3, np.int64)},
         {"tempering": np.ones(4)},
-        {"margin_tv": 1.0},
+        {"margin_tv": 1.5},
         {"importance": float("nan")},
     ],
 )

@@ -21,7 +21,7 @@ from streams.baseline import Baseline
 from streams.decoding import Decoded, decode_message
 from streams.messages import Message
 from streams.monitor import Monitors
-from streams.partition import Partition
+from streams.partition import END_PREFIX, Partition
 from streams.specification import DeploymentSpec
 
 Progress = Callable[[int, int, int], None]
@@ -168,13 +168,21 @@ class Replay:
 
     def _put_in_force(self, digest: str) -> None:
         """What a control entry names, if it is the deployment's; the oldest that is still there if it is gone."""
-        if digest in self._past.specs:
+        if digest.startswith(END_PREFIX):
+            self._end(digest.removeprefix(END_PREFIX))
+        elif digest in self._past.specs:
             self._put_spec(self._past.specs[digest][0])
         elif digest in self._past.baselines:
             self._put_baseline(self._past.baselines[digest][0])
         elif (subject := self._past.subject_of(digest)) is not None:
             kind, _, name = subject.partition(":")
             self._put_substitute(kind, name.rpartition("@")[2], digest)
+
+    def _end(self, deployment_id: str) -> None:
+        """The deployment was retired, to be applied again later or never."""
+        if self._spec is not None and deployment_id == self._spec[0].deployment_id:
+            self._spec = None
+            self.partition.end(deployment_id)
 
     def _put_substitute(self, kind: str, version: str, digest: str) -> None:
         if kind == "deployment":

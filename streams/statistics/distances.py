@@ -143,22 +143,3 @@ def rows_to_resolve(p0: ArrayLike, margin: ArrayLike, beta: float) -> Floats:
     expected = np.sqrt(2 / np.pi) * 0.5 * np.sqrt(p * (1 - p)).sum(axis=-1)
     root = (expected + _fluctuation(1, beta)) / (0.9 * np.asarray(margin, np.float64))
     return np.asarray(np.ceil(root**2))
-
-
-def tv_reference_radius(m: int, bins: int, beta: float) -> float:
-    """Total variation within which the true baseline lies around its estimate from m independent events, with
-    probability 1 - beta.
-
-    sqrt((K log 2 + log(1/beta)) / (2m)) around the empirical distribution (Weissman, Ordentlich, Seroussi, Verdu,
-    Weinberger, "Inequalities for the L1 deviation of the empirical distribution", 2003, theorem 2.1).
-    """
-    if m <= 0:
-        return 1.0
-    return float(min(1.0, np.sqrt((bins * np.log(2) + np.log(1 / beta)) / (2 * m))))
-
-
-def effective_margin(operator_margin: float, m: int, bins: int, beta: float) -> float:
-    """The margin eps of a stream: what the operator calls no change, widened to what m reference events can tell
-    apart.
-    """
-    return max(operator_margin, tv_reference_radius(m, bins, beta))

@@ -202,22 +202,6 @@ def _add_start(log_evidence: Floats, log_start_mass: float) -> Base:
     return larger
 
 
-def monitor_log_weights(importance: ArrayLike, floor: float = 0.0) -> Floats:
-    """Log weights log v float64[S] of a monitor's streams from importances >= 0, adding up to one.
-
-    ``floor``: the least share of an equal weight that a stream keeps whatever its importance (in [0, 1]). A stream
-    with weight v needs -log v nats more than alone. All importances zero means equal weights.
-    """
-    values = np.asarray(importance, np.float64)
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError("importances must be finite numbers that are not negative")
-    total = values.sum()
-    shares = values / total if total > 0 else np.full(values.shape, 1 / max(values.size, 1))
-    shares = floor / max(values.size, 1) + (1 - floor) * shares
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log(shares))
-
-
 def since_log_evidence(bets: Bets, since_counts: Counts) -> Floats:
     """The log of sum_i w_i e_i float64[S]: evidence of each stream against "no change since these counts began"."""
     return log_sum_exp(log_e_values(bets, since_counts) + bets.log_weights)

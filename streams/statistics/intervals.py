@@ -1,7 +1,7 @@
 """Confidence intervals of the effect sizes, from counts alone.
 
 Each is about the distance between the baseline as it stands and the distribution the counts were drawn from, in the
-same bins; the baseline's own error is the business of the margin (:func:`~.distances.tv_reference_radius`), and what
+same bins; the baseline's own error is the business of the margin (:func:`~.margins.reference_radius`), and what
 bins hide of an ordered distance is stated apart (:mod:`~streams.statistics.ordered`). ``independent`` is the number
 of independent events the counts are worth: their number, divided by the variance inflation where events depend on
 each other (the design effect of Rao and Scott, "The analysis of categorical data from complex sample surveys: chi-

@@ -94,18 +94,6 @@ def test_after_rows_to_resolve_an_unchanged_stream_is_typically_resolved_and_not
     assert d.rows_to_resolve(np.tile(p0, (3, 1)), [0.05, 0.1, 0.2], beta).shape == (3,)
 
 
-def test_the_true_baseline_lies_within_the_reference_radius() -> None:
-    m, beta, truth = 500, 0.05, np.full(15, 1 / 15)
-    estimates = np.random.default_rng(8).multinomial(m, truth, size=4_000)
-    assert (d.total_variation(estimates, truth) <= d.tv_reference_radius(m, 15, beta)).mean() >= 1 - beta
-
-
-def test_the_margin_is_the_operators_unless_the_reference_is_too_small() -> None:
-    assert d.effective_margin(0.05, 5_000, 15, 1e-6) == 0.05
-    assert d.effective_margin(0.05, 500, 15, 1e-6) == pytest.approx(np.sqrt((15 * np.log(2) + np.log(1e6)) / 1_000))
-    assert d.effective_margin(0.05, 0, 15, 1e-6) == 1.0
-
-
 def test_the_effect_size_of_an_unchanged_boolean_does_not_come_from_bins_it_cannot_fill() -> None:
     reference = np.zeros(CATEGORICAL.size, np.int64)
     reference[:2] = 14_000, 6_000

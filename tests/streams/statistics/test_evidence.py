@@ -17,7 +17,6 @@ from streams.statistics.evidence import (
     empty_counts,
     log_e_values,
     make_bets,
-    monitor_log_weights,
     start_slot,
     stream_log_evidence,
     without_idle_tilts,
@@ -189,13 +188,6 @@ def test_a_stream_of_the_baseline_loses_evidence_and_a_changed_one_gains() -> No
     changed = np.rint(n * CHANGED).astype(int)[None]
     assert stream_log_evidence(bets, base, unchanged)[0] < -1
     assert stream_log_evidence(bets, base, changed)[0] > 20
-
-
-def test_monitor_weights_refuse_nonsense_and_default_to_equal() -> None:
-    assert np.exp(monitor_log_weights([0, 0])) == pytest.approx([0.5, 0.5])
-    for wrong in ([-1, 1], [float("nan"), 1], [float("inf"), 1]):
-        with pytest.raises(ValueError, match="importances"):
-            monitor_log_weights(wrong)
 
 
 def test_bets_refuse_what_would_break_the_bound() -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from streams.statistics.counting import count_numeric_block, stack_numeric
 from streams.statistics.dependence import tempering
-from streams.statistics.distances import tv_reference_radius
 from streams.statistics.evidence import make_bets
 from streams.statistics.layouts import (
     ABOVE_MAX,
@@ -25,6 +24,7 @@ from streams.statistics.layouts import (
     count_codes,
     fit_numeric,
 )
+from streams.statistics.margins import reference_radius
 from streams.statistics.replay import replay, step_counts
 from streams.statistics.seasons import (
     HOUR_AND_WEEKEND,
@@ -231,7 +231,7 @@ def test_a_daily_cycle_is_found_near_the_bound_with_seasons_and_not_for_weeks_wi
         without.append(bin_numeric(cut, production))
     assert np.median(plain_tempering) < 0.03
     assert np.median(seasonal_tempering) > 0.7
-    radius = tv_reference_radius(len(times), 12, 1e-3)
+    radius = reference_radius(np.array(seasonal[:1]), 1e-3, NUMERIC)[0]
     margin = radius + SEASONS[HOUR_OF_WEEK] / len(times)
     bets = make_bets(NUMERIC_TILTS, np.array(seasonal), margin, np.array(seasonal_tempering))
     steps = step_counts(np.array(with_seasons), per_hour, NUMERIC.size)

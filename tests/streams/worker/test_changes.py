@@ -92,5 +92,13 @@ def test_what_is_applied_while_a_worker_runs_counts_from_then_on(worlds: Any, sa
     assert latencies[-1] < 2000, latencies
     assert latencies[len(latencies) // 2] < 120, latencies
 
+    # whoever is retired leaves nothing behind
+    world.send(None, key=record_key("alarming"), topic=world.topics.deployments)
+    world.flush()
+    world.wait(lambda: not any(b"alarming" in key for _, key in world.state()))
+    open_alarms = {alert["incident_key"] for _, alert in alerts}
+    resolved = {found.record["incident_key"] for found in world.read("alerts") if found.record["status"] == "resolved"}
+    assert open_alarms <= resolved
+
     check_replay(world)
     assert worker.stop() == 0

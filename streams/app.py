@@ -273,8 +273,6 @@ class Worker:
     async def _pass_time(self) -> None:
         """Let time pass where nothing comes: silence is news, too."""
         for owned in list(self._owned.values()):
-            if time.monotonic() - owned.progressed_at < TIME_INTERVAL_SECONDS:
-                continue
             try:
                 await owned.pass_time(round(time.time() * 1000))
             except StreamsError as error:

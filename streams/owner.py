@@ -30,6 +30,9 @@ MAX_PENDING_BYTES = 32 << 20
 PLACE_AFRESH_BEYOND = 1000
 """So many messages that were applied before are passed over one by one; for more the consumer is placed ahead."""
 
+QUIET_SECONDS = 10.0
+"""A partition without a message for so long is quiet."""
+
 PLACING_SECONDS = 5.0
 """How long the consumer has to deliver from where it was placed, before it is placed again."""
 
@@ -84,6 +87,7 @@ class OwnedPartition:
         self._placed: dict[str, tuple[int, float]] = {}
         self._looked_up_before: dict[str, int] = {}
         self._changes_seen = -1
+        self._horizon: tuple[int, dict[str, int]] = (0, {})
 
     async def open(self) -> None:
         """Fence earlier owners, read the state and the prediction ids (steps 1 and 2 of the journal).
@@ -246,17 +250,30 @@ class OwnedPartition:
             if not self.dropped:
                 self._shared.committed(self.number, position)
 
-    async def pass_time(self, time_ms: int) -> None:
-        """Tell the state machine that it is ``time_ms``, if that matters and the log has nothing that was not applied.
+    async def pass_time(self, now_ms: int) -> None:
+        """Tell the state machine what time it is, if that matters and everything until then was applied.
+
+        Where messages come, the ends of the log that were seen at one look must be applied at the next; then it was at
+        least so late as at the first. Where none come the log itself is asked: what was seen of it may be old.
+
+        Args:
+            now_ms: Milliseconds since 1970 UTC.
 
         Raises:
             JournalError: Kafka does not answer: nothing is known about what was published.
         """
-        if self.dropped or not self.partition.awaits_time(time_ms):
+        if self.dropped:
             return
-        if await self.due() is None and not self.dropped:
-            self.partition.pass_time(time_ms)
-            await self._keep_up()
+        position = self.partition.position
+        seen_ms, ends = self._horizon
+        if time.monotonic() - self.progressed_at < QUIET_SECONDS:
+            if any(position[topic] < end for topic, end in ends.items()):
+                return
+            self._horizon = now_ms, {topic: self._shared.end_offset(topic, self.number) for topic in position}
+            self.partition.pass_time(seen_ms)
+        elif self.partition.awaits_time(now_ms) and await self.due() is None and not self.dropped:
+            self.partition.pass_time(now_ms)
+        await self._keep_up()
 
     async def due(self) -> tuple[str, int] | None:
         """A topic, and the position in it, with a message that was not applied; None if all of them were.

@@ -55,9 +55,6 @@ LONE_STEP_US = 1_000_000
 END_PREFIX = "end:"
 """What the order says, with the deployment's name, where one was retired; otherwise it names a digest."""
 
-TIME_STEP_MS = 10_000
-"""How often the log's time is looked at for deployments that have fallen silent."""
-
 LIVE_MS = 86_400_000
 """A deployment whose rows come this late at most is live: its silence counts. One that is being fed history is not."""
 
@@ -191,9 +188,7 @@ class Partition:
         self._order_message(message)
         self.position[message.topic] = message.offset + 1
         self.messages += 1
-        self._log_time_ms = max(self._log_time_ms, message.timestamp_ms)
-        if self._log_time_ms >= self._time_ms + TIME_STEP_MS:
-            self._pass_time(self._log_time_ms)
+        self._log_time_ms = message.timestamp_ms
         if message.topic == self._topics.predictions:
             self._identities.advance(message.offset)
         if decoded.refusal is not None:
@@ -212,14 +207,13 @@ class Partition:
     def pass_time(self, time_ms: int) -> None:
         """Time passes between two messages, as far as the worker knows that there is none; the order remembers it.
 
-        A state machine reads no clock: that nothing came until ``time_ms`` is an event like the others.
+        A state machine reads no clock: that nothing came until ``time_ms`` is an event like the others. The time stamps
+        of messages tell of it as well, but publishers write them, and one whose clock is a year ahead would make all
+        others silent.
         """
         if not self.awaits_time(time_ms):
             return
         self._order.append({"source": "clock", "first_offset": time_ms, "last_offset": time_ms, "digest": None})
-        self._pass_time(time_ms)
-
-    def _pass_time(self, time_ms: int) -> None:
         self._time_ms = time_ms
         for deployment_id, deployment in self._deployments.items():
             interval = self._silent_interval(deployment, time_ms)

@@ -9,12 +9,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from driftline.topics import record_key
 from streams import state as state_records
 from streams.baseline import FEATURE, RULE_PART, Baseline
 from streams.counting import RowCounter
 from streams.followers import Followers
+from streams.limits import Limits
 from streams.monitor import Monitors
 from streams.specification import DeploymentSpec
 from streams.statistics.layouts import NUMERIC
@@ -22,27 +23,10 @@ from streams.windows import Window
 
 NO_SLOT = -1
 
+LIVE_MS = 86_400_000
+"""A deployment whose rows come this late at most is live: its silence counts. One that is being fed history is not."""
+
 COUNTERS = ("rows", "late_rows", "duplicate_rows", "rejected_rows", "outcome_rows")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a specification asks of a message before its rows are looked at, from an offset on.
-
-    Kept with the state as far back as prediction ids are remembered: after a restart the ids are read from the log
-    again, and a message that was refused then must be passed over now.
-    """
-
-    offset: int
-    earliest_us: int
-    skew_ms: int
-    shards: int
-
-    def key_fits(self, deployment_id: str, key: bytes | None) -> bool:
-        """Whether the key is the deployment's: an outcome must find its prediction, each shard pays for its starts."""
-        if self.shards == 1:
-            return key == record_key(deployment_id)
-        return any(key == record_key(deployment_id, shard) for shard in range(self.shards))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +99,28 @@ class Deployment:
         self.seen_ms = log_ms
         self.delay_ms = max(log_ms - earliest_ms, self.delay_ms - (self.delay_ms >> 6), 0)
 
+    def silent_interval(self, time_ms: int) -> int | None:
+        """The interval that a live deployment's rows would be in by now, if it has got none since an earlier one.
 
-def limits_of(spec: DeploymentSpec, offset: int) -> Limits:
-    """The limits of a specification that comes into force before ``offset``."""
-    return Limits(offset, spec.earliest_event_time_us, spec.clock_skew_ms, spec.shards)
+        Event time is taken to go on as the log's does. Rows may be as late as they have been of late, for publishers
+        may collect them for an hour, and as the specification allows on top.
+        """
+        version = self.versions.get(self.latest_version)
+        if version is None or version.monitors.rate is None or self.clock_us is None or self.delay_ms > LIVE_MS:
+            return None
+        waiting_ms = time_ms - self.seen_ms - self.spec.lateness_ms - self.delay_ms
+        interval = (self.clock_us + waiting_ms * 1000) // version.monitors.rate.interval_us
+        return interval if interval > version.monitors.rate.interval >= 0 else None
+
+    def clock_by_slot(self, times_us: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        """The clock at each of the next rows that count, by start slot."""
+        clock = np.maximum(np.maximum.accumulate(times_us), self.clock_us or 0)
+        slot_us = self.spec.start_slot_ms * 1000
+        first, last = int(clock[0]) // slot_us, int(clock[-1]) // slot_us
+        if first == last:
+            return {first: clock}
+        slots, starts = np.unique(clock // slot_us, return_index=True)
+        return dict(zip(slots.tolist(), np.split(clock, starts[1:]), strict=True))
 
 
 def numeric_features(baseline: Baseline, offset: int) -> NumericFeatures:
@@ -211,3 +213,24 @@ def restore_version(
         slot["lone_rows"],
         slot["last_step_us"],
     )
+
+
+def key_of(kind: str, *names: object) -> bytes:
+    """The key of a journal record."""
+    return f"{kind}/{'@'.join(map(str, names))}".encode()
+
+
+def fields_of(key: bytes, dirty: Any) -> dict[str, Any] | None:
+    """The record of whatever changed under a key; None where it is gone."""
+    if isinstance(dirty, Followers):
+        return {"state": dirty.to_bytes()}
+    if isinstance(dirty, Window):
+        return state_records.window_fields(dirty)
+    if isinstance(dirty, Deployment):
+        return deployment_fields(dirty)
+    if isinstance(dirty, Version):
+        if key.startswith(b"evidence/"):
+            return state_records.evidence_fields(dirty.monitors)
+        return slot_fields(dirty)
+    fields: dict[str, Any] | None = dirty
+    return fields

@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import Floats
+from driftline.errors import EventError
+from driftline.events import Floats, PredictionColumns
 from streams.alerts import audit, stable_id
-from streams.baseline import Baseline
+from streams.baseline import FEATURE, PREDICTION_ROLE, Baseline
+from streams.columns import PREDICTION
+from streams.counting import numeric_values
 from streams.detectors import (
     BITS,
     MOST_MAGNITUDE,
@@ -311,6 +314,14 @@ def detector_alert(
         Emission("alerts", spec.deployment_id.encode(), "Alert", alert),
         audit(message, action, f"incident:{key}", alert, reason),
     ]
+
+
+def followed_values(name: str, columns: PredictionColumns) -> NDArray[np.float64]:
+    """A stream for the detectors; missing in rows that cannot be read as numbers, which others complain of."""
+    try:
+        return numeric_values(name, PREDICTION_ROLE if name == PREDICTION else FEATURE, columns)
+    except EventError:
+        return np.full(columns.rows, np.nan)
 
 
 def _usable(domain: str, values: Floats) -> NDArray[np.bool_]:

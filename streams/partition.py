@@ -19,9 +19,9 @@ from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.topics import Topics
 from streams import state as state_records
 from streams.alerts import alert_fired, alert_resolved, dead_letter, window_summary
-from streams.baseline import FEATURE, PREDICTION_ROLE, Baseline
-from streams.columns import PREDICTION, numeric_column
-from streams.counting import RowCounter, Watched, numeric_values
+from streams.baseline import Baseline
+from streams.columns import numeric_column
+from streams.counting import RowCounter, Watched
 from streams.decoding import Decoded, decode_message
 from streams.deployment import (
     NO_SLOT,
@@ -29,17 +29,17 @@ from streams.deployment import (
     Version,
     at_offset,
     baseline_fields,
-    deployment_fields,
     extended,
-    limits_of,
+    fields_of,
+    key_of,
     numeric_features,
     restore_deployment,
     restore_version,
-    slot_fields,
 )
 from streams.detectors import check_detectors
-from streams.followers import Followers, Turn, detector_alert
+from streams.followers import Followers, Turn, detector_alert, followed_values
 from streams.identities import Identities
+from streams.limits import limits_of, time_error
 from streams.messages import Emission, Message
 from streams.monitor import Episode, Monitor, Monitors
 from streams.specification import DeploymentSpec
@@ -54,9 +54,6 @@ LONE_STEP_US = 1_000_000
 
 END_PREFIX = "end:"
 """What the order says, with the deployment's name, where one was retired; otherwise it names a digest."""
-
-LIVE_MS = 86_400_000
-"""A deployment whose rows come this late at most is live: its silence counts. One that is being fed history is not."""
 
 
 class Partition:
@@ -134,7 +131,7 @@ class Partition:
                 self._touch_version(spec.deployment_id, name, evidence=True)
         limits = limits_of(spec, offset)
         deployment.limits = extended(deployment.limits, limits, self._identities.older_offset)
-        self._dirty[_key("spec", spec.deployment_id)] = state_records.spec_fields(spec)
+        self._dirty[key_of("spec", spec.deployment_id)] = state_records.spec_fields(spec)
         self._touch_deployment(spec.deployment_id)
         self._order_control(spec.digest())
 
@@ -159,7 +156,7 @@ class Partition:
             version.numeric = extended(known.numeric, features, self._identities.older_offset)
             version.monitors.continue_episodes(known.monitors)
         deployment.versions[baseline.model_version] = version
-        self._dirty[_key("baseline", baseline.deployment_id, baseline.model_version)] = baseline_fields(version)
+        self._dirty[key_of("baseline", baseline.deployment_id, baseline.model_version)] = baseline_fields(version)
         self._touch_version(baseline.deployment_id, baseline.model_version, evidence=True)
         self._touch_deployment(baseline.deployment_id)
         self._order_control(baseline.digest)
@@ -172,13 +169,13 @@ class Partition:
         """
         deployment = self._deployments[deployment_id]
         self._close_windows(deployment, everything=True)
-        self._dirty[_key("spec", deployment_id)] = self._dirty[_key("deployment", deployment_id)] = None
+        self._dirty[key_of("spec", deployment_id)] = self._dirty[key_of("deployment", deployment_id)] = None
         for name, version in deployment.versions.items():
             self._resolve(deployment, version, version.monitors.give_up(), "the deployment was retired")
             turns = version.followers.put_in_force((), deployment.clock_us or 0)
             self._emit_turns(deployment, version, turns, self._latest_message(), None)
             for kind in ("baseline", "slot", "evidence", "detectors"):
-                self._dirty[_key(kind, deployment_id, name)] = None
+                self._dirty[key_of(kind, deployment_id, name)] = None
         del self._deployments[deployment_id]
         self._order_control(END_PREFIX + deployment_id)
 
@@ -201,7 +198,7 @@ class Partition:
     def awaits_time(self, time_ms: int) -> bool:
         """Whether the time, milliseconds since 1970 UTC, would end an interval of a deployment that is silent."""
         return time_ms > self._time_ms and any(
-            self._silent_interval(deployment, time_ms) is not None for deployment in self._deployments.values()
+            deployment.silent_interval(time_ms) is not None for deployment in self._deployments.values()
         )
 
     def pass_time(self, time_ms: int) -> None:
@@ -216,7 +213,7 @@ class Partition:
         self._order.append({"source": "clock", "first_offset": time_ms, "last_offset": time_ms, "digest": None})
         self._time_ms = time_ms
         for deployment_id, deployment in self._deployments.items():
-            interval = self._silent_interval(deployment, time_ms)
+            interval = deployment.silent_interval(time_ms)
             version = deployment.versions.get(deployment.latest_version)
             if interval is None or version is None or version.monitors.rate is None:
                 continue
@@ -225,23 +222,6 @@ class Partition:
             now_us = interval * version.monitors.rate.interval_us
             changed |= self._look_for_alarms(deployment, version, message, now_us, None)
             self._touch_version(deployment_id, deployment.latest_version, evidence=changed)
-
-    @staticmethod
-    def _silent_interval(deployment: Deployment, time_ms: int) -> int | None:
-        """The interval that a live deployment's rows would be in by now, if it has got none since an earlier one.
-
-        Event time is taken to go on as the log's does. Rows may be as late as they have been of late, for publishers
-        may collect them for an hour, and as the specification allows on top.
-        """
-        version = deployment.versions.get(deployment.latest_version)
-        if version is None or version.monitors.rate is None or deployment.clock_us is None:
-            return None
-        if deployment.delay_ms > LIVE_MS:
-            return None
-        waiting_ms = time_ms - deployment.seen_ms - deployment.spec.lateness_ms - deployment.delay_ms
-        now_us = deployment.clock_us + waiting_ms * 1000
-        interval = now_us // version.monitors.rate.interval_us
-        return interval if interval > version.monitors.rate.interval >= 0 else None
 
     def _apply_outcomes(self, columns: OutcomeColumns, message: Message) -> None:
         deployment = self._deployments.get(columns.deployment_id)
@@ -271,10 +251,7 @@ class Partition:
                 "then publish again",
             )
             return
-        spec = deployment.spec
-        on_time = _within_limits(
-            columns.timestamps_us, message.timestamp_ms, spec.earliest_event_time_us, spec.clock_skew_ms
-        )
+        on_time = deployment.limits[-1].on_time(columns, message.timestamp_ms)
         try:
             watched = version.counter.read(columns)
         except EventError as error:
@@ -306,7 +283,7 @@ class Partition:
             bad = np.flatnonzero(~on_time).tolist()
             counters["rejected_rows"] += len(bad)
             self.dead_letters += 1
-            self._emissions.append(dead_letter(message, "event_time", _time_error(columns, message, bad), bad))
+            self._emissions.append(dead_letter(message, "event_time", time_error(columns, message, bad), bad))
             ids = [ids[row] for row in np.flatnonzero(on_time).tolist()]
         new = self._identities.unseen(columns.deployment_id, ids)
         counters["rows"] += len(ids)
@@ -335,7 +312,7 @@ class Partition:
             return
         counts = version.counter.count(watched, grouping.index, len(grouping.groups))
         started = False
-        clocks = _clock_by_slot(deployment, columns, counted)
+        clocks = deployment.clock_by_slot(columns.timestamps_us if counted is None else columns.timestamps_us[counted])
         unbroken = deployment.latest_version in ("", columns.model_version)
         deployment.latest_version = columns.model_version
         for g, group in enumerate(grouping.groups):
@@ -385,7 +362,7 @@ class Partition:
         if window is None:
             window = version.windows[group.window_start_us] = Window([np.zeros_like(c) for c in counts], offset)
         window.add(counts, group.rows)
-        key = _key("window", deployment.spec.deployment_id, model_version, group.window_start_us)
+        key = key_of("window", deployment.spec.deployment_id, model_version, group.window_start_us)
         self._dirty[key] = window
 
     @staticmethod
@@ -417,7 +394,7 @@ class Partition:
             if window.due():
                 window.revision += 1
                 self._emit_window(deployment, version, start_us, window, final=False)
-                self._dirty[_key("window", deployment.spec.deployment_id, model_version, start_us)] = window
+                self._dirty[key_of("window", deployment.spec.deployment_id, model_version, start_us)] = window
 
     def _close_windows(self, deployment: Deployment, *, everything: bool = False, only: str | None = None) -> None:
         """Write the final summary of every window that takes no more rows, and forget it."""
@@ -433,7 +410,7 @@ class Partition:
                 window = version.windows.pop(start_us)
                 window.revision += 1
                 self._emit_window(deployment, version, start_us, window, final=True)
-                self._dirty[_key("window", spec.deployment_id, name, start_us)] = None
+                self._dirty[key_of("window", spec.deployment_id, name, start_us)] = None
 
     def _resolve(
         self, deployment: Deployment, version: Version, alarms: Sequence[tuple[Monitor, Episode]], reason: str
@@ -462,7 +439,7 @@ class Partition:
         streams = version.followers.streams
         if not streams:
             return
-        values = {name: _followed(name, columns) for name in streams}
+        values = {name: followed_values(name, columns) for name in streams}
         if counted is not None:
             values = {name: np.where(counted, column, np.nan) for name, column in values.items()}
         turns = version.followers.update(values, columns.timestamps_us, message.offset)
@@ -477,7 +454,7 @@ class Partition:
             self.urgent = True
 
     def _touch_followers(self, deployment: Deployment, version: Version) -> None:
-        key = _key("detectors", deployment.spec.deployment_id, version.baseline.model_version)
+        key = key_of("detectors", deployment.spec.deployment_id, version.baseline.model_version)
         if version.followers.streams:
             self._dirty[key] = version.followers
         else:
@@ -520,17 +497,17 @@ class Partition:
         self._order.append({"source": "control", "first_offset": 0, "last_offset": 0, "digest": digest})
 
     def _touch_deployment(self, deployment_id: str) -> None:
-        self._dirty[_key("deployment", deployment_id)] = self._deployments[deployment_id]
+        self._dirty[key_of("deployment", deployment_id)] = self._deployments[deployment_id]
 
     def _touch_version(self, deployment_id: str, model_version: str, *, evidence: bool) -> None:
         version = self._deployments[deployment_id].versions[model_version]
-        self._dirty[_key("slot", deployment_id, model_version)] = version
+        self._dirty[key_of("slot", deployment_id, model_version)] = version
         if evidence:
-            self._dirty[_key("evidence", deployment_id, model_version)] = version
+            self._dirty[key_of("evidence", deployment_id, model_version)] = version
 
     def take(self) -> tuple[dict[bytes, dict[str, Any] | None], list[Emission], list[dict[str, Any]]]:
         """What to commit: state records that changed (None to delete), emissions, order. Forgets all three."""
-        records: dict[bytes, dict[str, Any] | None] = {key: _fields(key, dirty) for key, dirty in self._dirty.items()}
+        records: dict[bytes, dict[str, Any] | None] = {key: fields_of(key, dirty) for key, dirty in self._dirty.items()}
         emissions, order = self._emissions, self._order
         if order:
             records[b"position"] = self._position_fields()
@@ -561,22 +538,22 @@ class Partition:
             kind, _, name = key.decode().partition("/")
             names.setdefault(kind, []).append(name)
         for name in names.get("spec", ()):
-            deployment = Deployment(state_records.restore_spec(records.pop(_key("spec", name))))
-            restore_deployment(deployment, records.pop(_key("deployment", name)))
+            deployment = Deployment(state_records.restore_spec(records.pop(key_of("spec", name))))
+            restore_deployment(deployment, records.pop(key_of("deployment", name)))
             self._deployments[name] = deployment
         for name in names.get("baseline", ()):
             deployment_id, model_version = name.split("@")
             deployment = self._deployments[deployment_id]
             followers = Followers(deployment.spec.detectors)
-            if (written := records.pop(_key("detectors", name), None)) is not None:
+            if (written := records.pop(key_of("detectors", name), None)) is not None:
                 followers, notices = Followers.from_bytes(written["state"])
                 self.notices += notices
-            baseline, evidence, slot = (records.pop(_key(kind, name)) for kind in ("baseline", "evidence", "slot"))
+            baseline, evidence, slot = (records.pop(key_of(kind, name)) for kind in ("baseline", "evidence", "slot"))
             deployment.versions[model_version] = restore_version(deployment.spec, baseline, evidence, slot, followers)
         for name in names.get("window", ()):
             deployment_id, model_version, start_us = name.split("@")
             version = self._deployments[deployment_id].versions[model_version]
-            version.windows[int(start_us)] = state_records.restore_window(records.pop(_key("window", name)))
+            version.windows[int(start_us)] = state_records.restore_window(records.pop(key_of("window", name)))
         position = records.get(b"position")
         if position is None:
             return range(0)
@@ -612,67 +589,6 @@ class Partition:
                 numeric_column(columns, name)
         except EventError:
             return None
-        on_time = _within_limits(columns.timestamps_us, message.timestamp_ms, limits.earliest_us, limits.skew_ms)
+        on_time = limits.on_time(columns, message.timestamp_ms)
         ids = columns.prediction_ids
         return ids if on_time is None else [ids[row] for row in np.flatnonzero(on_time).tolist()]
-
-
-def _key(kind: str, *names: object) -> bytes:
-    return f"{kind}/{'@'.join(map(str, names))}".encode()
-
-
-def _within_limits(
-    times_us: NDArray[np.int64], log_time_ms: int, earliest_us: int, skew_ms: int
-) -> NDArray[np.bool_] | None:
-    """Rows whose event time can be believed; None if all can."""
-    latest_us = (log_time_ms + skew_ms) * 1000
-    if times_us.min() >= earliest_us and times_us.max() <= latest_us:
-        return None
-    return np.asarray((times_us >= earliest_us) & (times_us <= latest_us))
-
-
-def _clock_by_slot(
-    deployment: Deployment, columns: PredictionColumns, counted: NDArray[np.bool_] | None
-) -> dict[int, NDArray[np.int64]]:
-    """The deployment's clock at each row that counts, by start slot."""
-    times = columns.timestamps_us if counted is None else columns.timestamps_us[counted]
-    clock = np.maximum(np.maximum.accumulate(times), deployment.clock_us or 0)
-    slot_us = deployment.spec.start_slot_ms * 1000
-    first, last = int(clock[0]) // slot_us, int(clock[-1]) // slot_us
-    if first == last:
-        return {first: clock}
-    slots, starts = np.unique(clock // slot_us, return_index=True)
-    return dict(zip(slots.tolist(), np.split(clock, starts[1:]), strict=True))
-
-
-def _time_error(columns: PredictionColumns, message: Message, bad: list[int]) -> str:
-    first = int(columns.timestamps_us[bad[0]])
-    when = np.datetime64(first, "us")
-    return (
-        f"{len(bad)} of {columns.rows} rows: event times must lie between the specification's earliest_event_time and "
-        f"the log's time {np.datetime64(message.timestamp_ms, 'ms')} plus clock_skew; row {bad[0]} says {when} "
-        f"({first} microseconds since 1970: is the unit right?)"
-    )
-
-
-def _followed(name: str, columns: PredictionColumns) -> NDArray[np.float64]:
-    """A stream for the detectors; missing in rows that cannot be read as numbers, which others complain of."""
-    try:
-        return numeric_values(name, PREDICTION_ROLE if name == PREDICTION else FEATURE, columns)
-    except EventError:
-        return np.full(columns.rows, np.nan)
-
-
-def _fields(key: bytes, dirty: Any) -> dict[str, Any] | None:
-    if isinstance(dirty, Followers):
-        return {"state": dirty.to_bytes()}
-    if isinstance(dirty, Window):
-        return state_records.window_fields(dirty)
-    if isinstance(dirty, Deployment):
-        return deployment_fields(dirty)
-    if isinstance(dirty, Version):
-        if key.startswith(b"evidence/"):
-            return state_records.evidence_fields(dirty.monitors)
-        return slot_fields(dirty)
-    fields: dict[str, Any] | None = dirty
-    return fields

@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streams.baseline import ASSOCIATION_PREFIX
+from streams.baseline import ASSOCIATION_PREFIX, RATE_ROLE, Baseline
+from streams.derived import ASSOCIATION as ASSOCIATION_KIND
 from streams.effects import effect_sizes
 from streams.messages import Emission, Message
 from streams.monitor import CONFIDENCE_ERROR, Alarm, Block, Cause, Episode, Monitor, Monitors
@@ -46,7 +47,9 @@ def alert_fired(
 ) -> list[Emission]:
     """The firing ``Alert`` of an alarm, and its audit event."""
     episode, monitor = alarm.episode, alarm.monitor
-    causes = [_cause(monitors.blocks[cause.block], cause) for cause in alarm.causes[:MOST_CAUSES]]
+    inputs = _inputs(monitors.baseline)
+    interval_ms = 0 if monitors.rate is None else monitors.rate.interval_us // 1000
+    causes = [_cause(monitors.blocks[cause.block], cause, inputs, interval_ms) for cause in alarm.causes[:MOST_CAUSES]]
     alert = _alert(spec, monitors, monitor, episode, message, "firing", episode.fired_us, model_id) | {
         "log_evidence_nats": alarm.log_evidence_nats,
         "rows_since_change": int(alarm.causes[0].counts.sum()),
@@ -140,7 +143,16 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MOST_LABEL_CHARACTERS else text[: MOST_LABEL_CHARACTERS - 1] + "…"
 
 
-def _cause(block: Block, cause: Cause) -> dict[str, Any]:
+def _inputs(baseline: Baseline) -> dict[str, tuple[str, ...]]:
+    """The columns that computed streams are computed from."""
+    found: dict[str, tuple[str, ...]] = {}
+    for derived in baseline.derived:
+        names = (ASSOCIATION_PREFIX + derived.name,) if derived.kind == ASSOCIATION_KIND else derived.columns
+        found |= dict.fromkeys(names, derived.inputs)
+    return found
+
+
+def _cause(block: Block, cause: Cause, inputs: Mapping[str, Sequence[str]], interval_ms: int) -> dict[str, Any]:
     stream, p0 = block.streams[cause.index], block.p0[cause.index]
     rows = int(cause.counts.sum())
     independence = block.independence[cause.index]
@@ -161,6 +173,8 @@ def _cause(block: Block, cause: Cause) -> dict[str, Any]:
         "expected": p0.tolist(),
         "observed": cause.counts.tolist(),
         "segment": stream.segment,
+        "inputs": [_shortened(name) for name in inputs.get(stream.name, ())],
+        "interval_ms": interval_ms if stream.role == RATE_ROLE else 0,
     }
 
 

@@ -25,7 +25,6 @@ from streams.baseline import (
     Baseline,
     BaselineSegment,
     BaselineStream,
-    Bins,
 )
 from streams.columns import categorical_column, numeric_column, prediction_column
 from streams.derived import (
@@ -51,7 +50,6 @@ from streams.statistics.layouts import (
     QUALITY_VALID,
     CategoricalBins,
     NumericBins,
-    dictionary_lookup,
     quality_counts,
 )
 from streams.statistics.seasons import SEASONS, SeasonalBins, count_seasonal, stack_seasonal
@@ -134,7 +132,7 @@ class RowCounter:
         self._segments = baseline.segments
         row_of = {stream.name: row for row, stream in enumerate(self._numeric)}
         self._joint_row = row_of.get(JOINT_DISTANCE, -1)
-        self._joint_rows = [row_of[name] for name in self._joint.inputs] if self._joint else []
+        self._joint_rows = _adjacent([row_of[name] for name in self._joint.inputs] if self._joint else [])
         self._plain = stack_numeric([s.bins for s in self._numeric if isinstance(s.bins, NumericBins)])
         self._seasonal = [
             stack_seasonal([s.bins for s in blocks[name] if isinstance(s.bins, SeasonalBins)])
@@ -182,7 +180,10 @@ class RowCounter:
             Per block int64[G, S, K]; zeros for the block that counts time.
         """
         found = self._count_numbers(watched, index, groups)
-        numbers = np.concatenate(list(found.values()), axis=1) if found else None
+        numbers = None
+        if found:
+            first, *others = found.values()
+            numbers = np.concatenate((first, *others), axis=1) if others else first
         lookups = batch_lookups(self._cuts, [text.categories for text in watched.categorical])
         if self._categorical:
             codes = [text.codes for text in watched.categorical]
@@ -192,7 +193,7 @@ class RowCounter:
                 in_group = _group_sizes(index, groups, watched.rows)
                 found[name] = self._quality.count(numbers, found.get(CATEGORICAL_BLOCK), in_group)
             elif name == ASSOCIATION_BLOCK:
-                found[name] = self._association.count(watched, index, groups)
+                found[name] = self._association.count(watched, lookups, index, groups)
             elif name == NUMERIC_PARTS_BLOCK:
                 found[name] = self._parts.count_numeric(watched, index, groups)
             elif name == CATEGORICAL_PARTS_BLOCK:
@@ -265,6 +266,18 @@ def _group_sizes(index: Codes | None, groups: int, rows: int) -> Counts:
     return np.bincount(index[index >= 0], minlength=groups)
 
 
+def _adjacent(rows: list[int]) -> list[int] | slice:
+    """An index of these rows: a slice, which copies nothing, where they lie side by side."""
+    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
+        return slice(rows[0], rows[0] + len(rows))
+    return rows
+
+
+def _places(pairs: Sequence[tuple[int, int]]) -> tuple[list[int] | slice, list[int] | slice]:
+    """Where rows go to, and where they come from, as indices of arrays."""
+    return _adjacent([to for to, _ in pairs]), _adjacent([source for _, source in pairs])
+
+
 class _QualitySources:
     """Counts of usable values, from the counts of the values themselves."""
 
@@ -279,27 +292,27 @@ class _QualitySources:
         numeric_rows = {s.name: row for row, s in enumerate(numeric)}
         categorical_rows = {s.name: row for row, s in enumerate(categorical)}
         self._size = len(streams)
-        self._numeric: list[tuple[int, int]] = []
-        self._categorical: list[tuple[int, int]] = []
+        from_numeric: list[tuple[int, int]] = []
+        from_categorical: list[tuple[int, int]] = []
         self._schema = -1
         for at, stream in enumerate(streams):
             name = stream.name.removeprefix(QUALITY_PREFIX)
             if stream.name == SCHEMA:
                 self._schema = at
             elif name in categorical_rows:
-                self._categorical.append((at, categorical_rows[name]))
+                from_categorical.append((at, categorical_rows[name]))
             else:
-                self._numeric.append((at, numeric_rows[first_column.get(name, name)]))
+                from_numeric.append((at, numeric_rows[first_column.get(name, name)]))
+        self._numeric, self._categorical = _places(from_numeric), _places(from_categorical)
 
     def count(self, numeric: Counts | None, categorical: Counts | None, rows: Counts) -> Counts:
         """Counts int64[G, S, 5] from those of the values; ``rows`` int64[G] were readable."""
         counts = np.zeros((len(rows), self._size, QUALITY.size), np.int64)
-        for values, layout, places in (
+        for values, layout, (to, source) in (
             (numeric, NUMERIC, self._numeric),
             (categorical, CATEGORICAL, self._categorical),
         ):
-            if values is not None and places:
-                to, source = map(list, zip(*places, strict=True))
+            if values is not None:
                 counts[:, to] = quality_counts(values[:, source], layout)
         if self._schema >= 0:
             counts[:, self._schema, QUALITY_VALID] = rows
@@ -322,12 +335,11 @@ class _Association:
         self._size = len(streams)
         features = [stream.name.removeprefix(ASSOCIATION_PREFIX) for stream in streams]
         inside = [(at, name) for at, name in enumerate(features) if name in numeric_rows]
-        self._at = [at for at, _ in inside]
-        self._rows = [numeric_rows[name] for _, name in inside]
+        self._at, self._rows = _places([(at, numeric_rows[name]) for at, name in inside])
         cuts = np.array([by_name[name].arrays["cuts"] for _, name in inside]).reshape(-1, 2)
         self._low, self._high = cuts[:, :1], cuts[:, 1:]
         self._categorical = [
-            (at, categorical_rows[name], categorical[categorical_rows[name]].bins, by_name[name].arrays["thirds"])
+            (at, categorical_rows[name], by_name[name].arrays["thirds"].astype(np.uint8))
             for at, name in enumerate(features)
             if name in categorical_rows
         ]
@@ -337,55 +349,60 @@ class _Association:
         name = self._target.name
         self._target_row = numeric_rows.get(name, -1)
         self._target_column = categorical_rows.get(name, -1)
-        self._target_bins = categorical[self._target_column].bins if self._target_column >= 0 else None
+        self._offsets = (np.arange(self._size) * len(_CELL_OF_PAIR))[:, None]
 
-    def count(self, watched: Watched, index: Codes | None, groups: int) -> Counts:
-        """Counts int64[G, S, 10]."""
-        kept = None if index is None else index >= 0
-        target = self._target_thirds(watched)
-        cells = np.empty((self._size, watched.rows), np.int64)
-        if self._at and watched.numeric is not None:
-            cells[self._at] = table_cells(thirds_of_numbers(watched.numeric[self._rows], self._low, self._high), target)
-        for at, column, bins, thirds in self._categorical:
-            cells[at] = table_cells(_thirds_of_texts(watched.categorical[column], bins, thirds), target)
-        cells += (np.arange(self._size) * ASSOCIATION.size)[:, None]
-        if index is not None and kept is not None:
-            cells += index * (self._size * ASSOCIATION.size)
-            cells = cells[:, kept]
-        flat = np.bincount(cells.ravel(), minlength=groups * self._size * ASSOCIATION.size)
-        return flat.reshape(groups, self._size, ASSOCIATION.size)
+    def count(self, watched: Watched, lookups: Sequence[Codes], index: Codes | None, groups: int) -> Counts:
+        """Counts int64[G, S, 10]; ``lookups`` as in :func:`~streams.statistics.counting.count_categorical_block`."""
+        thirds = np.empty((self._size, watched.rows), np.uint8)
+        if watched.numeric is not None:
+            thirds[self._at] = thirds_of_numbers(watched.numeric[self._rows], self._low, self._high)
+        for at, column, by_bin in self._categorical:
+            thirds[at] = by_bin[lookups[column]][watched.categorical[column].codes]
+        pairs = _pairs(thirds, self._target_thirds(watched, lookups)) + self._offsets
+        size = self._size * len(_CELL_OF_PAIR)
+        if index is not None:
+            pairs = (pairs + index * size)[:, index >= 0]
+        found = np.bincount(pairs.ravel(), minlength=groups * size).reshape(groups, self._size, -1)
+        return np.asarray(found @ _CELLS_OF_PAIRS)
 
-    def _target_thirds(self, watched: Watched) -> NDArray[np.uint8]:
+    def _target_thirds(self, watched: Watched, lookups: Sequence[Codes]) -> NDArray[np.uint8]:
         if self._target_row >= 0 and watched.numeric is not None:
-            low, high = self._target.arrays["cuts"].reshape(2, 1, 1)
-            values = watched.numeric[self._target_row : self._target_row + 1]
-            return np.asarray(thirds_of_numbers(values, low, high)[0])
-        texts = watched.categorical[self._target_column]
-        return _thirds_of_texts(texts, self._target_bins, self._target.arrays["thirds"])
+            low, high = self._target.arrays["cuts"]
+            return thirds_of_numbers(watched.numeric[self._target_row], low, high)
+        by_bin = self._target.arrays["thirds"].astype(np.uint8)
+        codes = watched.categorical[self._target_column].codes
+        return np.asarray(by_bin[lookups[self._target_column]][codes])
 
 
 MISSING_THIRD = 3
 
 
-def thirds_of_numbers(values: Floats, low: Floats, high: Floats) -> NDArray[np.uint8]:
-    """The third each value lies in, uint8[S, n]: 0, 1, 2, or 3 for missing; cuts float64[S, 1]."""
-    thirds = (values > low).view(np.uint8) + (values > high).view(np.uint8)
-    thirds[np.isnan(values)] = MISSING_THIRD
-    return np.asarray(thirds)
+def thirds_of_numbers(values: Floats, low: Floats | float, high: Floats | float) -> NDArray[np.uint8]:
+    """The third each value lies in, uint8[..., n]: 0, 1, 2, or 3 for missing; cuts are numbers or float64[..., 1]."""
+    # NaN is neither below a cut nor equal to itself
+    below = (values <= low).view(np.uint8) + (values <= high).view(np.uint8) + (values == values).view(np.uint8)
+    return np.asarray(MISSING_THIRD - below)
 
 
-def _thirds_of_texts(texts: CategoricalColumn, bins: Bins | None, thirds: Floats) -> NDArray[np.uint8]:
-    """The third each category was put into by the reference, uint8[n]."""
-    assert isinstance(bins, CategoricalBins)
-    by_category = thirds.astype(np.uint8)[dictionary_lookup(bins, texts.categories)]
-    return np.asarray(by_category[texts.codes])
+def _pairs(thirds: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Both thirds in one number from 0 to 15."""
+    return np.asarray(thirds * np.uint8(MISSING_THIRD + 1) + target)
+
+
+_CELL_OF_PAIR = np.array(
+    [
+        ASSOCIATION_MISSING if MISSING_THIRD in (feature, prediction) else 3 * feature + prediction
+        for feature in range(MISSING_THIRD + 1)
+        for prediction in range(MISSING_THIRD + 1)
+    ],
+    np.uint8,
+)
+_CELLS_OF_PAIRS = np.eye(ASSOCIATION.size, dtype=np.int64)[_CELL_OF_PAIR]
 
 
 def table_cells(thirds: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The cell of the three-by-three table, uint8[..., n], of thirds of a feature and of the prediction."""
-    cells = 3 * thirds + target
-    cells[(thirds == MISSING_THIRD) | (target == MISSING_THIRD)] = ASSOCIATION_MISSING
-    return np.asarray(cells)
+    return np.asarray(_CELL_OF_PAIR[_pairs(thirds, target)])
 
 
 class _Parts:

@@ -5,11 +5,12 @@ embedding through its distance from the reference's mean and a few random projec
 through one distance of the whole row, which sees a change of correlation that no single column shows.
 
 What a computation needs is learnt from the reference and stored in the baseline. Every value depends on its own row
-only, and is computed by elementwise arithmetic in a fixed order: it has the same bits in any batch on any machine.
+only, and is computed by exact or elementwise arithmetic in a fixed order: it has the same bits in any batch.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,11 @@ _MOST_CHARACTERS = 10_000
 
 _WINSOR = 4.0
 """Standardised values are clipped here: one wild value must not hide what the rest of the row says."""
+
+_SCORE_GRID = 2.0**-20
+_WHITENING_BITS = 23
+"""Standardised values are rounded to a grid, entries of the whitening matrix to so many bits: see
+:func:`joint_distance`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,15 +97,15 @@ class Derived:
 TEXT_COLUMNS = ("length", "letters", "digits", "unknown_words")
 
 
-def fit_text(name: str, parts: Sequence[CategoricalColumn]) -> Derived:
-    """Learn the vocabulary of a text from the reference."""
+def fit_text(name: str, parts: Sequence[CategoricalColumn], least_rows: int = 2) -> Derived:
+    """Learn the vocabulary of a text from the reference: the words that so many rows have."""
     rows_with: Counter[str] = Counter()
     for part in parts:
         occurrences = np.bincount(part.codes[part.codes >= 0], minlength=len(part.categories)).tolist()
         for text, occurs in zip(part.categories, occurrences, strict=True):
             for word in _words(text):
                 rows_with[word] += occurs
-    known = sorted((w for w, n in rows_with.items() if n >= 2), key=lambda word: (-rows_with[word], word))
+    known = sorted((w for w, n in rows_with.items() if n >= least_rows), key=lambda word: (-rows_with[word], word))
     return Derived(TEXT, name, (name,), words=frozenset(known[:MOST_WORDS]))
 
 
@@ -175,11 +181,13 @@ def fit_joint(names: Sequence[str], columns: Floats, importances: Sequence[float
         return None
     arrays = {"centre": centre[chosen], "scale": scale[chosen]}
     scores = _standardised(arrays, columns[chosen])
-    covariance = np.cov(scores)
-    mean = scores.mean(axis=1)
+    mean = np.rint(scores.mean(axis=1)) * _SCORE_GRID
+    covariance = np.cov(scores * _SCORE_GRID)
     # a ridge of a hundredth keeps columns that are functions of others from deciding by their rounding
     ridge = covariance + 0.01 * np.diag(np.diag(covariance) + 1e-6)
     whitening = np.linalg.inv(np.linalg.cholesky(ridge))
+    grid = 2.0 ** (np.ceil(np.log2(np.abs(whitening).max())) - _WHITENING_BITS)
+    whitening = np.rint(whitening / grid) * grid
     return Derived(JOINT, JOINT, tuple(names[i] for i in chosen), arrays | {"mean": mean, "whiten": whitening.ravel()})
 
 
@@ -187,20 +195,24 @@ def joint_distance(derived: Derived, columns: Floats) -> Floats:
     """Mahalanobis distance float64[n] of whole rows, ``columns`` float64[S, n], per square root of a feature.
 
     d^2 = (1/S) |W (z - mean)|^2 with W the inverse Cholesky factor of the reference's covariance (Mahalanobis, "On the
-    generalised distance in statistics", 1936), about 1 for a row like the reference's. Feature by feature, added up in
-    a fixed order: a matrix product would round differently in batches of another size.
+    generalised distance in statistics", 1936), about 1 for a row like the reference's.
+
+    The product is exact, in whatever order it is summed: z - mean is a multiple of the grid of at most 23 bits, an
+    entry of W has 23 bits, and there are at most 32 terms. The squares are not, and are added up feature by feature;
+    a reduction over the axis would add in another order where a batch has a single row.
     """
-    scores = _standardised(derived.arrays, columns) - derived.arrays["mean"][:, None]
+    scores = _standardised(derived.arrays, columns)
+    scores -= derived.arrays["mean"][:, None] / _SCORE_GRID
     size = len(scores)
-    whitening = derived.arrays["whiten"].reshape(size, size)
-    independent = np.zeros_like(scores)
-    for j in range(size):  # W is lower triangular
-        independent[j:] += whitening[j:, j, None] * scores[j]
-    return np.asarray(np.sqrt(np.add.reduce(independent * independent, axis=0) / size))
+    independent = derived.arrays["whiten"].reshape(size, size) @ scores
+    np.square(independent, out=independent)
+    return np.asarray(np.sqrt(functools.reduce(np.add, independent) / size) * _SCORE_GRID)
 
 
 def _standardised(arrays: Mapping[str, Floats], columns: Floats) -> NDArray[np.float64]:
-    scores = (columns - arrays["centre"][:, None]) / arrays["scale"][:, None]
-    np.clip(scores, -_WINSOR, _WINSOR, out=scores)
+    """Clipped scores, rounded to the grid, as multiples of it."""
+    scores = (columns - arrays["centre"][:, None]) / (arrays["scale"][:, None] * _SCORE_GRID)
+    np.clip(scores, -_WINSOR / _SCORE_GRID, _WINSOR / _SCORE_GRID, out=scores)
+    np.rint(scores, out=scores)
     scores[np.isnan(scores)] = 0.0
     return np.asarray(scores)

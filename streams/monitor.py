@@ -271,6 +271,8 @@ class Monitors:
         self.log_start_mass = -math.inf
         self.monitors: dict[str, Monitor] = {}
         self._compile_monitors(spec)
+        self._muted_blocks: list[int] = []
+        self._silent: NDArray[np.bool_] | None = None
 
     def put_in_force(self, spec: DeploymentSpec) -> tuple[bool, list[tuple[Monitor, Episode]]]:
         """Change budget and importances; alarms stay open, but for those of monitors that are switched off.
@@ -318,7 +320,7 @@ class Monitors:
 
     def muted_streams(self) -> int:
         """How many streams belong to an open alarm."""
-        return sum(int(state.muted.sum()) for state in self.states)
+        return sum(int(self.states[b].muted.sum()) for b in self._muted_blocks)
 
     def _compile_monitors(self, spec: DeploymentSpec) -> None:
         self.slot_us = spec.start_slot_ms * 1000
@@ -338,6 +340,9 @@ class Monitors:
             episodes, alarms = (before.episodes, before.open) if before else (0, [])
             compiled[name] = Monitor(name, log_weights, threshold, episodes, alarms)
         self.monitors = compiled
+        weights_of_all = [np.concatenate(monitor.log_weights) for monitor in compiled.values()]
+        self._log_weights = np.array(weights_of_all).reshape(len(compiled), len(streams))
+        self._thresholds = np.array([monitor.threshold_nats for monitor in compiled.values()])
 
     def start(self, now_us: int, offset: int, log_start_mass: float) -> None:
         """Begin a start slot, before its first event is counted."""
@@ -355,8 +360,9 @@ class Monitors:
         """Take in the events of one slot: per block int64[S, K]."""
         for state, block_counts in zip(self.states, counts, strict=True):
             state.slot_counts += block_counts
-            if state.muted.any():
-                state.resolve_counts[state.muted] += block_counts[state.muted]
+        for b in self._muted_blocks:
+            state = self.states[b]
+            state.resolve_counts[state.muted] += counts[b][state.muted]
 
     def count_refused(self, rows: int) -> None:
         """Take in rows that could not be read."""
@@ -425,16 +431,13 @@ class Monitors:
 
     def _near_threshold(self, tilts: Sequence[Floats]) -> list[Monitor]:
         """The monitors that may alarm: a sum is at most its largest term times the number of terms."""
-        best = [np.maximum.reduce(values, axis=1) for values in tilts]
-        for values, state in zip(best, self.states, strict=True):
-            values[state.silent] = -np.inf
+        best = np.concatenate([np.maximum.reduce(values, axis=1) for values in tilts])
+        if self._silent is not None:
+            best[self._silent] = -np.inf
         room = math.log(sum(values.size for values in tilts)) + ROUNDING_NATS
-        return [
-            monitor
-            for monitor in self.monitors.values()
-            if max(float(np.maximum.reduce(b + w)) for b, w in zip(best, monitor.log_weights, strict=True)) + room
-            >= monitor.threshold_nats
-        ]
+        largest = np.maximum.reduce(self._log_weights + best, axis=1)
+        near = (largest + room >= self._thresholds).tolist()
+        return [monitor for monitor, is_near in zip(self.monitors.values(), near, strict=True) if is_near]
 
     def _fire(self, monitor: Monitor, weighted: list[Floats], total: float, now_us: int) -> Alarm:
         causes = []
@@ -498,6 +501,8 @@ class Monitors:
         for state, now in zip(self.states, silent, strict=True):
             state.base[state.silent & ~now] = -np.inf
             state.silent = now
+        self._muted_blocks = [b for b, state in enumerate(self.states) if state.muted.any()]
+        self._silent = np.concatenate(silent) if self._muted_blocks else None
 
     def _mute(self, b: int, index: int, *, muted: bool) -> None:
         """Mute or unmute a stream; either way its evidence and its past begin anew."""
@@ -511,11 +516,13 @@ class Monitors:
 
     def resolutions(self) -> list[tuple[Monitor, Episode]]:
         """Look for alarms whose causes are all back within their margins, with 95 % confidence each."""
-        if not any(state.muted.any() for state in self.states):
+        if not self._muted_blocks:
             return []
-        for b, (block, state) in enumerate(zip(self.blocks, self.states, strict=True)):
-            ready = state.muted & (state.resolve_counts.sum(axis=1) >= block.rows_to_resolve)
-            for index in np.flatnonzero(ready).tolist():
+        for b in self._muted_blocks:
+            block, state = self.blocks[b], self.states[b]
+            muted = np.flatnonzero(state.muted)
+            ready = muted[state.resolve_counts[muted].sum(axis=1) >= block.rows_to_resolve[muted]]
+            for index in ready.tolist():
                 self._look_back(b, index)
         resolved = []
         for monitor in self.monitors.values():

@@ -239,15 +239,22 @@ def quality_counts(counts: ArrayLike, layout: Layout) -> NDArray[np.int64]:
     observed = np.asarray(counts, np.int64)
     if layout not in (NUMERIC, CATEGORICAL) or observed.shape[-1:] != (layout.size,):
         raise ValueError(f"expected counts of a numeric or categorical column, got {observed.shape} in {layout.name}")
-    quality = np.zeros((*observed.shape[:-1], QUALITY.size), np.int64)
-    if layout == NUMERIC:
-        quality[..., QUALITY_OUT_OF_RANGE] = observed[..., BELOW_MIN] + observed[..., ABOVE_MAX]
-        quality[..., QUALITY_MISSING] = observed[..., NUMERIC_MISSING]
-    else:
-        quality[..., QUALITY_UNSEEN] = observed[..., UNSEEN]
-        quality[..., QUALITY_MISSING] = observed[..., CATEGORICAL_MISSING]
-    quality[..., QUALITY_VALID] = observed.sum(axis=-1) - quality.sum(axis=-1)
-    return quality
+    return np.asarray(observed @ _QUALITY_OF[layout.name])
+
+
+def _quality_of(layout: Layout, unusable: Mapping[int, int]) -> NDArray[np.int64]:
+    """The quality of each bin, int64[K, 5] with a one in every row; ``valid`` unless it is among the ``unusable``."""
+    quality = [unusable.get(index, QUALITY_VALID) for index in range(layout.size)]
+    return np.eye(QUALITY.size, dtype=np.int64)[quality]
+
+
+_QUALITY_OF = {
+    NUMERIC.name: _quality_of(
+        NUMERIC,
+        {BELOW_MIN: QUALITY_OUT_OF_RANGE, ABOVE_MAX: QUALITY_OUT_OF_RANGE, NUMERIC_MISSING: QUALITY_MISSING},
+    ),
+    CATEGORICAL.name: _quality_of(CATEGORICAL, {UNSEEN: QUALITY_UNSEEN, CATEGORICAL_MISSING: QUALITY_MISSING}),
+}
 
 
 def association_codes(feature_thirds: ArrayLike, prediction_thirds: ArrayLike) -> NDArray[np.uint8]:

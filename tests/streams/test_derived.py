@@ -1,0 +1,66 @@
+"""Computed columns: what they are, and that a row's value does not depend on the rows it came with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streams.counting import MISSING_THIRD, table_cells, thirds_of_numbers
+from streams.derived import embedding_columns, fit_embedding, fit_joint, joint_distance
+from streams.statistics.layouts import association_codes
+
+
+def correlated(features: int, rows: int) -> np.ndarray:
+    rng = np.random.default_rng(features)
+    mixing = rng.normal(size=(features, features))
+    return mixing @ rng.normal(size=(features, rows)) + rng.normal(size=(features, 1))
+
+
+@pytest.mark.parametrize("features", [2, 9, 32, 40])
+def test_a_rows_distance_has_the_same_bits_in_any_batch(features: int) -> None:
+    columns = correlated(features, 400)
+    derived = fit_joint([f"f{i}" for i in range(features)], columns, np.arange(features, dtype=float))
+    assert derived is not None
+    chosen = columns[[int(name[1:]) for name in derived.inputs]]
+    chosen[0, ::7] = np.nan
+    whole = joint_distance(derived, chosen)
+    for size in (1, 2, 7, 64):
+        parts = [joint_distance(derived, chosen[:, at : at + size]) for at in range(0, 400, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_the_distance_is_mahalanobis_of_clipped_scores() -> None:
+    columns = correlated(6, 5_000)
+    columns[2, 0] = 1e9
+    derived = fit_joint([f"f{i}" for i in range(6)], columns, [1.0] * 6)
+    assert derived is not None
+    centre = np.median(columns, axis=1, keepdims=True)
+    scale = 1.4826 * np.median(np.abs(columns - centre), axis=1, keepdims=True)
+    scores = np.clip((columns - centre) / scale, -4, 4)
+    covariance = np.cov(scores)
+    covariance += 0.01 * np.diag(np.diag(covariance) + 1e-6)
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    expected = np.sqrt((centred * np.linalg.solve(covariance, centred)).sum(axis=0) / 6)
+    np.testing.assert_allclose(joint_distance(derived, columns), expected, rtol=1e-4)
+
+
+def test_an_embeddings_columns_have_the_same_bits_in_any_batch() -> None:
+    vectors = np.random.default_rng(3).normal(size=(100, 37)).astype(np.float32)
+    derived = fit_embedding("vector", vectors)
+    whole = embedding_columns(derived, vectors, 100)
+    alone = [embedding_columns(derived, vectors[at : at + 1], 1) for at in range(100)]
+    np.testing.assert_array_equal(np.concatenate(alone, axis=1), whole)
+
+
+def test_thirds_and_their_table_agree_with_the_definition() -> None:
+    rng = np.random.default_rng(4)
+    values, target = rng.integers(0, 9, 500).astype(float), rng.integers(0, 9, 500).astype(float)
+    values[::11], target[::13] = np.nan, np.nan
+    values[1], values[2] = np.inf, -np.inf
+    thirds = [
+        np.where(np.isnan(v), -1, (v > 2).astype(int) + (v > 5)) for v in (values, target)
+    ]  # a value on a cut belongs to the lower third
+    found = [thirds_of_numbers(v, 2.0, 5.0) for v in (values, target)]
+    for expected, third in zip(thirds, found, strict=True):
+        np.testing.assert_array_equal(third, np.where(expected < 0, MISSING_THIRD, expected))
+    np.testing.assert_array_equal(table_cells(*found), association_codes(*thirds))

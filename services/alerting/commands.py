@@ -273,8 +273,14 @@ class Incident:
             "change_time": _iso(alert["change_time_us"]),
             "opened": None if self.firing is None else _iso(self.firing["detection_time_us"]),
             "resolved": None if self.resolved is None else _iso(self.resolved["detection_time_us"]),
-            "causes": [cause["stream"] for cause in alert["causes"]],
+            "causes": [_label(cause) for cause in alert["causes"]],
         }
+
+
+def _label(cause: Record) -> str:
+    """As ``driftline windows`` and ``driftline baseline`` call a stream."""
+    segment = cause.get("segment", "")
+    return f"{cause['stream']} [{segment}]" if segment else str(cause["stream"])
 
 
 def incidents_of(alerts: Iterable[Record]) -> list[Incident]:
@@ -296,6 +302,7 @@ def _json_of(record: Record) -> dict[str, Any]:
         "headline": str(text.headline),
         "sentences": list(map(str, text.sentences)),
         "causes": list(map(str, text.causes)),
+        "next": None if text.steps is None else str(text.steps),
     }
     return {
         **record,
@@ -307,7 +314,7 @@ def _json_of(record: Record) -> dict[str, Any]:
 
 def _row(incident: Incident) -> tuple[str, ...]:
     alert = incident.first
-    causes = ", ".join(cause["stream"] for cause in alert["causes"][:3])
+    causes = ", ".join(map(_label, alert["causes"][:3]))
     return (
         alert["id"][:8],
         format_time(alert["detection_time_us"]),
@@ -329,6 +336,8 @@ def _print_alert(record: Record) -> None:
         stdout.print(f"  {safe(sentence)}", soft_wrap=True)
     for rank, cause in enumerate(text.causes, start=1):
         stdout.print(f"  {rank}. {safe(cause)}", soft_wrap=True)
+    if text.steps is not None:
+        stdout.print(f"  {safe(text.steps)}", soft_wrap=True)
     for name, content in text.facts:
         stdout.print(f"  [dim]{name}:[/] {safe(content)}", soft_wrap=True)
     evidence = [

@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record
-from services.alerting.readings import percent, reading, stream_name
+from services.alerting.readings import percent, reading, stream_name, telling, unit
 from services.alerting.text import Line, Value, line, value, web_link
+from streams.baseline import ASSOCIATION_ROLE, ERROR, JOINT_ROLE, QUALITY_ROLE, RATE_ROLE
 from streams.detectors import MONITOR_PREFIX
 
 SHOWN_CAUSES = 5
 
 _MONITORS = {
-    "data_drift": ("Data drift", "The inputs of "),
-    "prediction_drift": ("Prediction drift", "The predictions of "),
+    "data_drift": "Data drift",
+    "prediction_drift": "Prediction drift",
+    "data_quality": "Data quality",
+    "service": "Service",
+}
+_CHANGED = {
+    "data_drift": ("The inputs of ", " no longer look like the reference"),
+    "prediction_drift": ("The predictions of ", " no longer look like the reference"),
+    "data_quality": ("The data of ", " are no longer as usable as in the reference"),
+    "service": ("The service of ", " no longer behaves as in the reference"),
+}
+_WHERE_TO_LOOK = {
+    "data_quality": "look where these values come from: the source, the join, the unit, a new category",
+    "service": "look at the service: its logs, what was released lately, what it depends on, who calls it",
 }
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _PROMISE_CHARACTERS = 400
@@ -37,6 +51,7 @@ class AlertText:
         summary: The headline and what changed most: what fits a telephone's screen.
         sentences: What changed, since when, how sure, how bad.
         causes: One line per cause, the strongest first.
+        steps: What to do next; None when there is nothing to do.
         facts: Name and value: deployment, version, owner, severity …
         runbook_url: Where to find what to do; None when there is none or it is no http(s) address.
         command: Shows the whole alert.
@@ -47,6 +62,7 @@ class AlertText:
     summary: Line
     sentences: tuple[Line, ...]
     causes: tuple[Line, ...]
+    steps: Line | None
     facts: tuple[tuple[str, Value], ...]
     runbook_url: str | None
     command: Line
@@ -66,6 +82,7 @@ def describe_alert(record: Record) -> AlertText:
         summary=_summary(headline, record["causes"]),
         sentences=tuple(sentences),
         causes=tuple(cause_line(cause) for cause in record["causes"][:SHOWN_CAUSES]),
+        steps=None if resolved else _steps(record),
         facts=tuple(_facts(record)),
         runbook_url=web_link(record["runbook_url"]),
         command=line("driftline alerts show ", value(record["id"])),
@@ -86,14 +103,14 @@ def cause_line(cause: Record) -> Line:
 
 
 def stream_line(cause: Record) -> Line:
-    """What a cause's stream is called: a feature's name, or 'predicted probability of …'."""
-    return stream_name(cause["stream"])
+    """What a cause's stream is called: a feature's name, or 'how income and loan go together'."""
+    return stream_name(cause)
 
 
 def monitor_title(monitor: str) -> Line:
     """How a monitor is called: 'Data drift'."""
     if monitor in _MONITORS:
-        return line(_MONITORS[monitor][0])
+        return line(_MONITORS[monitor])
     if monitor.startswith(MONITOR_PREFIX):
         detector, _, stream = monitor.removeprefix(MONITOR_PREFIX).partition(":")
         return line("Signal of ", value(detector, 12), " on ", value(stream, 17))
@@ -103,6 +120,8 @@ def monitor_title(monitor: str) -> Line:
 def _headline(record: Record, resolved: bool) -> Line:
     """At most 147 characters, so that it fits Slack's header of 150 with a mark before it."""
     title = monitor_title(record["monitor"])
+    if record["monitor"] in ("data_quality", "service"):
+        title = line(*title.parts, " change")
     if resolved:
         title = line("Resolved: ", *title.parts)
     deployment, version = value(record["deployment_id"], 56), value(record["model_version"], 24)
@@ -154,12 +173,12 @@ def _signal_sentences(record: Record, *, resolved: bool) -> list[Line]:
 
 
 def _what(record: Record) -> Line:
-    opening = _MONITORS.get(record["monitor"], ("", "The streams of "))[1]
-    parts = [opening, value(record["deployment_id"]), " no longer look like the reference"]
+    opening, changed = _CHANGED.get(record["monitor"], ("The streams of ", " no longer look like the reference"))
+    parts = [opening, value(record["deployment_id"]), changed]
     causes = record["causes"]
     if not causes:
         return line(*parts, ".")
-    names = [stream_name(cause["stream"]).parts for cause in causes[:_SENTENCE_NAMES]]
+    names = [stream_name(cause).parts for cause in causes[:_SENTENCE_NAMES]]
     parts += ["; most changed: ", *names[0]]
     for name in names[1:]:
         parts += [", ", *name]
@@ -170,12 +189,18 @@ def _what(record: Record) -> Line:
 
 def _since(record: Record) -> Line:
     start, found = record["change_time_us"], record["detection_time_us"]
+    rows, first = record["rows_since_change"], record["causes"][:1]
+    counted = [f"{rows:,} {unit(first[0]) if first else 'rows'}"]
+    if first and first[0].get("segment"):
+        counted += [" of ", value(first[0]["segment"])]
     return line(
         "Since about ",
         format_time(start),
         " (estimated); noticed at ",
         format_time(found),
-        f", {format_span(found - start)} and {record['rows_since_change']:,} rows later.",
+        f", {format_span(found - start)} and ",
+        *counted,
+        " later.",
     )
 
 
@@ -199,29 +224,84 @@ def _times(excess_nats: float) -> str:
     times = math.exp(min(excess_nats, 20.0))
     if times >= 1e6:
         return ": more than a million times what it asks"
-    return f": {times:,.0f} times what it asks" if times >= 10 else f": {times:.1f} times what it asks"
+    rounded = f"{float(f'{times:.2g}'):,.0f}" if times >= 10 else f"{times:.1f}"
+    return f": {rounded} times what it asks"
 
 
 def _how_bad(cause: Record) -> Line:
-    """The total variation in words: it is the share of rows that would have to be others for the difference to be
-    gone.
+    """How large the change is: as a count where few rows matter, else as a total variation, which is the share of rows
+    that would have to be others for the difference to be gone.
     """
+    if _is_counted(cause):
+        return _how_many(cause)
     distance = cause["effects"]["total_variation"]
     interval = _interval(cause)
     parts = [
         f"The change is {_psi_in_words(cause['effects']['psi'])} by the usual reading of PSI: ",
-        f"{percent(distance)} of rows{interval} would have to have other values of ",
-        *stream_line(cause).parts,
-        " to look like the reference again.",
+        f"{percent(distance)} of rows{interval} would have to ",
     ]
-    return line(*parts, "" if interval else _why_no_interval(cause))
+    if cause["role"] in (JOINT_ROLE, ASSOCIATION_ROLE):
+        parts.append("be combined otherwise")
+    else:
+        parts += ["have other values of ", *stream_line(cause).parts]
+    return line(*parts, " to look like the reference again.", "" if interval else _why_no_interval(cause))
+
+
+def _is_counted(cause: Record) -> bool:
+    """Whether a change is told by how many rows (or intervals) are affected: PSI calls a hundredth of them small."""
+    return cause["role"] in (QUALITY_ROLE, RATE_ROLE) or cause["stream"] == ERROR
+
+
+def _how_many(cause: Record) -> Line:
+    found = telling(cause)
+    if found is None:
+        return line("How large the change is cannot be told: the alert has no counts.")
+    statement, total = found
+    expected = statement.expected * total
+    usual = "fewer than 1" if expected < 1 else f"about {expected:,.0f}"
+    affected = f"Since then {round(statement.observed * total):,} of {total:,} {unit(cause)}"
+    where = (" of ", value(cause["segment"])) if cause.get("segment") else ()
+    name = () if cause["role"] == RATE_ROLE else (" (", *stream_line(cause | {"segment": ""}).parts, ")")
+    return line(affected, *where, " ", *statement.words, *name, f"; the reference leads to expect {usual}.")
+
+
+def _steps(record: Record) -> Line:
+    """What to do next. Names go into commands quoted, so that none becomes a command of its own."""
+    deployment, version = record["deployment_id"], record["model_version"]
+    parts = ["Next: "]
+    if web_link(record["runbook_url"]):
+        parts.append("follow the runbook; ")
+    monitor, causes = record["monitor"], record["causes"]
+    if monitor.startswith(MONITOR_PREFIX):
+        stream = monitor.removeprefix(MONITOR_PREFIX).partition(":")[2]
+        return line(*parts, "see how far it went: ", _command("windows show", deployment, "--stream", stream), ".")
+    if monitor in _WHERE_TO_LOOK:
+        parts.append(_WHERE_TO_LOOK[monitor])
+    else:
+        stream = ("--stream", causes[0]["stream"]) if causes else ()
+        parts += ["see how far and when: ", _command("windows show", deployment, *stream)]
+    since = _day(record["change_time_us"])
+    build = _command("baseline build", deployment, "--from-topic", "--version", version, "--from", since)
+    return line(*parts, ". If this is how things are to be, a baseline of the time since ends the alarm: ", build, ".")
+
+
+def _command(name: str, *arguments: str) -> Value:
+    return Value(f"driftline {name} " + " ".join(shlex.quote(value(argument)) for argument in arguments))
+
+
+def _day(time_us: int) -> str:
+    """The first whole day after a time, as commands take it."""
+    try:
+        return (_EPOCH + dt.timedelta(microseconds=time_us, days=1)).date().isoformat()
+    except OverflowError:
+        return "DAY"
 
 
 def _sizes(cause: Record) -> str:
     effects = cause["effects"]
     psi, distance = effects["psi"], effects["total_variation"]
-    words = f"PSI {_number(psi)} ({_psi_in_words(psi)}), total variation {percent(distance)}{_interval(cause)}"
-    return f"{words}, {cause['rows']:,} rows"
+    size = "" if _is_counted(cause) else f"PSI {_number(psi)} ({_psi_in_words(psi)}), "
+    return f"{size}total variation {percent(distance)}{_interval(cause)}, {cause['rows']:,} {unit(cause)}"
 
 
 def _interval(cause: Record) -> str:
@@ -266,8 +346,10 @@ def _facts(record: Record) -> Sequence[tuple[str, Value]]:
         ("Owner", value(record["owner"])),
         ("Model", value(record["model_id"])),
     ]
-    if record["status"] != "resolved":
-        facts.append(("Rows since the change", Value(f"{record['rows_since_change']:,}")))
+    if record["status"] != "resolved" and not record["monitor"].startswith(MONITOR_PREFIX):
+        first = record["causes"][:1]
+        counted = unit(first[0]) if first else "rows"
+        facts.append((f"{counted.capitalize()} since the change", Value(f"{record['rows_since_change']:,}")))
     tags = list(record["tags"].items())
     if tags:
         shown = ", ".join(f"{value(k, 40)}={value(v, 40)}" for k, v in tags[:6])

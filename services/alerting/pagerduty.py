@@ -110,6 +110,7 @@ def _details(alert: Record) -> dict[str, Any]:
     text = describe_alert(alert)
     return {
         "what_happened": " ".join(map(str, text.sentences)),
+        "what_to_do": "" if text.steps is None else str(text.steps),
         "causes": [_cause(cause) for cause in alert["causes"][:_DETAILED_CAUSES]],
         "causes_in_words": list(map(str, text.causes)),
         "model_version": _field(alert["model_version"]),
@@ -130,6 +131,8 @@ def _cause(cause: Record) -> Mapping[str, Any]:
     intervals = sizes.pop("intervals")
     return {
         "stream": str(stream_line(cause)),
+        "role": _field(cause["role"]),
+        "part_of_traffic": _field(cause.get("segment", "")),
         "evidence_share": _finite(cause["evidence_share"]),
         "rows": cause["rows"],
         **{name: None if size is None else _finite(size) for name, size in sizes.items()},

@@ -208,7 +208,8 @@ def slack_message(alert: Record, resolution: Record | None = None) -> SlackMessa
     if resolution is not None:
         blocks += _sections(describe_alert(resolution).sentences)
         blocks.append(DividerBlock())
-    blocks += _sections(text.sentences)
+    steps = () if text.steps is None or over else (text.steps,)
+    blocks += _sections((*text.sentences, *steps))
     blocks += _causes(text.causes)
     fields = [f"*{name}*\n{_code(content)}" for name, content in text.facts[:MAX_FIELDS]]
     blocks.append(SectionBlock(fields=[_markdown(shorten(field, MAX_FIELD)) for field in fields]))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import unicodedata
 from typing import Any
 
@@ -17,6 +18,9 @@ from services.alerting.readings import percent, reading
 from services.alerting.slack import slack_message
 from services.alerting.text import clean, shorten, web_link
 from services.demo.receivers import pagerduty_problems, slack_problems
+from streams.statistics.layouts import ASSOCIATION, QUALITY
+
+ROLES = ["feature", "prediction", "joint", "association", "quality", "service", "rate", "something else"]
 
 HOSTILE = [
     "<!channel>",
@@ -68,7 +72,7 @@ def hostile(make_alert: Any, name: str, status: str = "firing") -> dict[str, Any
     alert: dict[str, Any] = make_alert(1, status)
     for cause in alert["causes"]:
         cause["stream"] = name
-        cause["bins"] = [name] * len(cause["bins"])
+        cause |= {"bins": [name] * len(cause["bins"]), "segment": name, "inputs": [name, name]}
     changes = dict.fromkeys(("deployment_id", "model_id", "model_version", "monitor", "owner", "false_alarms"), name)
     return alert | changes | {"tags": {name: name}, "runbook_url": name, "id": name, "incident_key": name}
 
@@ -190,6 +194,147 @@ def test_a_categorical_change_is_read_as_the_statement_that_tells_most(
     assert str(reading(make_alert()["causes"][1] | {"observed": observed})) == said
 
 
+def cause_of(make_alert: Any, role: str, stream: str, observed: list[int], expected: list[float], **more: Any) -> Any:
+    cause: dict[str, Any] = make_alert()["causes"][0]
+    bins = {5: list(QUALITY.bin_names), 10: list(ASSOCIATION.bin_names)}.get(len(observed), cause["bins"])
+    counts = {"observed": observed, "expected": expected, "bins": bins, "rows": sum(observed)}
+    return cause | {"role": role, "stream": stream} | counts | more
+
+
+def told(make_alert: Any, monitor: str, cause: Any) -> list[str]:
+    text = describe_alert(make_alert(monitor=monitor, causes=[cause], rows_since_change=cause["rows"]))
+    return [str(text.headline), *map(str, text.sentences), str(text.causes[0]), str(text.steps)]
+
+
+def test_missing_values_are_told_by_their_number(make_alert: Any) -> None:
+    cause = cause_of(make_alert, "quality", "quality:income", [980, 0, 0, 20, 0], [0.9996, *([0.0001] * 4)])
+    headline, what, _, _, size, first, steps = told(make_alert, "data_quality", cause)
+    assert headline == "Data quality change in credit, version 1"
+    assert what.endswith("are no longer as usable as in the reference; most changed: usable values of income.")
+    assert size == (
+        "Since then 20 of 1,000 rows have no value (usable values of income); "
+        "the reference leads to expect fewer than 1."
+    )
+    assert first.startswith("usable values of income: 2.0 % of rows have no value, expected 0.01 %. total variation")
+    assert "look where these values come from" in steps
+
+
+@pytest.mark.parametrize(
+    ("bin_number", "said"),
+    [
+        (1, "lie outside everything in the reference"),
+        (2, "have a value the reference never had"),
+        (4, "have a value that cannot be read"),
+    ],
+)
+def test_each_kind_of_unusable_value_has_its_words(make_alert: Any, bin_number: int, said: str) -> None:
+    observed = [900, 0, 0, 0, 0]
+    observed[bin_number] = 100
+    cause = cause_of(make_alert, "quality", "quality:x", observed, [0.99996, *([0.00001] * 4)])
+    assert str(reading(cause)) == f"10 % of rows {said}, expected next to none"
+
+
+def test_a_rate_counts_intervals_and_not_rows(make_alert: Any) -> None:
+    bins = ["< 0.1", "0.1 – 0.3", *(f"{0.4 + i / 10:g} – {0.5 + i / 10:g}" for i in range(10)), "1.4 – 2", "≥ 2", ""]
+    expected = [0.001, 0.005, *([0.0988] * 10), 0.005, 0.0001, 0.0]
+    cause = cause_of(
+        make_alert, "rate", "rate", [0, 0, 40, 9, 1, *([0] * 10)], expected, bins=bins, interval_ms=300_000
+    )
+    headline, what, since, _, size, first, steps = told(make_alert, "service", cause)
+    assert headline == "Service change in credit, version 1"
+    assert what.endswith("no longer behaves as in the reference; most changed: the rate of rows.")
+    assert since.endswith("3 h 20 min and 50 intervals of 5 minutes later.")
+    assert size == (
+        "Since then 49 of 50 intervals of 5 minutes had less than 60 % of the usual number of rows; "
+        "the reference leads to expect about 10."
+    )
+    assert first.startswith("the rate of rows: 98 % of intervals of 5 minutes had less than 60 % of the usual number")
+    assert "look at the service" in steps and "rows." not in first
+    none = cause | {"observed": [50, *([0] * 14)]}
+    assert "100 % of intervals of 5 minutes had fewer rows than any in the reference, or none" in str(reading(none))
+
+
+def test_errors_are_told_as_failures(make_alert: Any) -> None:
+    cause = make_alert()["causes"][1] | {"role": "service", "stream": "error"}
+    cause |= {"bins": ["timeout", *([""] * 19), "(other)", "(unseen)", "(missing)"]}
+    cause |= {"expected": [0.004, *([0.0] * 21), 0.996], "observed": [4, *([0] * 20), 50, 946]}
+    assert str(reading(cause)) == "5.0 % of rows failed with an error the reference never had, expected 0 %"
+    more = cause | {"observed": [200, *([0] * 20), 0, 800]}
+    assert str(reading(more)) in (
+        "20 % of rows failed with timeout, expected 0.4 %",
+        "20 % of rows failed, expected 0.4 %",
+    )
+    fewer = cause | {"expected": [0.2, *([0.0] * 21), 0.8], "observed": [0, *([0] * 21), 1000]}
+    assert "0 % of rows failed" in str(reading(fewer))
+
+
+def test_latency_has_its_unit(make_alert: Any) -> None:
+    cause = make_alert()["causes"][0] | {"role": "service", "stream": "latency_ms"}
+    assert str(reading(cause)).startswith("62 % of rows lie above the reference's 9th decile (90.5 ms)")
+
+
+def test_a_relation_between_columns_is_named_by_its_columns(make_alert: Any) -> None:
+    joint = make_alert()["causes"][0] | {"role": "joint", "stream": "joint.distance"}
+    *_, size, first, _ = told(make_alert, "data_drift", joint | {"inputs": ["income", "loan", "age"]})
+    assert first.startswith(
+        "how income, loan and age go together: 62 % of rows lie by their distance from the usual row"
+    )
+    assert size.endswith("would have to be combined otherwise to look like the reference again.")
+    many = joint | {"inputs": list("abcdefg")}
+    assert str(describe_alert(make_alert(causes=[many])).causes[0]).startswith(
+        "how a, b, c, d and 3 more go together: "
+    )
+    ninth = [0.111] * 9 + [0.001]
+    observed = [300, *([88] * 8), 0]
+    follows = cause_of(
+        make_alert, "association", "association:income", observed, ninth, inputs=["income", "prediction"]
+    )
+    assert str(describe_alert(make_alert(causes=[follows])).causes[0]).startswith(
+        "how predicted value follows income: 30 % of rows have a low income and a low predicted value, expected 11 %"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stream", "inputs", "said"),
+    [
+        ("note.unknown_words", ["note"], "the share of words that the reference had not, in note"),
+        ("note.length", ["note"], "the length of note"),
+        ("face.distance", ["face"], "the distance from its usual place, of face"),
+        ("face.projection_2", ["face"], "projection 2 of face"),
+        ("sepal.length", [], "sepal.length"),
+    ],
+)
+def test_what_is_computed_from_a_column_is_called_by_what_it_is(
+    make_alert: Any, stream: str, inputs: list[str], said: str
+) -> None:
+    cause = make_alert()["causes"][0] | {"stream": stream, "inputs": inputs, "segment": ""}
+    assert str(describe_alert(make_alert(causes=[cause])).causes[0]).startswith(said + ": ")
+    part = cause | {"segment": "region=north"}
+    text = describe_alert(make_alert(causes=[part]))
+    assert str(text.sentences[0]).endswith(f"most changed: {said} in region=north.")
+    assert "rows of region=north later" in str(text.sentences[1])
+
+
+def test_it_says_what_to_do_next(make_alert: Any) -> None:
+    steps = str(describe_alert(make_alert()).steps)
+    assert steps == (
+        "Next: follow the runbook; see how far and when: driftline windows show credit --stream temperature. "
+        "If this is how things are to be, a baseline of the time since ends the alarm: "
+        "driftline baseline build credit --from-topic --version 1 --from 2013-06-13."
+    )
+    assert "runbook" not in str(describe_alert(make_alert(runbook_url=None)).steps)
+    assert describe_alert(make_alert(status="resolved")).steps is None
+    assert "Next: follow the runbook" in json.dumps(body(make_alert()))
+    assert trigger_event(make_alert())["payload"]["custom_details"]["what_to_do"] == steps
+
+
+def test_a_name_cannot_become_a_command(make_alert: Any) -> None:
+    steps = describe_alert(make_alert(deployment_id="x; rm -rf $HOME", model_version="`id`")).steps
+    commands = [part for part in steps.parts if part.startswith("driftline ")]
+    assert [shlex.split(command)[3] for command in commands] == ["x; rm -rf $HOME", "x; rm -rf $HOME"]
+    assert shlex.split(commands[1])[6] == "`id`"
+
+
 def test_a_category_called_missing_is_not_taken_for_the_missing_ones(make_alert: Any) -> None:
     cause = make_alert()["causes"][1]
     cause["bins"] = ["missing", *cause["bins"][1:]]
@@ -199,12 +344,18 @@ def test_a_category_called_missing_is_not_taken_for_the_missing_ones(make_alert:
 @given(
     counts=st.lists(st.integers(-5, 10**12), min_size=0, max_size=30),
     expected=st.lists(st.floats(), min_size=0, max_size=30),
-    labels=st.lists(st.text(max_size=20), min_size=0, max_size=30),
+    labels=st.lists(st.text(max_size=20) | st.sampled_from(["< 1", "1 – 2"]), min_size=0, max_size=30),
+    role=st.sampled_from(ROLES),
+    inputs=st.lists(st.text(max_size=20), max_size=6),
 )
-def test_a_reading_never_fails(counts: list[int], expected: list[float], labels: list[str]) -> None:
-    for size in (len(labels), 15, 23):
+def test_a_reading_never_fails(
+    counts: list[int], expected: list[float], labels: list[str], role: str, inputs: list[str]
+) -> None:
+    for size in (len(labels), 5, 10, 15, 23):
         fit = [(x * size)[:size] if x else [] for x in (counts, expected, labels)]
-        reading({"observed": fit[0], "expected": fit[1], "bins": fit[2]})
+        cause = {"observed": fit[0], "expected": fit[1], "bins": fit[2], "role": role, "inputs": inputs, "stream": "x"}
+        reading(cause)
+        reading(cause | {"stream": "error"})
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -265,7 +416,10 @@ def any_cause(draw: st.DrawFn) -> dict[str, Any]:
     intervals = draw(st.dictionaries(names, st.lists(_double, max_size=3), max_size=3))
     return {
         "stream": draw(_text | st.sampled_from(["prediction", "prediction_label", "probability:<!here>"])),
-        "role": draw(_text),
+        "role": draw(_text | st.sampled_from(ROLES)),
+        "segment": draw(_text),
+        "inputs": draw(st.lists(_text, max_size=3)),
+        "interval_ms": draw(_long),
         "evidence_share": draw(_double),
         "log_evidence_nats": draw(_double),
         "change_time_us": draw(_long),

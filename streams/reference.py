@@ -36,7 +36,6 @@ from streams.columns import PREDICTION, PREDICTION_LABEL, PROBABILITY_PREFIX, ca
 from streams.counting import (
     MISSING_THIRD,
     categorical_values,
-    derived_columns,
     numeric_values,
     part_codes,
     table_cells,
@@ -51,9 +50,16 @@ from streams.derived import (
     fit_embedding,
     fit_joint,
     fit_text,
-    joint_distance,
 )
 from streams.errors import BaselineError
+from streams.held_out import (
+    codes_held_out,
+    embedding_columns_held_out,
+    joint_distance_held_out,
+    new_value_radius,
+    rows_of_pairs,
+    text_columns_held_out,
+)
 from streams.rate import fit_rate
 from streams.specification import EMBEDDING, NUMERIC, TEXT, DeploymentSpec, SegmentSpec
 from streams.statistics.association import cramers_v
@@ -72,13 +78,12 @@ from streams.statistics.layouts import (
     NumericBins,
     bin_numeric,
     count_codes,
-    dictionary_lookup,
     fit_categorical_counts,
     fit_numeric,
     quality_counts,
 )
 from streams.statistics.layouts import NUMERIC as NUMERIC_LAYOUT
-from streams.statistics.margins import effective_margins, reference_radius
+from streams.statistics.margins import reference_radius
 from streams.statistics.seasons import fit_seasonal
 from streams.statistics.tilts import tilts_of
 
@@ -161,11 +166,19 @@ def build_baseline(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Column:
-    """A value column of the reference in event order: its stream, its bin codes uint8[m], its values if numbers."""
+    """A value column of the reference in event order.
+
+    Attributes:
+        stream: Its stream.
+        codes: uint8[m], the bin of each row.
+        values: float64[m], where they are numbers.
+        pairs: bool[m], rows whose category occurs twice, where they are categories.
+    """
 
     stream: BaselineStream
     codes: Codes
     values: Floats | None = None
+    pairs: NDArray[np.bool_] | None = None
 
 
 class _Reference:
@@ -196,13 +209,21 @@ class _Reference:
             elif feature.kind in (TEXT, EMBEDDING):
                 derived = self._fit_derived(feature.name, feature.kind)
                 self.derived.append(derived)
-                parts = [derived_columns(derived, batch) for batch in self.batches]
-                values = np.concatenate(parts, axis=1)[:, self.order]
+                values = self._derived_held_out(derived)
                 for name, column in zip(derived.columns, values, strict=True):
                     importance = feature.importance / len(derived.columns)
                     self._add_numbers(name, FEATURE, column, margin, importance)
             else:
                 self._learn_categories(feature.name, FEATURE, margin, feature.importance)
+
+    def _derived_held_out(self, derived: Derived) -> Floats:
+        """The columns float64[C, m] of a text or an embedding in event order, as :mod:`streams.held_out` says."""
+        if derived.kind == TEXT:
+            parts = text_columns_held_out(derived, [categorical_column(batch, derived.name) for batch in self.batches])
+            return np.concatenate(parts, axis=1)[:, self.order]
+        absent = np.full((1, len(derived.arrays["mean"])), np.nan, np.float32)
+        vectors = [batch.vectors.get(derived.name, np.repeat(absent, batch.rows, axis=0)) for batch in self.batches]
+        return embedding_columns_held_out(derived, np.concatenate(vectors)[self.order])
 
     def _fit_derived(self, name: str, kind: str) -> Derived:
         if kind == TEXT:
@@ -242,7 +263,9 @@ class _Reference:
             return
         self.derived.append(derived)
         rows = [names.index(name) for name in derived.inputs]
-        self._add_numbers(JOINT_DISTANCE, JOINT_ROLE, joint_distance(derived, values[rows]), self.spec.margin_tv)
+        self._add_numbers(
+            JOINT_DISTANCE, JOINT_ROLE, joint_distance_held_out(derived, values[rows]), self.spec.margin_tv
+        )
 
     def learn_associations(self) -> None:
         """How each feature goes together with the prediction, and from that the features' importances."""
@@ -298,7 +321,10 @@ class _Reference:
                 usable = quality_counts(np.eye(stream.layout.size, dtype=np.int64), stream.layout).argmax(axis=1)
                 codes = usable.astype(np.uint8)[column.codes]
                 named = QUALITY_PREFIX + first_column.get(name, name)
-                quality = self._stream(named, QUALITY_ROLE, QUALITY, None, codes, margin, stream.importance)
+                excess = _new_value_radius(column.pairs)
+                quality = self._stream(
+                    named, QUALITY_ROLE, QUALITY, None, codes, margin, stream.importance, excess=excess
+                )
                 self.streams.append(dataclasses.replace(quality, tempering=_tempered_like(stream, quality)))
         readable = np.full(len(self.times), QUALITY_VALID, np.uint8)
         self.streams.append(self._stream(SCHEMA, QUALITY_ROLE, QUALITY, None, readable, margin))
@@ -331,8 +357,17 @@ class _Reference:
             codes = bin_numeric(bins, _numbers(column))
         feature = next((f for f in self.spec.features if f.name == whole.name and f.margin_tv is not None), None)
         margin = self.spec.margin_tv if feature is None or feature.margin_tv is None else feature.margin_tv
+        excess = _new_value_radius(None if column.pairs is None else column.pairs[inside])
         return self._stream(
-            whole.name, whole.role, whole.layout, bins, codes[inside], margin, whole.importance, segment=part
+            whole.name,
+            whole.role,
+            whole.layout,
+            bins,
+            codes[inside],
+            margin,
+            whole.importance,
+            segment=part,
+            excess=excess,
         )
 
     def _fit_segment(self, asked: SegmentSpec) -> BaselineSegment | None:
@@ -378,21 +413,32 @@ class _Reference:
             stream = self._stream(name, role, NUMERIC_LAYOUT, bins, codes, margin, importance)
         else:
             bins, codes = seasonal.bins, seasonal.codes
-            stream = self._stream(name, role, NUMERIC_LAYOUT, bins, codes, margin, importance, gamma=seasonal.tempering)
-            radius = reference_radius(stream.counts[None], REFERENCE_ERROR_PROBABILITY, NUMERIC_LAYOUT)[0]
-            stream = dataclasses.replace(stream, margin_tv=max(margin, float(radius) + seasonal.margin_excess))
+            gamma, excess = seasonal.tempering, seasonal.margin_excess
+            stream = self._stream(
+                name, role, NUMERIC_LAYOUT, bins, codes, margin, importance, gamma=gamma, excess=excess
+            )
         self._add(stream, codes, values)
 
     def _learn_categories(self, name: str, role: str, margin: float, importance: float = 1.0) -> None:
         parts = [categorical_values(name, role, batch) for batch in self.batches]
-        bins = fit_categorical_counts(_occurrences(parts))
-        codes = np.concatenate([dictionary_lookup(bins, part.categories)[part.codes] for part in parts])
-        codes = codes[self.order].astype(np.uint8)
-        self._add(self._stream(name, role, CATEGORICAL, bins, codes, margin, importance), codes)
+        occurrences = _occurrences(parts)
+        bins = fit_categorical_counts(occurrences)
+        codes = np.concatenate([codes_held_out(bins, part, occurrences) for part in parts])[self.order]
+        pairs = np.concatenate([rows_of_pairs(part, occurrences) for part in parts])[self.order]
+        excess = _new_value_radius(pairs)
+        self._add(
+            self._stream(name, role, CATEGORICAL, bins, codes, margin, importance, excess=excess), codes, pairs=pairs
+        )
 
-    def _add(self, stream: BaselineStream, codes: Codes, values: Floats | None = None) -> None:
+    def _add(
+        self,
+        stream: BaselineStream,
+        codes: Codes,
+        values: Floats | None = None,
+        pairs: NDArray[np.bool_] | None = None,
+    ) -> None:
         self.streams.append(stream)
-        self.columns[stream.name] = _Column(stream, codes, values)
+        self.columns[stream.name] = _Column(stream, codes, values, pairs)
 
     def _stream(
         self,
@@ -406,15 +452,18 @@ class _Reference:
         *,
         segment: str = "",
         gamma: Floats | None = None,
+        excess: float = 0.0,
     ) -> BaselineStream:
+        """``gamma``: float64[I], if the codes do not tell; ``excess``: what the margin needs besides their radius."""
         counts = count_codes(codes, layout)
+        radius = float(reference_radius(counts[None], REFERENCE_ERROR_PROBABILITY, layout)[0])
         return BaselineStream(
             name=name,
             role=role,
             layout=layout,
             bins=bins,
             counts=counts,
-            margin_tv=float(effective_margins(margin, counts[None], REFERENCE_ERROR_PROBABILITY, layout)[0]),
+            margin_tv=max(margin, radius + excess),
             tempering=rounded_down(tempering(codes, tilts_of(layout)) if gamma is None else gamma),
             importance=importance,
             segment=segment,
@@ -424,6 +473,10 @@ class _Reference:
 def association_margin(spec: DeploymentSpec) -> float:
     """What the operator calls no change of an association."""
     return min(MOST_MARGIN, ASSOCIATION_MARGINS * spec.margin_tv)
+
+
+def _new_value_radius(pairs: NDArray[np.bool_] | None) -> float:
+    return 0.0 if pairs is None else new_value_radius(int(pairs.sum()), len(pairs), REFERENCE_ERROR_PROBABILITY)
 
 
 def _tempered_like(values: BaselineStream, quality: BaselineStream) -> NDArray[np.float32]:

@@ -19,7 +19,6 @@ from streams.baseline import ASSOCIATION_ROLE, ERROR, FEATURE, QUALITY_ROLE, Bas
 from streams.reference import REFERENCE_ERROR_PROBABILITY, association_margin
 from streams.specification import DeploymentSpec
 from streams.statistics.margins import effective_margins
-from streams.statistics.seasons import SeasonalBins
 
 SOURCE = "--set"
 
@@ -176,8 +175,8 @@ def with_margins(baseline: Baseline, before: DeploymentSpec, after: DeploymentSp
 
     A margin is what the operator calls no change, widened to what a reference of this size can tell apart
     (:func:`streams.statistics.margins.effective_margins`): the counts of the baseline are enough, the reference itself
-    is not read again. Streams whose margin is configured as before keep theirs. Of a stream with seasonal edges the
-    counts do not tell what the edges' own error adds: where it is in force, the margin is not lowered.
+    is not read again. Streams whose margin is configured as before keep theirs. What seasonal edges, new categories and
+    arming add, the counts do not tell: where it is in force, the margin is not lowered.
     """
     owners = {column: derived.name for derived in baseline.derived for column in derived.columns}
     margins = []
@@ -194,10 +193,11 @@ def with_margins(baseline: Baseline, before: DeploymentSpec, after: DeploymentSp
 
 
 def _margin(stream: BaselineStream, wanted: float, had: float) -> float:
-    counts = stream.counts[None]
-    (margin,) = effective_margins(wanted, counts, REFERENCE_ERROR_PROBABILITY, stream.layout).tolist()
-    of_reference = isinstance(stream.bins, SeasonalBins) and stream.margin_tv > had
-    return max(margin, stream.margin_tv) if of_reference else float(margin)
+    counts, layout = stream.counts[None], stream.layout
+    margin, explained = (
+        float(effective_margins(each, counts, REFERENCE_ERROR_PROBABILITY, layout)[0]) for each in (wanted, had)
+    )
+    return max(margin, stream.margin_tv) if stream.margin_tv > explained else margin
 
 
 def configured_margin(stream: BaselineStream, owner: str, spec: DeploymentSpec) -> float:

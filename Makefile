@@ -54,4 +54,4 @@ lock: $(VENV)/.ready ## Pin the dependencies anew (needs uv)
 	@uv pip compile -q requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/build.lock
 
 clean: ## Remove what the commands made, but not the broker's jars
-	@rm -rf $(VENV) .venv-peers build .driftline demo-report.html demo-report.json
+	@rm -rf $(VENV) .venv-peers build .driftline demo-baseline.html demo-report.html demo-report.json

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +24,10 @@ from driftline.codec import decode
 from driftline.settings import KafkaSettings
 from driftline.topics import baseline_key
 from services.cli.output import JSON_OPTION, fail, print_json, stderr, stdout
+from services.demo.days import Verdict, read_days
 from services.demo.flights import DemonstrationFiles, data_folder, write_files
 from services.demo.receivers import PAGERDUTY, SLACK_WEBHOOK, RecordingReceiver
-from services.demo.story import Step, Story, when
+from services.demo.story import BASELINE_PAGE, Step, Story, when
 from services.errors import ServicesError
 from services.kafka import latest_by_key, read_to_end
 from services.positions import stream_positions
@@ -35,6 +36,9 @@ from streams.deployment import COUNTERS
 from streams.statistics.distances import baseline_of_used_bins, population_stability_index
 
 VERSION = "2013-03"
+WHAT_IF = "segments=[origin]"
+"""What the back-test tries: each airport watched on its own as well, under the same budget."""
+
 SETTLE_SECONDS = 120.0
 
 
@@ -96,7 +100,7 @@ def demo(
     """See it all work on real data: a year of flights through Kafka, to alerts and a verified audit.
 
     Everything runs on this machine: an embedded Kafka, a worker, alerting and governance, and local stand-ins for Slack
-    and PagerDuty that record what they get. Writes demo-report.html and demo-report.json.
+    and PagerDuty that record what they get. Writes demo-report.html, demo-baseline.html and demo-report.json.
 
     Examples:
         driftline demo
@@ -111,7 +115,7 @@ def demo(
         fail(f"the demonstration needs the package {error.name!r}: pip install 'driftline-platform[demo]'")
     folder = Path(tempfile.mkdtemp(prefix="driftline-demo-")) if work_dir is None else work_dir
     try:
-        story = run_demonstration(folder)
+        story = run_demonstration(folder, report.with_name(BASELINE_PAGE))
         from services.demo.report import write_report
 
         write_report(story, report)
@@ -141,8 +145,8 @@ def _saying(what: str) -> Iterator[None]:
     stderr.print(f"[green]✓[/] {what} [dim]{time.monotonic() - started:.1f} s[/]")
 
 
-def run_demonstration(folder: Path) -> Story:
-    """Run it in a folder, and collect what happened.
+def run_demonstration(folder: Path, baseline_page: Path) -> Story:
+    """Run it in a folder, and collect what happened; the page about the baseline goes where it is told.
 
     Raises:
         ServicesError: A step failed.
@@ -171,18 +175,23 @@ def run_demonstration(folder: Path) -> Story:
             environment["DRIFTLINE_BOOTSTRAP_SERVERS"] = supervisor.bootstrap_servers
             commands = Commands(environment)
             settings = KafkaSettings.from_environment({**os.environ, **environment})
-            counts = _publish(commands, settings, files)
-            return _collect(commands, settings, receiver, folder, counts, started)
+            counts = _publish(commands, settings, files, baseline_page)
+            return _collect(commands, settings, receiver, files, counts, started)
         finally:
             with _saying("stop everything"):
                 supervisor.stop()
 
 
-def _publish(commands: Commands, settings: KafkaSettings, files: DemonstrationFiles) -> dict[str, int]:
+def _publish(
+    commands: Commands, settings: KafkaSettings, files: DemonstrationFiles, baseline_page: Path
+) -> dict[str, int]:
     with _saying("driftline deployment apply flights.yaml"):
         commands.run("deployment", "apply", str(files.specification), "--reason", "watch the late-arrival model")
     with _saying(f"driftline baseline build: March, {files.reference_rows:,} rows"):
-        commands.run("baseline", "build", "flights", str(files.reference), "--version", VERSION)
+        commands.run(
+            "baseline", "build", "flights", str(files.reference),
+            "--version", VERSION, "--report", str(baseline_page),
+        )  # fmt: skip
     with _saying(f"driftline publish predictions: April to December, {files.prediction_rows:,} rows"):
         sent = commands.run("publish", "predictions", "flights", str(files.predictions), "--version", VERSION)
     with _saying(f"driftline publish outcomes: {files.outcome_rows:,} rows"):
@@ -214,14 +223,20 @@ def _collect(
     commands: Commands,
     settings: KafkaSettings,
     receiver: RecordingReceiver,
-    folder: Path,
+    files: DemonstrationFiles,
     counts: Mapping[str, int],
     started: float,
 ) -> Story:
+    folder = files.predictions.parent
     months, psi, daily = _effects(settings)
+    with _saying("driftline budget flights"):
+        budget = commands.run("budget", "flights")
+    with _saying("driftline backtest flights: what if each airport had been watched on its own?"):
+        what_if = commands.run("backtest", "flights", "--set", WHAT_IF, "--baseline", str(files.reference))
+    watched = [stream.label for stream in _baseline(settings).streams]
     with _saying("driftline baseline build: December is the new normal, open alarms are closed"):
         commands.run(
-            "baseline", "build", "flights", str(folder / "predictions.csv"),
+            "baseline", "build", "flights", str(files.predictions),
             "--version", VERSION, "--from", "2013-12-01",
         )  # fmt: skip
         _wait_for_resolution(settings)
@@ -248,6 +263,10 @@ def _collect(
         psi=psi,
         daily_psi=daily,
         alerts=alerts,
+        verdicts=_verdicts(alerts, files),
+        watched=watched,
+        budget=budget,
+        what_if=what_if,
         slack=[received.body for received in receiver.accepted(SLACK_WEBHOOK)],
         pagerduty=[received.body for received in receiver.accepted(PAGERDUTY)],
         verification=verification,
@@ -296,6 +315,18 @@ def _alerts(settings: KafkaSettings) -> list[Mapping[str, Any]]:
         record = decode(message.value())[1]
         by_id[record["id"]] = record
     return sorted(by_id.values(), key=lambda alert: (alert["detection_time_us"], alert["status"] != "firing"))
+
+
+def _verdicts(alerts: Sequence[Mapping[str, Any]], files: DemonstrationFiles) -> dict[str, Verdict | None]:
+    """What daily figures say of each alarm, by its id."""
+    figures = read_days(files.reference, files.predictions)
+    return {
+        alert["id"]: figures.verdict(
+            [cause["stream"] for cause in alert["causes"]], alert["change_time_us"], alert["detection_time_us"]
+        )
+        for alert in alerts
+        if alert["status"] == "firing"
+    }
 
 
 def _wait_for_resolution(settings: KafkaSettings) -> None:

@@ -14,7 +14,7 @@ import plotly.io
 
 from services.alerting.message import describe_alert
 from services.demo.flights import SCHEDULE, WEATHER
-from services.demo.story import PREDICTION_STREAMS, Story, when
+from services.demo.story import BASELINE_PAGE, PREDICTION_STREAMS, Story, delay_text, when
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for colour-blind eyes
 _LAYOUT = {
@@ -33,6 +33,7 @@ def write_report(story: Story, path: Path) -> None:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["when"] = when
+    environment.filters["delay"] = delay_text
     environment.filters["pretty"] = lambda document: json.dumps(document, indent=2, ensure_ascii=False)
     figures = [_heatmap(story), _timeline(story), *(_cause_figure(alert) for alert in story.firing)]
     html = [
@@ -44,11 +45,18 @@ def write_report(story: Story, path: Path) -> None:
         heatmap=html[0],
         timeline=html[1],
         alarms=[
-            {"alert": alert, "text": describe_alert(dict(alert)), "figure": figure}
+            {
+                "alert": alert,
+                "text": describe_alert(dict(alert)),
+                "figure": figure,
+                "verdict": story.verdicts.get(alert["id"]),
+            }
             for alert, figure in zip(story.firing, html[2:], strict=True)
         ],
         schedule=SCHEDULE,
         weather=WEATHER,
+        account=story.budget["deployments"][0],
+        baseline_page=BASELINE_PAGE,
         resolved=[alert for alert in story.alerts if alert["status"] == "resolved"],
     )
     path.write_text(page, "utf-8")
@@ -97,22 +105,24 @@ def _timeline(story: Story) -> go.Figure:
             visible=True if shown else "legendonly",
         )
     for i, alert in enumerate(story.firing):
-        causes = ", ".join(cause["stream"] for cause in alert["causes"])
+        names = [cause["stream"] for cause in alert["causes"]]
+        causes = names[0] if len(names) == 1 else f"{names[0]} + {len(names) - 1}"
         change, detected = when(alert["change_time_us"]), when(alert["detection_time_us"])
         figure.add_vrect(x0=change, x1=detected, fillcolor=_ORANGE, opacity=0.07, line_width=0)
         figure.add_vline(x=detected, line={"color": _ORANGE, "width": 1.5, "dash": "dot"})
         # labels of alarms that follow each other closely must not overlap
         figure.add_annotation(
             x=detected,
-            y=1 - 0.3 * (i % 3),
+            y=1.02 + 0.06 * (i % 4),
             yref="paper",
             text=causes,
-            textangle=-90,
             showarrow=False,
-            xshift=9,
-            yanchor="top",
+            xanchor="left" if i < len(story.firing) / 2 else "right",
+            yanchor="bottom",
+            font={"size": 11},
         )
-    figure.update_layout(**_LAYOUT, height=420, yaxis={"title": "PSI of the day", "type": "log"})
+    layout = {**_LAYOUT, "margin": {"l": 70, "r": 20, "t": 100, "b": 50}}
+    figure.update_layout(**layout, height=480, yaxis={"title": "PSI of the day", "type": "log"})
     return figure
 
 

@@ -7,11 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.demo.days import Verdict
 from services.demo.flights import SCHEDULE, WEATHER
+from streams.baseline import ASSOCIATION_PREFIX, ERROR, QUALITY_PREFIX, RATE, SCHEMA
+from streams.derived import JOINT_DISTANCE
+
+BASELINE_PAGE = "demo-baseline.html"
+"""The page about the baseline, beside the report."""
 
 PREDICTION_STREAMS = ("prediction", "prediction_label")
 QUIET_PSI = 0.1
 """The effect size below which a month counts as quiet in the table; a customary value, and no alarm."""
+
+
+_OTHERS = {
+    JOINT_DISTANCE: "the distance of whole rows",
+    ERROR: "serving errors",
+    RATE: "the number of flights per hour",
+    SCHEMA: "rows that cannot be read",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,10 @@ class Story:
         psi: Stream to PSI per month.
         daily_psi: Stream to (day, PSI) pairs.
         alerts: ``Alert`` records, in order.
+        verdicts: Id of a firing alert to what daily figures say of it; None where they can say nothing.
+        watched: The streams of the baseline.
+        budget: Result of ``driftline budget flights`` after the year.
+        what_if: Result of ``driftline backtest flights`` with other settings.
         slack: Bodies that the Slack receiver took.
         pagerduty: Bodies that the PagerDuty receiver took.
         verification: Result of ``audit verify``.
@@ -54,6 +72,10 @@ class Story:
     psi: Mapping[str, Sequence[float]]
     daily_psi: Mapping[str, Sequence[tuple[str, float]]]
     alerts: Sequence[Mapping[str, Any]]
+    verdicts: Mapping[str, Verdict | None]
+    watched: Sequence[str]
+    budget: Mapping[str, Any]
+    what_if: Mapping[str, Any]
     slack: Sequence[Mapping[str, Any]]
     pagerduty: Sequence[Mapping[str, Any]]
     verification: Mapping[str, Any]
@@ -71,6 +93,33 @@ class Story:
         """Streams named as a cause of any alarm."""
         return {cause["stream"] for alert in self.firing for cause in alert["causes"]}
 
+    @property
+    def quiet(self) -> list[str]:
+        """What raised no alarm, in words."""
+        silent = [name for name in self.watched if name not in self.alarmed_streams]
+        planned = [name for name in SCHEDULE if name in silent]
+        others = [name for name in (*WEATHER, *PREDICTION_STREAMS) if name in silent]
+        said = [f"{', '.join(planned)} (what the airline plans)"] if planned else []
+        said += [", ".join(others)] if others else []
+        for prefix, what in (
+            (QUALITY_PREFIX, "columns by which values can be used"),
+            (ASSOCIATION_PREFIX, "features by how they go together with the prediction"),
+        ):
+            of_kind = [name for name in self.watched if name.startswith(prefix)]
+            if of_kind:
+                said.append(f"{sum(name in silent for name in of_kind)} of {len(of_kind)} {what}")
+        return said + [text for name, text in _OTHERS.items() if name in silent]
+
+    @property
+    def what_if_changes(self) -> list[Mapping[str, Any]]:
+        """What the back-test's settings change: alarms that are not the same."""
+        return [alarm for alarm in self.what_if["alarms"] if alarm["verdict"] != "same"]
+
+    @property
+    def alarmed_features(self) -> set[str]:
+        """The same by the columns they are about: quality and association of a column count as the column."""
+        return {name.removeprefix(QUALITY_PREFIX).removeprefix(ASSOCIATION_PREFIX) for name in self.alarmed_streams}
+
     def problems(self) -> list[str]:
         """What should have been otherwise; empty when the demonstration shows what it is meant to show."""
         checks = {
@@ -80,8 +129,13 @@ class Story:
                 self.outcomes_published == self.outcomes_applied
             ),
             f"{self.dead_letters} dead letters": self.dead_letters == 0,
-            "a schedule feature raised an alarm": not self.alarmed_streams & set(SCHEDULE),
-            "no weather feature raised an alarm": bool(self.alarmed_streams & set(WEATHER)),
+            "a schedule feature raised an alarm": not self.alarmed_features & set(SCHEDULE),
+            "no weather feature raised an alarm": bool(self.alarmed_features & set(WEATHER)),
+            "the budget's shares add up to more than it promises": bool(self.budget["fleet"]["kept"]),
+            f"the back-test read {self.what_if['rows']:,} rows": self.what_if["rows"] == self.applied,
+            "the back-test does not see every alarm that was raised": (
+                sum(alarm["was"] is not None for alarm in self.what_if["alarms"]) == len(self.firing)
+            ),
             "Slack was not told of every alarm": len(self.slack) >= len(self.firing),
             "PagerDuty was not told of every alarm": len(self.pagerduty) >= len(self.firing),
             "the audit record does not verify": bool(self.verification.get("ok")),
@@ -98,7 +152,10 @@ class Story:
             "outcomes_applied": self.outcomes_applied,
             "dead_letters": self.dead_letters,
             "psi_by_month": {"months": list(self.months), **{name: list(row) for name, row in self.psi.items()}},
-            "alerts": [brief(alert) for alert in self.alerts],
+            "alerts": [brief(alert, self.verdicts.get(alert["id"])) for alert in self.alerts],
+            "quiet": self.quiet,
+            "budget": dict(self.budget),
+            "what_if": dict(self.what_if),
             "slack_messages": len(self.slack),
             "pagerduty_events": len(self.pagerduty),
             "audit": dict(self.verification),
@@ -109,7 +166,7 @@ class Story:
         }
 
 
-def brief(alert: Mapping[str, Any]) -> dict[str, Any]:
+def brief(alert: Mapping[str, Any], verdict: Verdict | None) -> dict[str, Any]:
     """An alert without its histograms."""
     return {
         "id": alert["id"],
@@ -121,9 +178,11 @@ def brief(alert: Mapping[str, Any]) -> dict[str, Any]:
         "detection_time": when(alert["detection_time_us"]),
         "log_evidence_nats": round(alert["log_evidence_nats"], 2),
         "threshold_nats": round(alert["threshold_nats"], 2),
+        "days_say": None if verdict is None else {"kind": verdict.kind, "figure": verdict.text},
         "causes": [
             {
                 "stream": cause["stream"],
+                "segment": cause["segment"],
                 "share": round(cause["evidence_share"], 3),
                 "psi": round(cause["effects"]["psi"], 3),
                 "rows": cause["rows"],
@@ -136,3 +195,10 @@ def brief(alert: Mapping[str, Any]) -> dict[str, Any]:
 def when(time_us: int) -> str:
     """Event time for people: ``2013-04-10 17:15``, UTC."""
     return dt.datetime.fromtimestamp(time_us / 1e6, dt.UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def delay_text(days: float | None) -> str:
+    """How long a shift of the mean goes unnoticed; None for one within the margin."""
+    if days is None:
+        return "never"
+    return f"{days / 365:,.0f} years" if days >= 730 else f"{days:,.0f} days" if days >= 2 else f"{24 * days:,.0f} h"

@@ -11,7 +11,9 @@ from rich.table import Table
 from services.alerting.message import describe_alert
 from services.cli.output import safe
 from services.demo.flights import SCHEDULE, WEATHER
-from services.demo.story import PREDICTION_STREAMS, QUIET_PSI, Story, when
+from services.demo.story import PREDICTION_STREAMS, QUIET_PSI, Story, delay_text, when
+
+_NAMED_CAUSES = 3
 
 
 def tell(story: Story, report: Path, console: Console) -> None:
@@ -25,7 +27,15 @@ def tell(story: Story, report: Path, console: Console) -> None:
         f"[dim]PSI against March, bold above {QUIET_PSI}: it describes. Alarms come from the evidence, under the\n"
         f"promise of {promise}.[/]\n"
     )
+    console.print(_promise(story))
     console.print(_alarms(story))
+    console.print(
+        "[dim]real?: what daily figures of the causes say, without the evidence: those of the 30 days from the change\n"
+        f"on against those of March. The times are of 2013, UTC.[/]\n\n[bold]No alarm:[/] {safe('; '.join(story.quiet))}.\n",
+        highlight=False,
+    )
+    console.print(_what_if(story))
+    console.print(f"[dim]{safe(story.what_if['summary'])}[/]", highlight=False)
     if story.firing:
         text = describe_alert(dict(story.firing[0]))
         console.print(f"\n[bold]The first message on Slack:[/] {safe(text.headline)}")
@@ -61,20 +71,53 @@ def _months(story: Story) -> Table:
     return table
 
 
+def _what_if(story: Story) -> Table:
+    title = "What if each airport had been watched on its own as well, under the same promise?"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("", "monitor", "causes", "would be noticed", "was noticed"):
+        table.add_column(heading)
+    for pair in story.what_if_changes:
+        times = [when(alarm["detection_time_us"]) if alarm else "–" for alarm in (pair["would_be"], pair["was"])]
+        shown = pair["would_be"] or pair["was"]
+        table.add_row(pair["verdict"], shown["monitor"], safe(", ".join(shown["causes"])), *times)
+    return table
+
+
+def _promise(story: Story) -> Table:
+    (account,) = story.budget["deployments"]
+    per = f"per {account['per_ms'] / 86_400_000:g} days"
+    table = Table(title="What is promised, and what it costs", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("monitor")
+    shifts = [delay["shift_sd"] for delay in account["monitors"][0]["delays"]]
+    for heading in (f"false alarms {per}", "threshold", *(f"{shift:g} sd" for shift in shifts)):
+        table.add_column(heading, justify="right")
+    for monitor in account["monitors"]:
+        delays = {delay["shift_sd"]: delay["median"]["days"] for delay in monitor["delays"]}
+        table.add_row(
+            monitor["monitor"],
+            f"{monitor['allowed']:.3g}",
+            "–" if monitor["threshold_nats"] is None else f"{monitor['threshold_nats']:.1f} nats",
+            *(delay_text(delays.get(shift)) if monitor["delays"] else "" for shift in shifts),
+        )
+    return table
+
+
 def _alarms(story: Story) -> Table:
     table = Table(title=f"{len(story.firing)} alarms in nine months", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("monitor", "causes", "change began", "noticed", "evidence", "then"):
+    for heading in ("monitor", "causes", "change began", "noticed", "evidence", "real?", "resolved"):
         table.add_column(heading)
     resolved = {alert["incident_key"]: alert for alert in story.alerts if alert["status"] == "resolved"}
     for alert in story.firing:
-        causes = ", ".join(safe(cause["stream"]) for cause in alert["causes"])
+        names = [safe(cause["stream"]) for cause in alert["causes"]]
+        causes = ", ".join(names) if len(names) <= _NAMED_CAUSES else f"{names[0]} and {len(names) - 1} more"
         later = resolved.get(alert["incident_key"])
         table.add_row(
             alert["monitor"],
             causes,
-            when(alert["change_time_us"]),
-            when(alert["detection_time_us"]),
-            f"{alert['log_evidence_nats']:.1f} of {alert['threshold_nats']:.1f} nats",
-            "open" if later is None else f"resolved {when(later['detection_time_us'])}",
+            when(alert["change_time_us"])[5:],
+            when(alert["detection_time_us"])[5:],
+            f"{alert['log_evidence_nats']:.1f} of {alert['threshold_nats']:.1f}",
+            "–" if (verdict := story.verdicts.get(alert["id"])) is None else f"{verdict.kind}: {safe(verdict.text)}",
+            "open" if later is None else when(later["detection_time_us"])[:10],
         )
     return table

@@ -5,11 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from services.demo.command import flip_one_byte
+from services.demo.days import EPISODE, LASTING, NONE, UNDECIDED, DailyFigures, Verdict
 from services.demo.report import write_report
-from services.demo.story import Step, Story, when
+from services.demo.story import Step, Story, delay_text, when
 from services.demo.terminal import tell
 
 HOSTILE = "<script>alert(1)</script>"
@@ -19,6 +22,9 @@ def alert(stream: str, status: str = "firing", key: str = "incident-1") -> dict[
     cause = {
         "stream": stream,
         "role": "feature",
+        "segment": "",
+        "inputs": [],
+        "interval_ms": 0,
         "evidence_share": 0.9,
         "log_evidence_nats": 12.0,
         "change_time_us": 1_365_375_600_000_000,
@@ -65,6 +71,42 @@ def alert(stream: str, status: str = "firing", key: str = "incident-1") -> dict[
     }
 
 
+BUDGET: dict[str, Any] = {
+    "fleet": {"kept": True},
+    "deployments": [
+        {
+            "per_ms": 5_184_000_000,
+            "rows_per_day": 900.0,
+            "monitors": [
+                {
+                    "monitor": "data_drift",
+                    "allowed": 0.3,
+                    "threshold_nats": 8.5,
+                    "alarms": 1,
+                    "delays": [{"shift_sd": 0.1, "median": {"days": None}}, {"shift_sd": 1, "median": {"days": 56.4}}],
+                },
+                {"monitor": "service", "allowed": 0, "threshold_nats": None, "alarms": 0, "delays": []},
+            ],
+        }
+    ],
+}
+
+
+def what_if(*pairs: tuple[str, str]) -> dict[str, Any]:
+    """A back-test's result: the verdict and the cause of each alarm."""
+    alarms = []
+    for verdict, stream in pairs:
+        alarm = {"monitor": "data_drift", "causes": [stream], "detection_time_us": 1_365_614_100_000_000}
+        alarms.append(
+            {
+                "verdict": verdict,
+                "would_be": None if verdict == "gone" else alarm,
+                "was": None if verdict == "new" else alarm,
+            }
+        )
+    return {"rows": 10, "seconds": 2.0, "summary": "1 alarm", "alarms": alarms}
+
+
 @pytest.fixture
 def story() -> Story:
     return Story(
@@ -78,6 +120,10 @@ def story() -> Story:
         psi={"carrier": [0.01, 0.02], "temp": [1.0, 2.0]},
         daily_psi={"carrier": [("2013-04-01", 0.01)], "temp": [("2013-04-01", 1.0)]},
         alerts=[alert("temp"), alert("temp", "resolved")],
+        verdicts={"incident-1-firing": Verdict(LASTING, HOSTILE)},
+        watched=["carrier", "temp", "quality:carrier", "quality:temp", "association:temp", "rate"],
+        budget=BUDGET,
+        what_if=what_if(("same", "temp")),
         slack=[{"text": HOSTILE}],
         pagerduty=[{"event_action": "trigger", "dedup_key": "k", "payload": {"summary": HOSTILE, "severity": "error"}}],
         verification={"ok": True, "records": 3, "message": "3 records stand"},
@@ -97,7 +143,12 @@ def test_a_run_that_shows_everything_has_no_problems(story: Story) -> None:
         ({"outcomes_applied": 4}, "4 arrived"),
         ({"dead_letters": 1}, "dead letters"),
         ({"alerts": [alert("carrier"), alert("temp", key="incident-2")]}, "schedule feature"),
+        ({"alerts": [alert("quality:carrier"), alert("temp", key="incident-2")]}, "schedule feature"),
+        ({"alerts": [alert("association:hour"), alert("temp", key="incident-2")]}, "schedule feature"),
         ({"alerts": []}, "no weather feature"),
+        ({"budget": {**BUDGET, "fleet": {"kept": False}}}, "more than it promises"),
+        ({"what_if": {**what_if(("same", "temp")), "rows": 9}}, "back-test read 9 rows"),
+        ({"what_if": what_if(("new", "temp"))}, "does not see every alarm"),
         ({"slack": []}, "Slack"),
         ({"pagerduty": []}, "PagerDuty"),
         ({"verification": {"ok": False, "records": 3, "message": ""}}, "does not verify"),
@@ -126,6 +177,77 @@ def test_the_terminal_shows_names_as_they_are(story: Story, tmp_path: Path, caps
     shown = capsys.readouterr().out
     assert "temp[red]" in shown
     assert "\x1b[31m" not in shown
+
+
+def test_what_other_settings_change_is_told(story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    other = dataclasses.replace(story, what_if=what_if(("same", "temp"), ("new", "wind"), ("gone", "dew")))
+    tell(other, tmp_path / "report.html", Console(width=200))
+    shown = capsys.readouterr().out.partition("What if")[2].partition("Notifications")[0]
+    assert re.search(r"new +data_drift +wind +2013-04-10 17:15 +–", shown)
+    assert re.search(r"gone +data_drift +dew +– +2013-04-10 17:15", shown)
+    assert "same" not in shown
+
+
+def test_what_raised_no_alarm_is_told_by_kind(story: Story) -> None:
+    told = dataclasses.replace(story, alerts=[alert("quality:temp")]).quiet
+    assert told == [
+        "carrier (what the airline plans)",
+        "temp",
+        "1 of 2 columns by which values can be used",
+        "1 of 1 features by how they go together with the prediction",
+        "the number of flights per hour",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("days", "text"), [(None, "never"), (1 / 12, "2 h"), (56.4, "56 days"), (10_169.3, "28 years")]
+)
+def test_delays_are_told_in_the_unit_people_use(days: float | None, text: str) -> None:
+    assert delay_text(days) == text
+
+
+def flights(first: str, days: int, temperature: list[float]) -> pd.DataFrame:
+    """Twenty flights a day at noon in New York; the temperatures of the days, repeated."""
+    noon = pd.date_range(f"{first} 12:00", periods=days, freq="D", tz="America/New_York").tz_convert("UTC")
+    times = np.repeat(noon, 20) + pd.to_timedelta(np.tile(np.arange(20), days), unit="min")
+    values = np.repeat(np.resize(temperature, days), 20) + np.tile(np.linspace(-1, 1, 20), days)
+    return pd.DataFrame({"scheduled_departure": times, "temp": values, "carrier": ["AA", "UA"] * (10 * days)})
+
+
+def microseconds(text: str) -> int:
+    return int(pd.Timestamp(text, tz="UTC").timestamp() * 1e6)
+
+
+MARCH = [40.0, 44.0, 48.0, 42.0, 46.0]
+
+
+@pytest.mark.parametrize(
+    ("served", "streams", "kind"),
+    [
+        (flights("2013-04-01", 60, [temperature + 20 for temperature in MARCH]), ["temp"], LASTING),
+        (flights("2013-04-01", 60, [temperature + 20 for temperature in MARCH]), ["carrier", "temp"], LASTING),
+        (flights("2013-04-01", 60, [temperature + 20 for temperature in MARCH]), ["quality:temp"], LASTING),
+        (flights("2013-04-01", 60, MARCH), ["temp"], NONE),
+        (flights("2013-04-01", 60, [*([*MARCH] * 2), 90.0, *([*MARCH] * 12)]), ["temp"], EPISODE),
+        (flights("2013-04-01", 15, [90.0]), ["temp"], UNDECIDED),
+        (flights("2013-04-01", 60, MARCH), ["joint.distance"], None),
+    ],
+    ids=["warmer", "the best cause", "out of range", "as before", "one hot day", "too soon", "no column"],
+)
+def test_days_tell_a_season_from_one_odd_day(served: pd.DataFrame, streams: list[str], kind: str | None) -> None:
+    figures = DailyFigures(flights("2013-03-01", 31, MARCH), served)
+    verdict = figures.verdict(streams, microseconds("2013-04-08"), microseconds("2013-04-14"))
+    assert (verdict.kind if verdict else None) == kind
+
+
+def test_what_was_before_the_change_does_not_count() -> None:
+    hot_first = flights("2013-04-01", 60, [90.0, *([*MARCH] * 12)])
+    figures = DailyFigures(flights("2013-03-01", 31, MARCH), hot_first)
+    verdict = figures.verdict(["temp"], microseconds("2013-04-08"), microseconds("2013-04-14"))
+    assert verdict is not None
+    assert verdict.kind == NONE
 
 
 def test_times_are_shown_in_utc() -> None:

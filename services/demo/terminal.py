@@ -31,7 +31,8 @@ def tell(story: Story, report: Path, console: Console) -> None:
     console.print(_alarms(story))
     console.print(
         "[dim]real?: what daily figures of the causes say, without the evidence: those of the 30 days from the change\n"
-        f"on against those of March. The times are of 2013, UTC.[/]\n\n[bold]No alarm:[/] {safe('; '.join(story.quiet))}.\n",
+        "on against those of March. The times are of 2013, UTC.[/]\n\n"
+        f"[bold]No alarm:[/] {safe('; '.join(story.quiet))}.\n",
         highlight=False,
     )
     console.print(_what_if(story))

@@ -184,7 +184,7 @@ def test_what_other_settings_change_is_told(story: Story, tmp_path: Path, capsys
 
     other = dataclasses.replace(story, what_if=what_if(("same", "temp"), ("new", "wind"), ("gone", "dew")))
     tell(other, tmp_path / "report.html", Console(width=200))
-    shown = capsys.readouterr().out.partition("What if")[2].partition("Notifications")[0]
+    shown = capsys.readouterr().out.partition("What if")[2].partition("The first message")[0]
     assert re.search(r"new +data_drift +wind +2013-04-10 17:15 +–", shown)
     assert re.search(r"gone +data_drift +dew +– +2013-04-10 17:15", shown)
     assert "same" not in shown

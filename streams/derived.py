@@ -157,8 +157,9 @@ def embedding_columns(derived: Derived, vectors: NDArray[np.float32] | None, row
         return found
     standardised = (vectors.astype(np.float64) - mean) / spread
     found[0] = np.sqrt(np.add.reduce(standardised**2, axis=1) / len(mean))
-    for i, direction in enumerate(derived.arrays["directions"].reshape(PROJECTIONS, -1)):
-        found[1 + i] = np.add.reduce(standardised * direction, axis=1)
+    with np.errstate(invalid="ignore"):  # infinities may cancel: the row is missing then
+        for i, direction in enumerate(derived.arrays["directions"].reshape(PROJECTIONS, -1)):
+            found[1 + i] = np.add.reduce(standardised * direction, axis=1)
     found[:, ~np.isfinite(found[0])] = np.nan
     return found
 
@@ -211,7 +212,8 @@ def joint_distance(derived: Derived, columns: Floats) -> Floats:
 
 def _standardised(arrays: Mapping[str, Floats], columns: Floats) -> NDArray[np.float64]:
     """Clipped scores, rounded to the grid, as multiples of it."""
-    scores = (columns - arrays["centre"][:, None]) / (arrays["scale"][:, None] * _SCORE_GRID)
+    with np.errstate(over="ignore"):  # what is too large is clipped
+        scores = (columns - arrays["centre"][:, None]) / (arrays["scale"][:, None] * _SCORE_GRID)
     np.clip(scores, -_WINSOR / _SCORE_GRID, _WINSOR / _SCORE_GRID, out=scores)
     np.rint(scores, out=scores)
     scores[np.isnan(scores)] = 0.0

@@ -50,7 +50,7 @@ def measure(count: int) -> list[Figure]:
     traffic = Traffic(NUMERIC, CATEGORICAL)
     names = [f"deployment-{number:04}" for number in range(count)]
     with cluster("fleet") as running:
-        running.publish_deployments(traffic.deployments(names))
+        running.publish_deployments(traffic.deployments(names, BATCH_HOURS * HOUR_US // BATCH_ROWS))
         positions = Positions(running)
         running.fill(batches(traffic, names, range(BATCHES)))
         with WorkerProcess(running) as worker:

@@ -96,7 +96,7 @@ def measure() -> list[Figure]:
     traffic = Traffic(16, 4)
     names = [f"deployment-{number}" for number in range(DEPLOYMENTS)]
     with cluster("latency") as running:
-        running.publish_deployments(traffic.deployments(names))
+        running.publish_deployments(traffic.deployments(names, int(BATCH_SECONDS * 1e6 / BATCH_ROWS)))
         reader = AlertReader(running)
         reader.start()
         with WorkerProcess(running) as worker:

@@ -19,6 +19,7 @@ from driftline.topics import Topics
 from services.kafka import read_to_end
 from streams import partition as partition_module
 from streams.baseline import Baseline
+from streams.counting import RowCounter
 from streams.decoding import decode_message
 from streams.identities import Identities
 from streams.journal import Journal
@@ -28,12 +29,13 @@ from streams.partition import Partition
 from streams.specification import DeploymentSpec
 
 _STAGES: tuple[tuple[str, Any, str], ...] = (
-    ("columns", partition_module, "watched_columns"),
+    ("columns", RowCounter, "read"),
     ("identities", Identities, "unseen"),
     ("slots and windows", partition_module, "group_rows"),
-    ("counting", partition_module, "count_watched"),
+    ("counting", RowCounter, "count"),
     ("evidence", Monitors, "count"),
     ("evidence", Monitors, "start"),
+    ("evidence", Monitors, "take_time"),
     ("evidence", Monitors, "alarms"),
     ("evidence", Monitors, "resolutions"),
     ("slots and windows", Partition, "_count_window"),

@@ -21,6 +21,9 @@ from driftline.events import PredictionColumns
 
 NUMERIC, CATEGORICAL, BATCH_ROWS = 16, 4, 500
 ROW_STEP_US = 100_000
+REFERENCE_ROWS = 200_000
+"""So long a reference lets the rate of rows be watched, too."""
+
 BOUND_ROWS_PER_SECOND = 300_000
 DEADLINE_SECONDS = 300
 
@@ -126,7 +129,7 @@ def main() -> None:
     rows = options.rows // (BATCH_ROWS * PARTITIONS) * BATCH_ROWS * PARTITIONS
     traffic = Traffic(NUMERIC, CATEGORICAL)
     names = [f"deployment-{partition}" for partition in range(PARTITIONS)]
-    deployments = traffic.deployments(names)
+    deployments = traffic.deployments(names, ROW_STEP_US, REFERENCE_ROWS)
     with cluster("throughput") as running:
         running.publish_deployments(deployments)
         running.fill(batches(traffic, names, rows))

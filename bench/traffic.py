@@ -31,14 +31,19 @@ class Traffic:
         self.categorical = [f"categorical_{i:02}" for i in range(categorical)]
         self._rng = np.random.default_rng(seed)
 
-    def deployments(self, names: Sequence[str], reference_rows: int = 20_000) -> list[tuple[DeploymentSpec, Baseline]]:
-        """Specifications and baselines; the baseline is learnt once, as all have the same reference."""
+    def deployments(
+        self, names: Sequence[str], step_us: int, reference_rows: int = 20_000
+    ) -> list[tuple[DeploymentSpec, Baseline]]:
+        """Specifications and baselines; the baseline is learnt once, as all have the same reference.
+
+        ``step_us``: from one row of the reference to the next. Rows that come faster or slower raise an alarm.
+        """
         features = tuple(
             [FeatureSpec(name, NUMERIC) for name in self.numeric]
             + [FeatureSpec(name, CATEGORICAL) for name in self.categorical]
         )
         first = DeploymentSpec(names[0], "model", "regression", features)
-        reference = self.batch(names[0], reference_rows, START_US - reference_rows * 1_000_000, 1_000_000)
+        reference = self.batch(names[0], reference_rows, START_US - reference_rows * step_us, step_us)
         learnt = build_baseline(first, VERSION, [reference], source="bench")
         found = []
         for name in names:

@@ -31,7 +31,7 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     rng = np.random.default_rng([seed, 1])
     rows = 4_000 if quick else 20_000
     traffic = Traffic(numeric=4, categorical=2, seed=seed)
-    ((spec, baseline),) = traffic.deployments(["invariance"], reference_rows=5_000)
+    ((spec, baseline),) = traffic.deployments(["invariance"], 1_000_000, reference_rows=5_000)
     # one window for all, so that it is still open at the end
     spec = dataclasses.replace(spec, window_ms=365 * 86_400_000, start_slot_ms=3_600_000)
     columns = traffic.batch("invariance", rows, START_US, STEP_US)

@@ -20,9 +20,10 @@ from driftline.settings import KafkaSettings
 from services.alerting.incidents import FIRING, RESOLVED
 from services.alerting.logs import configure_logging
 from services.alerting.message import describe_alert, format_time, monitor_title
+from services.alerting.readings import stream_label
 from services.alerting.service import AlertingService
 from services.alerting.settings import DATABASE_URL, AlertingSettings, load_destinations
-from services.cli.output import JSON_OPTION, fail, print_json, print_table, safe, stdout
+from services.cli.output import JSON_OPTION, fail, note, print_json, print_table, safe, stdout
 from services.kafka import read_to_end
 
 EXAMPLES = """
@@ -41,7 +42,7 @@ was); 2 when a setting cannot be used.
 log = logging.getLogger("driftline.alerting")
 
 _COLORS = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "blue"}
-_COLUMNS = ("id", "noticed", "since", "severity", "status", "deployment", "version", "monitor", "causes")
+_COLUMNS = ("id", "noticed (UTC)", "since (UTC)", "severity", "status", "deployment", "version", "monitor", "causes")
 
 alerts_app = typer.Typer(
     name="alerts",
@@ -229,20 +230,24 @@ def _keys(matching: dict[str, Record]) -> set[str]:
 
 
 def read_alerts(kafka: KafkaSettings) -> Iterator[Record]:
-    """Every alert on the topic, once each, in the order of each partition; what is no alert is passed over.
+    """Every alert on the topic, once each, in the order of each partition; what is no alert is passed over, and said.
 
     Raises:
         ClusterError: Kafka does not answer, or has no such topic.
     """
     seen: set[str] = set()
+    unread = 0
     for message in read_to_end(kafka, kafka.topics.alerts):
         try:
             name, record = decode(message.value())
         except CodecError:
-            continue  # the alerting service puts it among the dead letters
+            unread += 1  # the alerting service puts it among the dead letters
+            continue
         if name == "Alert" and record["id"] not in seen:
             seen.add(record["id"])
             yield record
+    if unread:
+        note(f"{unread:,} messages on {kafka.topics.alerts} are left out: this release cannot read them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,14 +278,8 @@ class Incident:
             "change_time": _iso(alert["change_time_us"]),
             "opened": None if self.firing is None else _iso(self.firing["detection_time_us"]),
             "resolved": None if self.resolved is None else _iso(self.resolved["detection_time_us"]),
-            "causes": [_label(cause) for cause in alert["causes"]],
+            "causes": [stream_label(cause) for cause in alert["causes"]],
         }
-
-
-def _label(cause: Record) -> str:
-    """As ``driftline windows`` and ``driftline baseline`` call a stream."""
-    segment = cause.get("segment", "")
-    return f"{cause['stream']} [{segment}]" if segment else str(cause["stream"])
 
 
 def incidents_of(alerts: Iterable[Record]) -> list[Incident]:
@@ -314,11 +313,11 @@ def _json_of(record: Record) -> dict[str, Any]:
 
 def _row(incident: Incident) -> tuple[str, ...]:
     alert = incident.first
-    causes = ", ".join(map(_label, alert["causes"][:3]))
+    causes = ", ".join(map(stream_label, alert["causes"][:3]))
     return (
         alert["id"][:8],
-        format_time(alert["detection_time_us"]),
-        format_time(alert["change_time_us"]),
+        format_time(alert["detection_time_us"]).removesuffix(" UTC"),
+        format_time(alert["change_time_us"]).removesuffix(" UTC"),
         alert["severity"],
         incident.status,
         alert["deployment_id"],

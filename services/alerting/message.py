@@ -261,7 +261,7 @@ def _how_many(cause: Record) -> Line:
     usual = "fewer than 1" if expected < 1 else f"about {expected:,.0f}"
     affected = f"Since then {round(statement.observed * total):,} of {total:,} {unit(cause)}"
     where = (" of ", value(cause["segment"])) if cause.get("segment") else ()
-    name = () if cause["role"] == RATE_ROLE else (" (", *stream_line(cause | {"segment": ""}).parts, ")")
+    name = () if cause["role"] != QUALITY_ROLE else (" (", *stream_line(cause | {"segment": ""}).parts, ")")
     return line(affected, *where, " ", *statement.words, *name, f"; the reference leads to expect {usual}.")
 
 
@@ -300,8 +300,8 @@ def _day(time_us: int) -> str:
 def _sizes(cause: Record) -> str:
     effects = cause["effects"]
     psi, distance = effects["psi"], effects["total_variation"]
-    size = "" if _is_counted(cause) else f"PSI {_number(psi)} ({_psi_in_words(psi)}), "
-    return f"{size}total variation {percent(distance)}{_interval(cause)}, {cause['rows']:,} {unit(cause)}"
+    size = "Total variation" if _is_counted(cause) else f"PSI {_number(psi)} ({_psi_in_words(psi)}), total variation"
+    return f"{size} {percent(distance)}{_interval(cause)}, {cause['rows']:,} {unit(cause)}"
 
 
 def _interval(cause: Record) -> str:

@@ -103,6 +103,12 @@ def expected_share(share: float) -> str:
     return "next to none" if 0 < share < _NEXT_TO_NONE else percent(share)
 
 
+def stream_label(cause: Record) -> str:
+    """A ``Cause`` as commands call its stream: 'age [region=north]'."""
+    segment = cause.get("segment", "")
+    return f"{cause['stream']} [{segment}]" if segment else str(cause["stream"])
+
+
 def stream_name(cause: Record) -> Line:
     """How the stream of a ``Cause`` is called in a sentence: 'age in region=north', 'how a and b go together'."""
     name, segment = _whole_name(cause), cause.get("segment", "")

@@ -17,6 +17,9 @@ _MARGIN_NOTE = (
 )
 
 
+_HEADS = ("rows", "missing", "margin", "from", "variance x", "weight")
+
+
 def show_baseline(item: Baseline, result: str, *, show_all: bool) -> None:
     """Print what a baseline says; ``result`` is what was done with it."""
     stdout.print(
@@ -26,9 +29,10 @@ def show_baseline(item: Baseline, result: str, *, show_all: bool) -> None:
         soft_wrap=True,
     )
     found = [summarise(stream) for stream in item.streams]
+    seasons = any(each.season for each in found)
     print_table(
-        ["stream", "kind", "season", "rows", "missing", "margin", "from", "variance x", "weight"],
-        [_row(each) for each in found if show_all or _is_main(each.stream.role, each.stream.segment)],
+        ["stream", "kind", *(["season"] if seasons else []), *_HEADS],
+        [_row(each, seasons) for each in found if show_all or _is_main(each.stream.role, each.stream.segment)],
         numbers=("rows", "missing", "margin", "variance x", "weight"),
     )
     if not show_all:
@@ -43,12 +47,12 @@ def _is_main(role: str, segment: str) -> bool:
     return not segment and role not in ("quality", "association")
 
 
-def _row(item: StreamSummary) -> Sequence[object]:
+def _row(item: StreamSummary, seasons: bool) -> Sequence[object]:
     stream = item.stream
     return (
         stream.label,
         stream.layout.name,
-        item.season.replace("_", " "),
+        *([item.season.replace("_", " ")] if seasons else []),
         f"{item.rows:,}",
         "" if item.missing_share is None else f"{item.missing_share:.1%}",
         f"{stream.margin_tv:.3f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,16 +17,26 @@ Examples:
 
   driftline status
 
+  driftline status --all
+
   driftline status --json
 
 Exit status: 0 the topics are complete and a worker runs; 1 not so, or Kafka does not answer.
 """
 
 _COUNTERS = ("rows", "late_rows", "duplicate_rows", "rejected_rows", "outcome_rows")
+_SHOWN_INCIDENTS = 10
+_SHOWN_DEPLOYMENTS = 25
 _COLORS = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "blue"}
 
 
-def status(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
+def status(
+    show_all: Annotated[
+        bool,
+        typer.Option("--all", help="Every incident and deployment, not the first ones only."),
+    ] = False,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
     """Show whether everything runs and keeps up: topics, workers, deployments, open incidents, dead letters."""
     from services.cli.context import kafka_settings
     from services.status import system_status
@@ -34,7 +45,7 @@ def status(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
     if as_json:
         print_json(_document(found))
     else:
-        _show(found)
+        _show(found, show_all=show_all)
     if not found.well:
         raise typer.Exit(1)
 
@@ -81,7 +92,7 @@ def _document(found: SystemStatus) -> dict[str, Any]:
     }
 
 
-def _show(found: SystemStatus) -> None:
+def _show(found: SystemStatus, *, show_all: bool) -> None:
     missing = [state.plan.name for state in found.topics if state.partitions is None]
     problems = [f"{state.plan.name} {problem}" for state in found.topics for problem in state.problems]
     topics = f"[red]{len(missing)} of {len(found.topics)} missing[/]" if missing else f"{len(found.topics)} there"
@@ -96,12 +107,16 @@ def _show(found: SystemStatus) -> None:
     reasons = ", ".join(f"{safe(reason)} {count:,}" for reason, count in found.dead_letter_reasons.items())
     _line("dead letters", f"{found.dead_letters:,}" + (f" (latest: {reasons})" if reasons else ""))
     _line("incidents", f"[bold red]{len(found.firing)} firing[/]" if found.firing else "none firing")
-    for alert in found.firing:
+    incidents = sorted(found.firing, key=lambda a: (list(_COLORS).index(a["severity"]), -a["detection_time_us"]))
+    for alert in incidents if show_all else incidents[:_SHOWN_INCIDENTS]:
         _incident(alert)
+    if not show_all and len(incidents) > _SHOWN_INCIDENTS:
+        more = len(incidents) - _SHOWN_INCIDENTS
+        stdout.print(f"  [dim]and {more:,} more: driftline alerts list --status firing[/]", highlight=False)
     if not found.deployments:
         stdout.print("no deployments yet: driftline deployment apply FILE", highlight=False)
         return
-    _deployments(found)
+    _deployments(found, show_all=show_all)
 
 
 def _line(name: str, text: str) -> None:
@@ -109,38 +124,60 @@ def _line(name: str, text: str) -> None:
 
 
 def _incident(alert: dict[str, Any]) -> None:
-    from services.event_time import rfc3339
+    from services.alerting.readings import stream_label
 
     color = _COLORS.get(alert["severity"], "red")
-    first = alert["causes"][0]["stream"] if alert["causes"] else "unknown"
+    first = f", first cause {safe(stream_label(alert['causes'][0]))}" if alert["causes"] else ""
     stdout.print(
         f"  [{color}]{safe(alert['severity'])}[/] {safe(alert['deployment_id'])}@{safe(alert['model_version'])} "
-        f"{safe(alert['monitor'])} since {rfc3339(alert['change_time_us'])}, first cause {safe(first)}",
+        f"{safe(alert['monitor'])} since {_minute(alert['change_time_us'])}{first}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _deployments(found: SystemStatus) -> None:
-    from services.event_time import rfc3339
+def _deployments(found: SystemStatus, *, show_all: bool) -> None:
+    """Those with open incidents first, then those that nobody taught what is normal."""
 
     def count(counters: Any, name: str) -> str:
         return f"{counters[name]:,}" if name in counters else "–"
 
+    firing = Counter(alert["deployment_id"] for alert in found.firing)
+    ranked = sorted(found.deployments, key=lambda d: (d.deployment_id not in firing, bool(d.baselines)))
+    shown = ranked if show_all else ranked[:_SHOWN_DEPLOYMENTS]
     print_table(
-        ["deployment", "baselines", "rows", "late", "duplicate", "rejected", "outcomes", "last event", "owner"],
+        [
+            "deployment",
+            "firing",
+            "baselines",
+            "rows",
+            "late",
+            "duplicate",
+            "rejected",
+            "outcomes",
+            "last event",
+            "owner",
+        ],
         [
             (
                 d.deployment_id,
+                firing[d.deployment_id] or "",
                 ", ".join(d.baselines) or "none yet",
-                *(
-                    count(d.counters, n)
-                    for n in ("rows", "late_rows", "duplicate_rows", "rejected_rows", "outcome_rows")
-                ),
-                "–" if d.last_event_us is None else rfc3339(d.last_event_us),
+                *(count(d.counters, name) for name in _COUNTERS),
+                "–" if d.last_event_us is None else _minute(d.last_event_us),
                 d.owner,
             )
-            for d in found.deployments
+            for d in shown
         ],
-        numbers=("rows", "late", "duplicate", "rejected", "outcomes"),
+        numbers=("firing", "rows", "late", "duplicate", "rejected", "outcomes", "last event"),
     )
+    if len(shown) < len(ranked):
+        without = sum(not d.baselines for d in ranked[len(shown) :])
+        taught = f", {without:,} of them without a baseline" if without else ""
+        stdout.print(f"[dim]{len(ranked) - len(shown):,} more deployments{taught}: --all[/]", highlight=False)
+
+
+def _minute(time_us: int) -> str:
+    from services.event_time import rfc3339
+
+    return rfc3339(time_us - time_us % 60_000_000).replace("T", " ").removesuffix(":00Z")

@@ -34,6 +34,7 @@ MOST_FIGURES = 200
 """Streams of whole columns beyond these have their row in the table and no plot."""
 
 _NARROW = 1e-6
+_SMALLEST_SPAN = 1e-300
 _LONGEST_LABEL = 40
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -60,6 +61,7 @@ def render_report(baseline: Baseline) -> str:
         figures=list(zip(drawn, figures, strict=True)),
         groups=_groups(found),
         facts=_facts,
+        seasons=any(item.season for item in found),
         left_out=sum(_is_drawn(item.stream) for item in found) - len(drawn),
     )
 
@@ -101,7 +103,10 @@ def _density_figure(stream: BaselineStream, bins: NumericBins) -> go.Figure | No
     span = float(edges[-1] - edges[0])
     rows = stream.counts[bins.remap[1:-1]]
     shown = (widths > 0) & (rows > 0)
-    if span <= 0 or not shown.any() or (widths[shown] < _NARROW * span).any():
+    # a constant's only bin is as wide as its number is exact
+    if span <= _NARROW**2 * np.abs(edges).max() or span < _SMALLEST_SPAN:
+        return None
+    if not shown.any() or (widths[shown] < _NARROW * span).any():
         return None
     share = rows[shown] / stream.counts.sum()
     figure = go.Figure(
@@ -114,7 +119,9 @@ def _density_figure(stream: BaselineStream, bins: NumericBins) -> go.Figure | No
             hovertemplate="%{customdata[0]:.6g} to %{customdata[1]:.6g}: %{customdata[2]:.1%} of rows<extra></extra>",
         )
     )
-    figure.update_layout(**_LAYOUT, bargap=0, yaxis={"title": "density", "rangemode": "tozero"})
+    figure.update_layout(
+        **_LAYOUT, bargap=0, yaxis={"title": "density", "rangemode": "tozero", "showticklabels": False}
+    )
     return figure
 
 

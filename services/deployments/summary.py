@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from streams.arming import is_refused, refused
-from streams.baseline import Arming, Baseline, BaselineStream
+from streams.baseline import ERROR, Arming, Baseline, BaselineStream
 from streams.reference import REFERENCE_ERROR_PROBABILITY
 from streams.specification import DATA_DRIFT, DATA_QUALITY, PREDICTION_DRIFT, SERVICE
 from streams.statistics.layouts import CategoricalBins, NumericBins
@@ -57,7 +57,8 @@ def summarise(stream: BaselineStream) -> StreamSummary:
     return StreamSummary(
         stream=stream,
         rows=rows,
-        missing_share=float(stream.counts[-1]) / rows if holds_values and rows else None,
+        # a request without an error did not fail: nothing is missing
+        missing_share=float(stream.counts[-1]) / rows if holds_values and rows and stream.name != ERROR else None,
         margin_source=_margin_source(stream),
         inflation=float(1 / np.median(stream.tempering)),
         worst_inflation=float(1 / stream.tempering.min()),
@@ -88,7 +89,8 @@ def _arming_text(item: Arming, refused_streams: Sequence[BaselineStream]) -> str
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     if item.widened == 0:
         return f"refused: {shown or 'all its streams'} break the bound however little their events count"
-    text = f"replayed {item.starts:,} starts: {item.alarms:,} alarms, bound {item.bound:,.0f}: holds"
+    alarms = "1 alarm" if item.alarms == 1 else f"{item.alarms:,} alarms"
+    text = f"replayed {item.starts:,} starts: {alarms}, bound {item.bound:,.0f}: holds"
     if item.widened < 1:
         text += f", widened by {item.widened:g}"
     return text + (f"; refused: {shown}" if names else "")

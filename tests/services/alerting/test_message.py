@@ -215,7 +215,7 @@ def test_missing_values_are_told_by_their_number(make_alert: Any) -> None:
         "Since then 20 of 1,000 rows have no value (usable values of income); "
         "the reference leads to expect fewer than 1."
     )
-    assert first.startswith("usable values of income: 2.0 % of rows have no value, expected 0.01 %. total variation")
+    assert first.startswith("usable values of income: 2.0 % of rows have no value, expected 0.01 %. Total variation")
     assert "look where these values come from" in steps
 
 

@@ -56,11 +56,11 @@ _QUALITY = (
     "have a value that cannot be read",
 )
 _COMPUTED = {
-    "length": "the length of ",
-    "letters": "the share of letters in ",
-    "digits": "the share of digits in ",
-    "unknown_words": "the share of words that the reference had not, in ",
-    "distance": "the distance from its usual place, of ",
+    "length": ("the length of ", ""),
+    "letters": ("the share of letters in ", ""),
+    "digits": ("the share of digits in ", ""),
+    "unknown_words": ("the share of words in ", " that the reference had not"),
+    "distance": ("the distance of ", " from its usual place"),
 }
 """What is computed from a text or an embedding, by the end of its name."""
 
@@ -122,11 +122,11 @@ def _whole_name(cause: Record) -> Line:
     if role == QUALITY_ROLE:
         if stream == SCHEMA:
             return line("rows that cannot be read")
-        return line("usable values of ", *_column_name(stream.removeprefix(QUALITY_PREFIX), ()).parts)
+        return line("unusable values of ", *_in_a_phrase(stream.removeprefix(QUALITY_PREFIX)))
     if role == JOINT_ROLE and inputs:
         return line("how ", *_listed(inputs), " go together")
     if role == ASSOCIATION_ROLE and len(inputs) == 2:
-        return line("how ", *_column_name(inputs[1], ()).parts, " follows ", *_column_name(inputs[0], ()).parts)
+        return line("how ", *_in_a_phrase(inputs[1]), " follows ", *_in_a_phrase(inputs[0]))
     return _column_name(stream, inputs)
 
 
@@ -144,9 +144,16 @@ def _column_name(stream: str, inputs: Sequence[str]) -> Line:
     if len(inputs) == 1 and stream.startswith(f"{inputs[0]}."):
         what = stream[len(inputs[0]) + 1 :]
         if what in _COMPUTED:
-            return line(_COMPUTED[what], value(inputs[0]))
+            before, after = _COMPUTED[what]
+            return line(before, value(inputs[0]), after)
         return line(value(what.replace("_", " ")), " of ", value(inputs[0]))
     return line(value(stream))
+
+
+def _in_a_phrase(column: str) -> tuple[str, ...]:
+    """The same after a preposition: 'the predicted value', but 'income'."""
+    parts = _column_name(column, ()).parts
+    return parts if isinstance(parts[0], Value) else ("the ", *parts)
 
 
 def _listed(names: Sequence[str]) -> tuple[str, ...]:
@@ -208,7 +215,7 @@ def _statements(cause: Record, observed: Sequence[float], expected: Sequence[flo
     if role == RATE_ROLE:
         return _rate(labels, observed, expected)
     if role == JOINT_ROLE:  # a distance has no unit that anybody knows
-        return _numeric([""] * len(labels), observed, expected, "lie by their distance from the usual row")
+        return _numeric([""] * len(labels), observed, expected, "lie, by their distance from the usual row,")
     return _numeric(labels, observed, expected, unit=" ms" if cause["stream"] == LATENCY else "")
 
 
@@ -229,7 +236,7 @@ def _numeric(
         cut = FIRST_CORE + decile
         name = _ORDINALS[decile]
         edge = _edge(labels, cut)
-        at = () if edge is None else (" (", Value(f"{edge:g}{unit}"), ")")
+        at = () if edge is None else (" (", Value(f"{_rounded(edge)}{unit}"), ")")
         above, below = range(cut, NUMERIC_MISSING), range(cut)
         yield _statement(observed, expected, (f"{lie} above the reference's {name} decile", *at), above)
         yield _statement(observed, expected, (f"{lie} below the reference's {name} decile", *at), below)
@@ -257,6 +264,10 @@ def _statement(
     observed: Sequence[float], expected: Sequence[float], words: tuple[str, ...], bins: Sequence[int]
 ) -> Statement:
     return Statement(words, sum(observed[i] for i in bins), sum(expected[i] for i in bins))
+
+
+def _rounded(edge: float) -> str:
+    return f"{edge:,.0f}" if 1_000 <= abs(edge) < 1e15 else f"{edge:.4g}"
 
 
 def _edge(labels: Sequence[str], cut: int) -> float | None:

@@ -210,12 +210,12 @@ def test_missing_values_are_told_by_their_number(make_alert: Any) -> None:
     cause = cause_of(make_alert, "quality", "quality:income", [980, 0, 0, 20, 0], [0.9996, *([0.0001] * 4)])
     headline, what, _, _, size, first, steps = told(make_alert, "data_quality", cause)
     assert headline == "Data quality change in credit, version 1"
-    assert what.endswith("are no longer as usable as in the reference; most changed: usable values of income.")
+    assert what.endswith("are no longer as usable as in the reference; most changed: unusable values of income.")
     assert size == (
-        "Since then 20 of 1,000 rows have no value (usable values of income); "
+        "Since then 20 of 1,000 rows have no value (unusable values of income); "
         "the reference leads to expect fewer than 1."
     )
-    assert first.startswith("usable values of income: 2.0 % of rows have no value, expected 0.01 %. Total variation")
+    assert first.startswith("unusable values of income: 2.0 % of rows have no value, expected 0.01 %. Total variation")
     assert "look where these values come from" in steps
 
 
@@ -268,6 +268,21 @@ def test_errors_are_told_as_failures(make_alert: Any) -> None:
     assert "0 % of rows failed" in str(reading(fewer))
 
 
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("90.5 – 100", "90.5"),
+        ("-1.93658e-05 – 1", "-1.937e-05"),
+        ("1234567.4 – 2e6", "1,234,567"),
+        ("5e300 – 6e300", "5e+300"),
+    ],
+)
+def test_an_edge_is_written_as_people_write_numbers(make_alert: Any, label: str, shown: str) -> None:
+    cause = make_alert()["causes"][0]
+    bins = [*cause["bins"][:11], label, *cause["bins"][12:]]
+    assert f"9th decile ({shown}), expected" in str(reading(cause | {"bins": bins}))
+
+
 def test_latency_has_its_unit(make_alert: Any) -> None:
     cause = make_alert()["causes"][0] | {"role": "service", "stream": "latency_ms"}
     assert str(reading(cause)).startswith("62 % of rows lie above the reference's 9th decile (90.5 ms)")
@@ -277,7 +292,7 @@ def test_a_relation_between_columns_is_named_by_its_columns(make_alert: Any) -> 
     joint = make_alert()["causes"][0] | {"role": "joint", "stream": "joint.distance"}
     *_, size, first, _ = told(make_alert, "data_drift", joint | {"inputs": ["income", "loan", "age"]})
     assert first.startswith(
-        "how income, loan and age go together: 62 % of rows lie by their distance from the usual row"
+        "how income, loan and age go together: 62 % of rows lie, by their distance from the usual row,"
     )
     assert size.endswith("would have to be combined otherwise to look like the reference again.")
     many = joint | {"inputs": list("abcdefg")}
@@ -290,16 +305,16 @@ def test_a_relation_between_columns_is_named_by_its_columns(make_alert: Any) -> 
         make_alert, "association", "association:income", observed, ninth, inputs=["income", "prediction"]
     )
     assert str(describe_alert(make_alert(causes=[follows])).causes[0]).startswith(
-        "how predicted value follows income: 30 % of rows have a low income and a low predicted value, expected 11 %"
+        "how the predicted value follows income: 30 % of rows have a low income and a low predicted value, expected 11"
     )
 
 
 @pytest.mark.parametrize(
     ("stream", "inputs", "said"),
     [
-        ("note.unknown_words", ["note"], "the share of words that the reference had not, in note"),
+        ("note.unknown_words", ["note"], "the share of words in note that the reference had not"),
         ("note.length", ["note"], "the length of note"),
-        ("face.distance", ["face"], "the distance from its usual place, of face"),
+        ("face.distance", ["face"], "the distance of face from its usual place"),
         ("face.projection_2", ["face"], "projection 2 of face"),
         ("sepal.length", [], "sepal.length"),
     ],

@@ -83,12 +83,16 @@ class DailyFigures:
             compared.append((min(1.0, len(figures) * float(p)), name, before, since))
         p_value, name, before, since = min(compared, key=lambda each: each[0])
         if p_value < SIGNIFICANCE:
-            return Verdict(LASTING, f"{name} {_number(before.mean())} → {_number(since.head(DAYS_AFTER).mean())}")
+            return Verdict(
+                LASTING, f"{name} {_told(name, before.mean())} → {_told(name, since.head(DAYS_AFTER).mean())}"
+            )
         _, name, before, since = compared[0]
         until = since[since.index <= noticed.date()]
         extreme = max(until, key=lambda value: abs(value - before.mean()))
         kind = NONE if before.min() <= extreme <= before.max() else EPISODE
-        return Verdict(kind, f"{name} {_number(extreme)}, reference {_number(before.min())} to {_number(before.max())}")
+        return Verdict(
+            kind, f"{name} {_told(name, extreme)}, March {_told(name, before.min())} to {_told(name, before.max())}"
+        )
 
     def _figures(self, stream: str) -> Iterator[tuple[str, Any, Any]]:
         """Name and daily values of each figure, in the reference and since."""
@@ -100,7 +104,7 @@ class DailyFigures:
         numeric = pd.api.types.is_numeric_dtype(before)
         if stream != name:
             known = after.between(before.min(), before.max()) if numeric else after.isin(before.dropna().unique())
-            yield f"unusable {name}", *self._daily(before.isna().astype(float), (~known).astype(float))
+            yield f"share of {name} unusable", *self._daily(before.isna().astype(float), (~known).astype(float))
         elif numeric:
             yield f"mean of {name}", *self._daily(before, after)
             low, high = before.quantile([0.1, 0.9])
@@ -119,6 +123,13 @@ class DailyFigures:
             before.astype(float).groupby(self._reference_day).mean().dropna(),
             after.astype(float).groupby(self._served_day).mean().dropna(),
         )
+
+
+def _told(name: str, value: float) -> str:
+    """A figure as people write it: shares in per cent."""
+    if not name.startswith("share"):
+        return _number(value)
+    return f"{100 * value:.0f} %" if value >= 0.1 or value == 0 else f"{100 * value:.2g} %"
 
 
 def _number(value: float) -> str:

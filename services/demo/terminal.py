@@ -105,13 +105,11 @@ def _promise(story: Story) -> Table:
 
 def _alarms(story: Story) -> Table:
     table = Table(title=f"{len(story.firing)} alarms in nine months", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("monitor", "causes", "change began", "noticed", "evidence", "real?", "resolved"):
+    for heading in ("monitor", "causes", "change began", "noticed", "evidence", "real?"):
         table.add_column(heading)
-    resolved = {alert["incident_key"]: alert for alert in story.alerts if alert["status"] == "resolved"}
     for alert in story.firing:
         names = [safe(cause["stream"]) for cause in alert["causes"]]
         causes = ", ".join(names) if len(names) <= _NAMED_CAUSES else f"{names[0]} and {len(names) - 1} more"
-        later = resolved.get(alert["incident_key"])
         table.add_row(
             alert["monitor"],
             causes,
@@ -119,6 +117,5 @@ def _alarms(story: Story) -> Table:
             when(alert["detection_time_us"])[5:],
             f"{alert['log_evidence_nats']:.1f} of {alert['threshold_nats']:.1f}",
             "–" if (verdict := story.verdicts.get(alert["id"])) is None else f"{verdict.kind}: {safe(verdict.text)}",
-            "open" if later is None else when(later["detection_time_us"])[:10],
         )
     return table

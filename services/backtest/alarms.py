@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from driftline.codec import Record
+from services.alerting.readings import stream_label
 
 Verdict = Literal["same", "earlier", "later", "new", "gone"]
 
@@ -30,8 +31,8 @@ class Alarm:
 
     @property
     def causes(self) -> list[str]:
-        """The streams behind it, the strongest first."""
-        return [cause["stream"] for cause in self.firing["causes"]]
+        """The streams behind it, the strongest first, as ``driftline alerts list`` calls them."""
+        return [stream_label(cause) for cause in self.firing["causes"]]
 
     @property
     def place(self) -> tuple[str, str, int]:

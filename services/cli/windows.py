@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from services.windows import Period, PeriodSummary, StreamCounts
 
 _SHOWN = 12
+_LINES = 150
+"""Of many streams fewer windows are shown unless more are asked for."""
+
 _USUAL = {"psi": "PSI", "total_variation": "TV", "kolmogorov_smirnov": "KS", "wasserstein": "W1"}
 _TITLES = {
     "psi": "PSI",
@@ -42,6 +46,7 @@ def windows() -> None:
 @windows_app.command(
     epilog=(
         "Examples:\n\n  driftline windows show delays\n\n  driftline windows show delays --by month --stream temp\n\n"
+        "  driftline windows show delays --by day --parts\n\n"
         "  driftline windows show delays --stream temp --last 1 --effects all\n\n"
         "  driftline windows show delays --from 2024-04-01 --to 2024-04-02 --json\n\n"
         "PSI (nats), total variation TV and Kolmogorov-Smirnov KS (0 to 1) and Wasserstein W1 (in the feature's own "
@@ -60,8 +65,12 @@ def show(
     from_time: FromOption = None,
     to_time: ToOption = None,
     last: Annotated[
-        int | None, typer.Option(min=1, help="The last so many periods only; default 12, all for JSON.")
+        int | None,
+        typer.Option(min=1, help="The last so many periods only; default 12, fewer of many streams, all for JSON."),
     ] = None,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Also parts of the traffic (segments); of a --stream they are always shown.")
+    ] = False,
     effects: Annotated[
         str, typer.Option(metavar="usual|all", help="all: every distance with its interval, a line each.")
     ] = "usual",
@@ -88,8 +97,16 @@ def show(
     if as_json:
         print_json([document(p) for p in periods])
         return
+    hidden = 0
+    if not parts and not stream:
+        hidden = len({s.label for p in periods for s in p.streams if s.segment})
+        periods = [dataclasses.replace(p, streams=tuple(s for s in p.streams if not s.segment)) for p in periods]
+    if last is None:
+        lines = max(len(p.streams) for p in periods) * (1 if effects == "usual" else len(_TITLES))
+        periods = periods[-max(1, _LINES // max(lines, 1)) :]
     (_table if effects == "usual" else _long_table)(periods, period)
-    stdout.print(f"[dim]the last {len(periods)}; more: --last N, --by day, --from TIME[/]", highlight=False)
+    more = f"; {hidden:,} streams of parts of the traffic: --parts" if hidden else ""
+    stdout.print(f"[dim]the last {len(periods)}; more: --last N, --by day, --from TIME{more}[/]", highlight=False)
 
 
 def _period(by: str) -> Period:

@@ -245,4 +245,5 @@ def _observed_rate(settings: KafkaSettings, account: DeploymentAccount, version:
         return None
     rows = sum(window["rows"] for window in final)
     span_us = max(w["window_end_us"] for w in final) - min(w["window_start_us"] for w in final)
-    return Rate(rows * _DAY_US / span_us, f"{rows:,} rows in windows of {span_us / _DAY_US:,.1f} days")
+    length = f"{span_us / _DAY_US:,.1f} days" if span_us >= _DAY_US else f"{span_us * 24 / _DAY_US:.1f} hours"
+    return Rate(rows * _DAY_US / span_us, f"{rows:,} rows in windows of {length}")

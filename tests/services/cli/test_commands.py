@@ -19,8 +19,10 @@ from driftline.settings import KafkaSettings
 from driftline.topics import Topics
 from services.cli import output
 from services.cli.main import main
+from services.cli.status import _show
 from services.kafka import publish, read_to_end
 from services.publish.publishing import shard_of
+from services.status import DeploymentStatus, SystemStatus
 from services.topics import ensure_topics
 
 SPEC = """
@@ -259,15 +261,56 @@ def test_windows_are_shown_and_merged(run: Run, deployed: Path, settings: KafkaS
         }  # fmt: skip
         publish(settings, settings.topics.windows, b"delays", encode("WindowSummary", record))
     status, out, _ = run("windows", "show", "delays", "--last", 2)
+    assert status == 0 and out.count("temp") == 2 and "1 streams of parts of the traffic: --parts" in out
+    status, out, _ = run("windows", "show", "delays", "--last", 2, "--parts")
     assert status == 0 and out.count("temp") == 4 and "0.125" in out and "2024-03-01 01:00" in out
     assert out.count("temp [region=north]") == 2 and out.count("0.100–0.150") == 4 and out.count("0.731") == 2
-    status, out, _ = run("windows", "show", "delays", "--last", 1, "--effects", "all")
+    status, out, _ = run("windows", "show", "delays", "--last", 1, "--effects", "all", "--stream", "temp")
     assert status == 0 and out.count("chi-square") == 2 and out.count("KS") == out.count("Wasserstein") == 1
     assert "± 900" in out and "1,234" in out
     status, out, _ = run("windows", "show", "delays", "--by", "month", "--json")
     assert [(p["rows"], p["windows"]) for p in json.loads(out)] == [(3, 1), (6, 2)]  # one began in February, UTC
     status, _, err = run("windows", "show", "delays", "--stream", "tmp")
     assert status == 2 and "there are temp" in " ".join(err.replace("│", " ").split())
+
+
+def test_windows_of_many_streams_fill_no_more_than_a_few_screens(
+    run: Run, deployed: Path, settings: KafkaSettings
+) -> None:
+    effects: dict[str, Any] = dict.fromkeys(("psi", "jensen_shannon", "total_variation", "hellinger", "kl"), 0.125)
+    for hour in range(4):
+        start = 1709247600_000000 + hour * 3_600_000_000
+        stream = {"role": "feature", "layout": "numeric", "counts": [1, 2], "effects": effects}
+        record = {
+            "id": str(hour), "deployment_id": "delays", "model_version": "3", "partition": 0, "window_start_us": start,
+            "window_end_us": start + 3_600_000_000, "status": "final", "revision": 1, "rows": 3, "baseline_digest": "x",
+            "streams": [stream | {"name": f"f{number}"} for number in range(100)],
+        }  # fmt: skip
+        publish(settings, settings.topics.windows, b"delays", encode("WindowSummary", record))
+    assert len(run("windows", "show", "delays")[1].splitlines()) < 110
+    assert "the last 1; more: --last N" in run("windows", "show", "delays")[1]
+    assert len(run("windows", "show", "delays", "--last", 4)[1].splitlines()) > 400
+
+
+def test_status_of_a_large_fleet_is_short_and_names_trouble_first(
+    settings: KafkaSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def alert(number: int) -> Any:
+        return {"deployment_id": f"d{number:03}", "model_version": "1", "monitor": "service", "severity": "error",
+                "change_time_us": 0, "detection_time_us": number, "causes": [{"stream": "rate", "segment": "a=b"}],
+                }  # fmt: skip
+
+    deployments = [DeploymentStatus(f"d{number:03}", "", 1, ["1"], {}, None) for number in range(200)]
+    firing = [alert(number) for number in range(150, 180)]
+    found = SystemStatus("k", [], 1, deployments=deployments, firing=firing)
+    _show(found, show_all=False)
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) < 60
+    assert "30 firing" in out and "and 20 more: driftline alerts list --status firing" in out
+    assert "first cause rate [a=b]" in out and "d150" in out and "d000" not in out
+    assert "175 more deployments: --all" in out
+    _show(found, show_all=True)
+    assert "d000" in (out := capsys.readouterr().out) and "more" not in out
 
 
 def test_status_tells_what_is_there_and_what_is_not(run: Run, deployed: Path, settings: KafkaSettings) -> None:

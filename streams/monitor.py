@@ -144,7 +144,7 @@ def compile_block(streams: Sequence[BaselineStream]) -> Block:
         layout=layout,
         streams=tuple(streams),
         p0=p0,
-        bets=without_idle_tilts(bets),
+        bets=bets,
         independence=independence,
         rows_to_resolve=np.ceil(resolve).astype(np.int64),
     )
@@ -328,20 +328,22 @@ class Monitors:
         splits = np.cumsum([len(block.streams) for block in self.blocks])[:-1]
         importance = importances(spec, self.baseline)
         budget, known, compiled = spec.false_alarms, self.monitors, {}
+        rows: list[Floats] = []
         for name in MONITORS:
             weights = stream_weights(name, streams, importance)
             share = budget.monitor_share(name)
             if name in spec.disabled_monitors or share <= 0 or not weights.any():
                 continue
             with np.errstate(divide="ignore"):
-                log_weights = np.split(np.log(weights), splits)
+                rows.append(np.log(weights))
             threshold = alarm_threshold_nats(budget.count, budget.per_ms, spec.start_slot_ms, share, spec.shards)
             before = known.get(name)
             episodes, alarms = (before.episodes, before.open) if before else (0, [])
-            compiled[name] = Monitor(name, log_weights, threshold, episodes, alarms)
+            compiled[name] = Monitor(name, [], threshold, episodes, alarms)
         self.monitors = compiled
-        weights_of_all = [np.concatenate(monitor.log_weights) for monitor in compiled.values()]
-        self._log_weights = np.array(weights_of_all).reshape(len(compiled), len(streams))
+        self._log_weights = np.array(rows).reshape(len(compiled), len(streams))
+        for monitor, row in zip(compiled.values(), self._log_weights, strict=True):
+            monitor.log_weights = np.split(row, splits)
         self._thresholds = np.array([monitor.threshold_nats for monitor in compiled.values()])
 
     def start(self, now_us: int, offset: int, log_start_mass: float) -> None:

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -116,7 +117,21 @@ def without_idle_tilts(bets: Bets) -> Bets:
     """The same bets without the tilts that none of the streams bets on: the same evidence for less memory and time."""
     used = np.isfinite(bets.log_weights).any(axis=0)
     per_stream = (bets.log_normaliser, bets.tempering, bets.log_weights)
-    return Bets(bets.shapes[used], *(np.ascontiguousarray(values[:, used]) for values in per_stream))
+    return Bets(_shapes_in_use(bets.shapes.tobytes(), used.tobytes()), *(_stored(v[:, used]) for v in per_stream))
+
+
+@lru_cache(maxsize=64)
+def _shapes_in_use(shapes: bytes, used: bytes) -> Floats:
+    """One array for all deployments that bet on the same tilts."""
+    in_use = np.frombuffer(used, np.bool_)
+    return np.frombuffer(shapes, np.float64).reshape(len(in_use), -1)[in_use]
+
+
+def _stored(values: Base) -> Base:
+    """The same array [S, I]; a single row in memory where all rows are the same, as those of weights mostly are."""
+    if (values == values[:1]).all():
+        return np.broadcast_to(values[:1].copy(), values.shape)
+    return np.ascontiguousarray(values)
 
 
 def empty_base(bets: Bets) -> Base:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -28,6 +29,11 @@ def tell(story: Story, report: Path, console: Console) -> None:
         f"promise of {promise}.[/]\n"
     )
     console.print(_promise(story))
+    console.print(
+        "[dim]sd: how long a shift of the mean by so many standard deviations goes unnoticed in the stream in the middle;\n"
+        "never: within the margin. Weather of successive hours is much alike: many flights are worth few.[/]\n",
+        highlight=False,
+    )
     console.print(_alarms(story))
     console.print(
         "[dim]real?: what daily figures of the causes say, without the evidence: those of the 30 days from the change\n"
@@ -80,8 +86,14 @@ def _what_if(story: Story) -> Table:
     for pair in story.what_if_changes:
         times = [when(alarm["detection_time_us"]) if alarm else "–" for alarm in (pair["would_be"], pair["was"])]
         shown = pair["would_be"] or pair["was"]
-        table.add_row(pair["verdict"], shown["monitor"], safe(", ".join(shown["causes"])), *times)
+        table.add_row(pair["verdict"], shown["monitor"], _named(shown["causes"]), *times)
     return table
+
+
+def _named(causes: Sequence[str]) -> str:
+    if len(causes) > _NAMED_CAUSES:
+        return f"{safe(causes[0])} and {len(causes) - 1} more"
+    return ", ".join(map(safe, causes))
 
 
 def _promise(story: Story) -> Table:
@@ -108,8 +120,7 @@ def _alarms(story: Story) -> Table:
     for heading in ("monitor", "causes", "change began", "noticed", "evidence", "real?"):
         table.add_column(heading)
     for alert in story.firing:
-        names = [safe(cause["stream"]) for cause in alert["causes"]]
-        causes = ", ".join(names) if len(names) <= _NAMED_CAUSES else f"{names[0]} and {len(names) - 1} more"
+        causes = _named([cause["stream"] for cause in alert["causes"]])
         table.add_row(
             alert["monitor"],
             causes,

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from streams.baseline import Baseline
     from streams.specification import DeploymentSpec
 
-baseline_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+baseline_app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
 
 NameArgument = Annotated[
     str,

@@ -12,7 +12,9 @@ from services.cli.output import JSON_OPTION, print_json, print_table, safe, stdo
 if TYPE_CHECKING:
     from services.deployments.store import Applied, Deployment
 
-deployment_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+deployment_app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
 
 
 @deployment_app.callback()

@@ -17,7 +17,9 @@ from services.cli.output import JSON_OPTION, note, print_json, safe, stderr, std
 if TYPE_CHECKING:
     from services.publish.reading import OnError, Selection, Tally
 
-publish_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+publish_app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
 
 DeploymentArgument = Annotated[
     str, typer.Argument(metavar="DEPLOYMENT", autocompletion=complete_deployment, help="A deployment in force.")

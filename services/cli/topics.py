@@ -9,6 +9,7 @@ import typer
 from services.cli.output import JSON_OPTION, fail, print_json, print_table, stdout
 
 topics_app = typer.Typer(
+    add_completion=False,
     invoke_without_command=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

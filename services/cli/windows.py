@@ -35,7 +35,9 @@ _SIGNS = {"kolmogorov_smirnov": "+", "wasserstein": "±"}
 
 _DASH = "–"
 
-windows_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+windows_app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
 
 
 @windows_app.callback()

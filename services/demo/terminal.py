@@ -30,7 +30,7 @@ def tell(story: Story, report: Path, console: Console) -> None:
     )
     console.print(_promise(story))
     console.print(
-        "[dim]sd: how long a shift of the mean by so many standard deviations goes unnoticed in the stream in the middle;\n"
+        "[dim]sd: how long a shift of the mean by so many standard deviations goes unnoticed in the middle stream;\n"
         "never: within the margin. Weather of successive hours is much alike: many flights are worth few.[/]\n",
         highlight=False,
     )

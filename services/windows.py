@@ -16,9 +16,9 @@ from driftline.settings import KafkaSettings
 from services.deployments.baselines import read_baselines
 from services.kafka import read_to_end
 from streams.baseline import ASSOCIATION_PREFIX, Baseline
+from streams.blocks import compile_block
 from streams.counting import blocks_of
 from streams.effects import EffectSizes, effect_sizes
-from streams.monitor import compile_block
 from streams.statistics.association import cramers_v
 
 Period = Literal["window", "day", "week", "month"]

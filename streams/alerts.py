@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streams.baseline import ASSOCIATION_PREFIX, RATE_ROLE, Baseline
+from streams.blocks import CONFIDENCE_ERROR, Block
 from streams.derived import ASSOCIATION as ASSOCIATION_KIND
 from streams.effects import effect_sizes
 from streams.messages import Emission, Message
-from streams.monitor import CONFIDENCE_ERROR, Alarm, Block, Cause, Episode, Monitor, Monitors
+from streams.monitor import Alarm, Cause, Episode, Monitor, Monitors
 from streams.specification import DeploymentSpec
 from streams.statistics import distances
 from streams.statistics.association import cramers_v

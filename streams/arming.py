@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from driftline.events import PredictionColumns
 from streams.baseline import RATE_ROLE, Arming, Baseline, BaselineStream
 from streams.counting import RowCounter, blocks_of
-from streams.monitor import importances, stream_weights
 from streams.rate import fit_rate
 from streams.specification import MONITORS, DeploymentSpec
 from streams.statistics.arming import Armed, ReplayBlock, arm, steps_of
@@ -24,6 +23,7 @@ from streams.statistics.dependence import SMALLEST_TEMPERING
 from streams.statistics.evidence import rounded_down
 from streams.statistics.layouts import NumericBins, bin_numeric
 from streams.statistics.tilts import tilts_of
+from streams.weights import importances, stream_weights
 
 REFUSED_MARGIN = 1.0
 """The margin of a stream that arming refused: no distribution is further away than that."""

@@ -8,7 +8,7 @@ own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,169 +17,49 @@ from numpy.typing import NDArray
 from streams.baseline import (
     ASSOCIATION_PREFIX,
     ASSOCIATION_ROLE,
-    FEATURE,
     JOINT_ROLE,
-    PREDICTION_ROLE,
-    QUALITY_PREFIX,
-    QUALITY_ROLE,
     RATE_ROLE,
     SCHEMA,
-    SERVICE_ROLE,
     Baseline,
-    BaselineStream,
 )
+from streams.blocks import CONFIDENCE_ERROR, Block, BlockState, back_margin, compile_block
 from streams.counting import QUALITY_BLOCK, RATE_BLOCK, blocks_of
 from streams.derived import ASSOCIATION, JOINT
 from streams.derived import RATE as RATE_KIND
 from streams.history import History
 from streams.rate import RateMeter
 from streams.specification import (
-    DATA_DRIFT,
-    DATA_QUALITY,
     MONITORS,
-    PREDICTION_DRIFT,
-    SERVICE,
     DeploymentSpec,
 )
 from streams.statistics import distances
-from streams.statistics.arrays import Base, log_sum_exp
+from streams.statistics.arrays import log_sum_exp
 from streams.statistics.budget import alarm_threshold_nats
 from streams.statistics.evidence import (
     BASE_UNITS_PER_NAT,
-    Bets,
     empty_base,
     empty_counts,
-    make_bets,
     since_log_evidence,
     start_slot,
     tilt_log_evidence,
-    without_idle_tilts,
 )
 from streams.statistics.layouts import (
     QUALITY,
     QUALITY_REFUSED,
-    Layout,
     NumericBins,
-    reference_probabilities,
 )
 from streams.statistics.margins import reference_radius
-from streams.statistics.tilts import tilts_of
+from streams.weights import importances, stream_weights
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-_MONITOR_OF_ROLE = {
-    FEATURE: DATA_DRIFT,
-    JOINT_ROLE: DATA_DRIFT,
-    ASSOCIATION_ROLE: DATA_DRIFT,
-    PREDICTION_ROLE: PREDICTION_DRIFT,
-    QUALITY_ROLE: DATA_QUALITY,
-    SERVICE_ROLE: SERVICE,
-    RATE_ROLE: SERVICE,
-}
-
-ROLE_WEIGHTS = {FEATURE: 0.75, JOINT_ROLE: 0.15, ASSOCIATION_ROLE: 0.10}
-"""How a monitor's evidence is shared between roles; other roles share evenly with whatever their monitor has. A weight
-v costs -log v nats: a change that only the whole row shows needs 1.9 nats more than its monitor alone."""
-
-PARTS_WEIGHT = 0.5
-"""What the parts of the traffic get together of their parent's weight, where there are any."""
 
 CAUSE_ODDS = 100.0
 """A stream counts as a cause of an alarm if its own evidence since its change point reaches 100 to 1 for each change
 point it could have; by Ville's inequality and the union bound an unchanged one does so with probability below 1/100."""
 
-CONFIDENCE_ERROR = 0.05
-"""Confidence limits are given at 95 %."""
-
-RATE_BACK_MARGIN = 0.4
-"""The rate of events is called back to normal within this total variation, wider than its margin: nobody should wait
-for thousands of intervals to be told that traffic has returned."""
-
-ROWS_BACK_PER_MARGIN = 10.0
-"""An unchanged quality stream, with next to no unusable values, is looked at after this many rows over its margin."""
-
 ROUNDING_NATS = 1e-6
 """More than floating point can lose in a sum of evidence."""
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Streams of one layout, side by side.
-
-    Attributes:
-        layout: Their layout, K bins.
-        streams: S baseline streams.
-        p0: float64[S, K], baseline distribution.
-        bets: What the detectors bet on.
-        independence: float64[S], independent events per event: the median tempering of the tilts that can be bet on;
-            of quality, whose kinds of unusable values come in runs of their own, the least.
-        rows_to_resolve: int64[S], events after which an unchanged stream can be told to be back within its margin.
-    """
-
-    layout: Layout
-    streams: tuple[BaselineStream, ...]
-    p0: Floats
-    bets: Bets
-    independence: Floats
-    rows_to_resolve: Counts
-
-
-def compile_block(streams: Sequence[BaselineStream]) -> Block:
-    """Lay out the streams of one block, which share a layout, for betting."""
-    layout = streams[0].layout
-    counts = np.array([stream.counts for stream in streams])
-    margin = np.array([stream.margin_tv for stream in streams])
-    tempering = np.array([stream.tempering for stream in streams])
-    p0 = reference_probabilities(counts)
-    bets = without_idle_tilts(make_bets(tilts_of(layout), counts, margin, tempering))
-    in_use = np.where(np.isfinite(bets.log_weights), bets.tempering, np.nan)
-    independence = np.nanmin(in_use, axis=1) if layout is QUALITY else np.nanmedian(in_use, axis=1)
-    back = np.array([back_margin(stream) for stream in streams])
-    if layout is QUALITY:
-        resolve = ROWS_BACK_PER_MARGIN / np.maximum(back, 1e-4) / independence
-    else:
-        resolve = distances.rows_to_resolve(p0, back, CONFIDENCE_ERROR) / independence
-    return Block(
-        layout=layout,
-        streams=tuple(streams),
-        p0=p0,
-        bets=bets,
-        independence=independence,
-        rows_to_resolve=np.ceil(resolve).astype(np.int64),
-    )
-
-
-def back_margin(stream: BaselineStream) -> float:
-    """The total variation within which a stream that has alarmed counts as back to normal."""
-    return max(stream.margin_tv, RATE_BACK_MARGIN) if stream.role == RATE_ROLE else stream.margin_tv
-
-
-@dataclass(eq=False)
-class BlockState:
-    """What is known of a block's streams; see :mod:`streams.statistics.evidence` for the arrays.
-
-    ``muted``: bool[S], causes of an open alarm. ``resolve_counts``: int64[S, K], counts of a muted stream since the
-    last look at whether it is back within its margin. ``silent``: bool[S], the muted streams and those that change with
-    them; it follows from ``muted`` (see :meth:`Monitors.hush`).
-    """
-
-    base: Base
-    slot_counts: Counts
-    muted: NDArray[np.bool_]
-    resolve_counts: Counts
-    silent: NDArray[np.bool_]
-
-    @classmethod
-    def new(cls, block: Block) -> BlockState:
-        """The state before the first event."""
-        return cls(
-            base=empty_base(block.bets),
-            slot_counts=empty_counts(block.bets),
-            muted=np.zeros(block.bets.streams, dtype=bool),
-            resolve_counts=empty_counts(block.bets),
-            silent=np.zeros(block.bets.streams, dtype=bool),
-        )
 
 
 @dataclass(eq=False)
@@ -584,58 +464,3 @@ def _rate_meter(baseline: Baseline) -> RateMeter | None:
     if derived is None or stream is None or not isinstance(stream.bins, NumericBins):
         return None
     return RateMeter(derived, stream.bins)
-
-
-def importances(spec: DeploymentSpec, baseline: Baseline) -> dict[str, float]:
-    """Importance of every stream by name, whatever part of the traffic it is about.
-
-    What is derived from a feature has the feature's importance; the columns of a text or embedding share it. With
-    ``importance: estimated`` the baseline's estimates count.
-    """
-    if spec.importance_source == "estimated":
-        return {stream.name: stream.importance for stream in baseline.streams}
-    given = {feature.name: feature.importance for feature in spec.features}
-    found = dict(given)
-    for derived in baseline.derived:
-        found |= {c: given[derived.name] / len(derived.columns) for c in derived.columns if derived.name in given}
-    for stream in baseline.streams:
-        name = stream.name.removeprefix(QUALITY_PREFIX).removeprefix(ASSOCIATION_PREFIX)
-        found.setdefault(stream.name, given.get(name, 1.0))
-    return found
-
-
-def stream_weights(monitor: str, streams: Sequence[BaselineStream], importance: Mapping[str, float]) -> Floats:
-    """Weight float64[S] of each stream in a monitor's evidence, adding up to one; zero for those of other monitors.
-
-    Roles share as ``ROLE_WEIGHTS`` says, parts of the traffic get ``PARTS_WEIGHT`` together, and within these groups
-    weights go by importance. Weights are fixed before the streams begin, as the bound asks.
-    """
-    values = np.array([importance[stream.name] for stream in streams], np.float64)
-    group = np.array([_weight_group(monitor, stream) for stream in streams])
-    mass = {name: _group_mass(name) for name in set(group.tolist()) if name}
-    parts = [name for name in mass if name == _PARTS]
-    whole = sum(m for name, m in mass.items() if name != _PARTS)
-    weights = np.zeros(len(streams))
-    for name, of_group in mass.items():
-        members = group == name
-        share = PARTS_WEIGHT if name == _PARTS and whole else of_group / (whole or 1.0)
-        if name != _PARTS and parts:
-            share *= 1 - PARTS_WEIGHT
-        total = values[members].sum()
-        weights[members] = share * (values[members] / total if total > 0 else 1 / members.sum())
-    return weights
-
-
-_PARTS = "parts"
-
-
-def _weight_group(monitor: str, stream: BaselineStream) -> str:
-    if _MONITOR_OF_ROLE[stream.role] != monitor:
-        return ""
-    if stream.segment:
-        return _PARTS
-    return stream.role if stream.role in ROLE_WEIGHTS else monitor
-
-
-def _group_mass(name: str) -> float:
-    return ROLE_WEIGHTS.get(name, 1.0)

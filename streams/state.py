@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from driftline.codec import decode, encode
 from streams.baseline import Baseline
+from streams.blocks import BlockState
 from streams.history import PastBlock, smallest
-from streams.monitor import BlockState, Episode, Monitors
+from streams.monitor import Episode, Monitors
 from streams.specification import DeploymentSpec
 from streams.windows import Window
 

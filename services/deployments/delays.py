@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
 from streams.baseline import FEATURE, PREDICTION_ROLE, SERVICE_ROLE, BaselineStream
-from streams.monitor import Block, Monitors
+from streams.blocks import Block
+from streams.monitor import Monitors
 from streams.statistics.budget import expected_delay_events, start_mass_log
 from streams.statistics.distances import total_variation
 from streams.statistics.evidence import rounded_down

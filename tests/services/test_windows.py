@@ -16,8 +16,8 @@ from services.kafka import publish
 from services.topics import ensure_topics
 from services.windows import PERIODS, Period, document, latest_windows, summarise
 from streams.baseline import Baseline
+from streams.blocks import compile_block
 from streams.effects import effect_sizes
-from streams.monitor import compile_block
 from streams.reference import build_baseline
 from streams.specification import DeploymentSpec, FeatureSpec
 from streams.statistics.association import cramers_v

@@ -20,7 +20,7 @@ from streams.specification import DeploymentSpec
 Times = NDArray[np.int64]
 
 FIRST_REVISION_ROWS = 64
-"""A provisional summary is written when a window's rows reach 64, 128, 256 …: early sight at a bounded price."""
+"""A provisional summary is written when a window's rows reach 64, 256, 1,024 …: early sight at a bounded price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +146,11 @@ class Window:
         self.rows += rows
 
     def due(self) -> bool:
-        """Whether a provisional summary is due; the next one will be at twice as many rows."""
+        """Whether a provisional summary is due; the next one will be at four times as many rows."""
         if self.rows < self.next_revision_rows:
             return False
         while self.next_revision_rows <= self.rows:
-            self.next_revision_rows *= 2
+            self.next_revision_rows *= 4
         return True
 
 

@@ -293,8 +293,10 @@ def test_windows_of_many_streams_fill_no_more_than_a_few_screens(
 
 
 def test_status_of_a_large_fleet_is_short_and_names_trouble_first(
-    settings: KafkaSettings, capsys: pytest.CaptureFixture[str]
+    settings: KafkaSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(output.stdout, "width", 150)
+
     def alert(number: int) -> Any:
         return {"deployment_id": f"d{number:03}", "model_version": "1", "monitor": "service", "severity": "error",
                 "change_time_us": 0, "detection_time_us": number, "causes": [{"stream": "rate", "segment": "a=b"}],

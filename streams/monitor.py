@@ -125,7 +125,8 @@ class Monitors:
         offset: Offset of the first message.
 
     ``described``: indices of the blocks that windows describe. The counts of quality follow from those of the values;
-    time is not counted in rows.
+    time is not counted in rows. ``episodes_before``: alarms so far of monitors that are switched off: where one is
+    switched on again, it must not give an alarm an id that another had.
     """
 
     def __init__(self, spec: DeploymentSpec, baseline: Baseline, now_us: int, offset: int) -> None:
@@ -150,6 +151,7 @@ class Monitors:
         self.slot_start_us, self.slot_offset = now_us, offset
         self.log_start_mass = -math.inf
         self.monitors: dict[str, Monitor] = {}
+        self.episodes_before: dict[str, int] = {}
         self._compile_monitors(spec)
         self._muted_blocks: list[int] = []
         self._silent: NDArray[np.bool_] | None = None
@@ -168,6 +170,7 @@ class Monitors:
         closed = []
         for name, monitor in before.items():
             if name not in self.monitors:
+                self.episodes_before[name] = monitor.episodes
                 closed += [(monitor, episode) for episode in monitor.open]
                 for b, index in {cause for episode in monitor.open for cause in episode.causes}:
                     self._mute(b, index, muted=False)
@@ -194,9 +197,10 @@ class Monitors:
 
     def continue_episodes(self, earlier: Monitors) -> None:
         """Count episodes on from those under an earlier baseline: where one returns, so must no alert's id."""
+        known = earlier.episodes_before | {name: monitor.episodes for name, monitor in earlier.monitors.items()}
+        self.episodes_before = {name: count for name, count in known.items() if name not in self.monitors}
         for name, monitor in self.monitors.items():
-            if name in earlier.monitors:
-                monitor.episodes = earlier.monitors[name].episodes
+            monitor.episodes = known.get(name, 0)
 
     def muted_streams(self) -> int:
         """How many streams belong to an open alarm."""
@@ -218,7 +222,7 @@ class Monitors:
                 rows.append(np.log(weights))
             threshold = alarm_threshold_nats(budget.count, budget.per_ms, spec.start_slot_ms, share, spec.shards)
             before = known.get(name)
-            episodes, alarms = (before.episodes, before.open) if before else (0, [])
+            episodes, alarms = (before.episodes, before.open) if before else (self.episodes_before.pop(name, 0), [])
             compiled[name] = Monitor(name, [], threshold, episodes, alarms)
         self.monitors = compiled
         self._log_weights = np.array(rows).reshape(len(compiled), len(streams))

@@ -68,7 +68,7 @@ def slot_fields(monitors: Monitors) -> Fields:
 
 
 def _monitor_facts(monitors: Monitors) -> Any:
-    return {
+    return {name: {"episodes": count, "open": []} for name, count in sorted(monitors.episodes_before.items())} | {
         name: {
             "episodes": monitor.episodes,
             "open": [[e.number, e.fired_us, e.change_us, e.first_offset, e.causes] for e in monitor.open],
@@ -101,6 +101,7 @@ def restore_monitors(
     for name, facts in json.loads(evidence["monitors"]).items():
         monitor = monitors.monitors.get(name)
         if monitor is None:
+            monitors.episodes_before[name] = facts["episodes"]
             continue
         monitor.episodes = facts["episodes"]
         monitor.open = [

@@ -258,6 +258,14 @@ def test_a_monitor_that_is_switched_off_closes_its_alarms_and_stays_silent(sampl
     assert {alert["monitor"] for alert in resolved} == {"data_quality"}
     machine.apply(*(samples.message(rows(k * 500, 500, samples, seed=9, missing=0.9), k) for k in range(4, 8)))
     assert len([monitor for monitor, _ in alarms(machine) if monitor == "data_quality"]) == 1
+    # where it is switched on again, its next alarm is another one, also after a restart and a new baseline in between
+    restarted = machine.restarted()
+    again_learnt = dataclasses.replace(baseline, source="again", digest="")
+    restarted.put(dataclasses.replace(again_learnt, digest=again_learnt.content_digest()))
+    restarted.put(dataclasses.replace(SPEC, revision=3))
+    restarted.apply(*(samples.message(rows(k * 500, 500, samples, seed=9, missing=0.9), k) for k in range(8, 12)))
+    again = restarted.emitted("alerts", status="firing", monitor="data_quality")
+    assert [alert["episode"] for alert in again] == [2]
 
 
 def test_a_known_detector_signals_outside_the_budget(samples: Any, baseline: Baseline) -> None:

@@ -118,7 +118,8 @@ def test_workers_killed_at_random_leave_what_an_undisturbed_one_leaves(
         )
         assert one == other
         assert len(set(one)) == len(one)
-    assert "data_drift" in {found.record["monitor"] for found in disturbed.read("alerts")}
+    raised = [(found.record["monitor"], found.record["status"]) for found in disturbed.read("alerts")]
+    assert sorted(raised) == [("data_drift", "firing"), ("data_quality", "firing")]
     for name, rows in distinct_rows(messages).items():
         assert disturbed.counters(name)["rows"] == rows
 

@@ -130,13 +130,13 @@ async def test_an_alarm_does_not_wait_for_the_next_commit(surroundings: Any, sam
     owned = OwnedPartition(0, shared)
     await owned.open()
     await applied(world, owned)
-    alerts: set[str] = set()
+    raised: list[tuple[str, str]] = []
     for _ in range(100):
-        if told[-1][world.topics.predictions] == 3 and alerts:
+        if told[-1][world.topics.predictions] == 3 and raised:
             break
         await asyncio.sleep(0.02)
-        alerts = {found.record["monitor"] for found in world.read("alerts")}
-    assert alerts >= {"data_drift"}
+        raised = [(found.record["monitor"], found.record["status"]) for found in world.read("alerts")]
+    assert sorted(raised) == [("data_drift", "firing"), ("data_quality", "firing")]
     assert told[-1][world.topics.predictions] == 3
     owned.drop()
 

@@ -31,6 +31,7 @@ from confluent_kafka.admin import AdminClient
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER
 from services.errors import ServicesError
+from streams.clients import offset_range
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -227,12 +228,13 @@ def _start_positions(
     reader: Consumer, topic: str, partitions: Sequence[int], since_ms: int | None, last: int | None
 ) -> list[tuple[TopicPartition, int]]:
     """Where to start each partition that has something to read, and the offset to stop before."""
+    ends = {p: offset_range(reader, topic, p, REACH_SECONDS) for p in partitions}
     at = [TopicPartition(topic, p, OFFSET_BEGINNING if since_ms is None else since_ms) for p in partitions]
     if since_ms is not None and at:
         at = reader.offsets_for_times(at, timeout=REACH_SECONDS)
     positions = []
     for start in at:
-        low, high = reader.get_watermark_offsets(TopicPartition(topic, start.partition), timeout=REACH_SECONDS)
+        low, high = ends[start.partition].start, ends[start.partition].stop
         earliest = low if last is None else max(low, high - last)
         first = high if start.offset == OFFSET_END else max(earliest, start.offset)
         if first < high:

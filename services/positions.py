@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from driftline.codec import decode
 from driftline.settings import KafkaSettings
 from services.kafka import ClusterError, consumer, topic_partitions
+from streams.clients import offset_range
 
 _TIMEOUT_SECONDS = 10.0
 _FIRST_LOOK_RECORDS = 500
@@ -53,7 +54,7 @@ def stream_positions(settings: KafkaSettings) -> list[StreamPosition]:
         for partition in partitions:
             facts = _latest_position(reader, topics.streams_state, partition)
             ends = {
-                topic: reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT_SECONDS)[1]
+                topic: offset_range(reader, topic, partition, _TIMEOUT_SECONDS).stop
                 for topic in (topics.predictions, topics.outcomes)
             }
             applied = {topics.predictions: facts.get("predictions", 0), topics.outcomes: facts.get("outcomes", 0)}
@@ -67,7 +68,8 @@ def stream_positions(settings: KafkaSettings) -> list[StreamPosition]:
 
 def _latest_position(reader: Any, topic: str, partition: int) -> dict[str, Any]:
     """Every commit writes the position, so it is among the last records: look there first."""
-    low, high = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT_SECONDS)
+    there = offset_range(reader, topic, partition, _TIMEOUT_SECONDS)
+    low, high = there.start, there.stop
     look_back = _FIRST_LOOK_RECORDS
     while True:
         start = max(low, high - look_back)

@@ -15,16 +15,11 @@ from driftline.codec import SchemaRegistry, decode
 from driftline.errors import RegistryError
 from driftline.settings import KafkaSettings
 from streams.baseline import Baseline
-from streams.clients import plain_consumer
+from streams.clients import MOVING, MOVING_SECONDS, offset_range, plain_consumer
 from streams.errors import StreamsError
 from streams.specification import DeploymentSpec
 
 READ_TIMEOUT_SECONDS = 30.0
-
-MOVING_SECONDS = 5.0
-"""So long a topic may take to find its leader: when it has just been made, or a broker has gone."""
-
-_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 
 OPEN_TRANSACTION_SECONDS = 2.0
 """A commit that its publisher was told of can be read some milliseconds later; so long it is waited for."""
@@ -71,7 +66,7 @@ class Catalogue:
                 self._consumer, self._next, self._end_seen = None, {}, {}
                 if not isinstance(error, KafkaException):
                     raise
-                if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
+                if error.args[0].code() not in MOVING or time.monotonic() > deadline:
                     raise StreamsError(f"the deployments and baselines topics cannot be read: {error}") from error
             time.sleep(0.1)
 
@@ -92,9 +87,7 @@ class Catalogue:
         return self._consumer, self._ends
 
     def _read(self, consumer: Consumer, ends: Consumer) -> None:
-        known = {
-            at: ends.get_watermark_offsets(TopicPartition(*at), timeout=READ_TIMEOUT_SECONDS)[1] for at in self._next
-        }
+        known = {at: offset_range(ends, *at, READ_TIMEOUT_SECONDS).stop for at in self._next}
         started = time.monotonic()
         deadline = started + READ_TIMEOUT_SECONDS
         while behind := {at for at, end in known.items() if self._next[at] < end}:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER
 
 READ_AHEAD_KIB = 8 << 10
 """librdkafka's own is 64 MiB, for each of the partitions that open at once."""
+
+MOVING = frozenset((KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE))
+"""What brokers answer while a partition finds its leader: when it has just been made, or a broker has gone."""
+
+MOVING_SECONDS = 5.0
+"""So long a partition may take to find its leader."""
 
 logger = logging.getLogger("driftline.streams.librdkafka")
 
@@ -54,3 +61,21 @@ def transactional_producer(settings: KafkaSettings, transactional_id: str, **pro
     }
     callbacks = {"error_cb": properties.pop("error_cb", None) or (lambda _: None), "logger": _Demoted()}
     return Producer(settings.client(**(defaults | properties)) | callbacks)
+
+
+def offset_range(consumer: Consumer, topic: str, partition: int, timeout_seconds: float) -> range:
+    """The offsets that a partition has now: from the first that is still there to before the next one.
+
+    Asked while the partition finds its leader, librdkafka fails at once; here it is asked again.
+
+    Raises:
+        KafkaException: Kafka does not answer in time, or refuses.
+    """
+    deadline = time.monotonic() + MOVING_SECONDS
+    while True:
+        try:
+            return range(*consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout_seconds))
+        except KafkaException as error:
+            if error.args[0].code() not in MOVING or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)

@@ -27,7 +27,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from driftline.codec import decode, encode
 from driftline.settings import KafkaSettings
-from streams.clients import plain_consumer, transactional_producer
+from streams.clients import offset_range, plain_consumer, transactional_producer
 from streams.errors import JournalError
 from streams.messages import Emission
 
@@ -84,9 +84,7 @@ class Journal:
         raw: dict[bytes, bytes] = {}
         try:
             # asked first, the consumer knows the topic; otherwise it waits half a second before it looks
-            consumer.get_watermark_offsets(
-                TopicPartition(self._topics.streams_state, self._partition), timeout=OPEN_TIMEOUT_SECONDS
-            )
+            offset_range(consumer, self._topics.streams_state, self._partition, OPEN_TIMEOUT_SECONDS)
             consumer.assign([TopicPartition(self._topics.streams_state, self._partition, OFFSET_BEGINNING)])
             deadline = time.monotonic() + OPEN_TIMEOUT_SECONDS
             while (messages := self._read_some(consumer, raw)) is not None:

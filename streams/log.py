@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from driftline.settings import KafkaSettings
-from streams.clients import plain_consumer
+from streams.clients import offset_range, plain_consumer
 from streams.errors import JournalError
 from streams.messages import Message
 
@@ -35,8 +35,7 @@ class LogReader:
             JournalError: Kafka does not answer.
         """
         try:
-            at = TopicPartition(topic, self._partition)
-            return int(self._open().get_watermark_offsets(at, timeout=ANSWER_TIMEOUT_SECONDS)[1])
+            return offset_range(self._open(), topic, self._partition, ANSWER_TIMEOUT_SECONDS).stop
         except KafkaException as error:
             raise JournalError(f"{topic}/{self._partition}: its end cannot be looked up: {error}") from error
 

@@ -23,6 +23,7 @@ from services.alerting.metrics import Metrics
 from services.alerting.records import Publication, audit_event, dead_letter
 from services.alerting.store import REFUSED, Incoming, Store
 from services.kafka import ClusterError, broker_time_ms, consumer, topic_partitions
+from streams.clients import offset_range
 
 log = logging.getLogger("driftline.alerting")
 
@@ -120,7 +121,8 @@ class Intake:
         stored = self._store.positions(self._topic)
         start = []
         for partition in sorted(topic_partitions(self._kafka, self._topic)):
-            low, high = reader.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER_SECONDS)
+            there = offset_range(reader, self._topic, partition, _ANSWER_SECONDS)
+            low, high = there.start, there.stop
             offset = stored[partition].next_offset if partition in stored else None
             gap = ""
             if offset is None:
@@ -149,7 +151,7 @@ class Intake:
         self._checked_at = time.monotonic()
         lag = 0
         for partition, offset in self._next.items():
-            _, high = reader.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER_SECONDS)
+            high = offset_range(reader, self._topic, partition, _ANSWER_SECONDS).stop
             lag += max(high - offset, 0)
         self._reached()
         self._metrics.lag(lag)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 
 from driftline.codec import Record, SchemaRegistry, decode
 from driftline.events import OutcomeColumns, PredictionColumns
@@ -18,6 +18,7 @@ from services.errors import ServicesError
 from services.event_time import rfc3339
 from services.kafka import REACH_SECONDS, ClusterError, broker_time_ms, consumer, read_to_end
 from streams.baseline import Baseline
+from streams.clients import offset_range
 from streams.decoding import Decoded, decode_message
 from streams.messages import Message
 from streams.monitor import Monitors
@@ -375,8 +376,8 @@ def _watermarks(settings: KafkaSettings, topic: str, number: int) -> tuple[int, 
     """The first offset that a partition still has, and the one behind its last."""
     reader = consumer(settings)
     try:
-        low, high = reader.get_watermark_offsets(TopicPartition(topic, number), timeout=REACH_SECONDS)
-        return low, high
+        there = offset_range(reader, topic, number, REACH_SECONDS)
+        return there.start, there.stop
     except KafkaException as error:
         raise ClusterError(f"{topic}/{number}: its ends cannot be looked up: {error}") from error
     finally:

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from driftline.settings import KafkaSettings
 from services.governance.errors import TopicError
 from services.kafka import ClusterError, consumer, topic_partitions, unreachable
+from streams.clients import offset_range
 
 _BATCH = 5_000
 _WAIT_SECONDS = 5.0
@@ -73,10 +74,10 @@ class TopicReader:
             ClusterError: Kafka does not answer.
         """
         try:
-            low, high = self._consumer.get_watermark_offsets(self._partition, timeout=_WAIT_SECONDS)
+            there = offset_range(self._consumer, self._partition.topic, 0, _WAIT_SECONDS)
         except KafkaException as error:
             raise unreachable(self._kafka, str(error.args[0])) from error
-        return low, high
+        return there.start, there.stop
 
     def start(self, offset: int) -> None:
         """Go on with this offset."""

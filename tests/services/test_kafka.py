@@ -53,6 +53,17 @@ def test_every_message_of_every_partition_is_read_in_order(settings: KafkaSettin
         assert numbers and numbers == sorted(numbers)
 
 
+def test_a_topic_can_be_read_as_soon_as_it_is_known(settings: KafkaSettings) -> None:
+    """Its partitions may still be looking for their leaders then."""
+    admin = kafka_admin.AdminClient(settings.client())
+    for number in range(20):
+        name = f"{settings.topics.predictions}-{number}"
+        admin.create_topics([kafka_admin.NewTopic(name, 10)])
+        while name not in admin.list_topics(timeout=10).topics:
+            pass
+        assert values(settings, name) == []
+
+
 def test_reading_ends_at_once_on_an_empty_topic(settings: KafkaSettings, topic: str) -> None:
     began = time.monotonic()
     assert values(settings, topic) == []

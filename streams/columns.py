@@ -1,4 +1,4 @@
-"""A watched column out of a batch, in the kind that the specification declares.
+"""Watched columns out of a batch, in the kind that the specification declares.
 
 Publishers are not always of one mind about kinds: a weekday arrives as 1 to 7, a price as text. What can be read
 without guessing is read; anything else is refused with the value that could not be.
@@ -7,8 +7,11 @@ without guessing is read; anything else is refused with the value that could not
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from driftline.errors import EventError
 from driftline.events import CategoricalColumn, Floats, PredictionColumns, category_text
@@ -19,6 +22,28 @@ PROBABILITY_PREFIX = "probability:"
 
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 _MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null", "none"})
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Watched:
+    """The watched columns of a batch of n rows.
+
+    Attributes:
+        times_us: int64[n], event times.
+        numeric: float64[S, n], plain streams first, then seasonal ones.
+        categorical: One per categorical stream.
+        parts: Per segmentation int64[n], each row's part, -1 for none.
+    """
+
+    times_us: NDArray[np.int64]
+    numeric: Floats | None
+    categorical: Sequence[CategoricalColumn]
+    parts: Sequence[NDArray[np.int64]]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, n."""
+        return len(self.times_us)
 
 
 def numeric_column(columns: PredictionColumns, name: str) -> Floats:
@@ -63,6 +88,16 @@ def prediction_column(columns: PredictionColumns, stream: str) -> Floats | Categ
     if stream == PREDICTION_LABEL:
         return columns.prediction_label
     return columns.class_probabilities.get(stream.removeprefix(PROBABILITY_PREFIX))
+
+
+def occurrences(columns: Iterable[CategoricalColumn]) -> dict[str, int]:
+    """How many rows have each category."""
+    totals: dict[str, int] = {}
+    for column in columns:
+        present = np.bincount(column.codes[column.codes >= 0], minlength=len(column.categories)).tolist()
+        for category, count in zip(column.categories, present, strict=True):
+            totals[category] = totals.get(category, 0) + count
+    return totals
 
 
 def _number(name: str, text: str) -> float:

@@ -7,29 +7,23 @@ blocks as arrays; only this module knows what each is made of.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.events import CategoricalColumn, Floats, PredictionColumns
+from streams.association import AssociationCounter
 from streams.baseline import (
-    ASSOCIATION_PREFIX,
     ERROR,
     FEATURE,
     LATENCY,
     QUALITY_PREFIX,
     RATE_ROLE,
-    RULE_PART,
     SCHEMA,
     Baseline,
-    BaselineSegment,
     BaselineStream,
 )
-from streams.columns import categorical_column, numeric_column, prediction_column
-from streams.derived import (
-    ASSOCIATION as ASSOCIATION_KIND,
-)
+from streams.columns import Watched, categorical_column, numeric_column, prediction_column
 from streams.derived import (
     EMBEDDING,
     JOINT,
@@ -40,10 +34,10 @@ from streams.derived import (
     joint_distance,
     text_columns,
 )
+from streams.parts import PartCounter, part_codes
+from streams.statistics.arrays import adjacent, places
 from streams.statistics.counting import batch_lookups, count_categorical_block, count_numeric_block, stack_numeric
 from streams.statistics.layouts import (
-    ASSOCIATION,
-    ASSOCIATION_MISSING,
     CATEGORICAL,
     NUMERIC,
     QUALITY,
@@ -97,28 +91,6 @@ def blocks_of(streams: Iterable[BaselineStream]) -> dict[str, tuple[BaselineStre
     return {name: tuple(found[name]) for name in BLOCKS if name in found}
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Watched:
-    """The watched columns of a batch of n rows.
-
-    Attributes:
-        times_us: int64[n], event times.
-        numeric: float64[S, n], plain streams first, then seasonal ones.
-        categorical: One per categorical stream.
-        parts: Per segmentation int64[n], each row's part, -1 for none.
-    """
-
-    times_us: NDArray[np.int64]
-    numeric: Floats | None
-    categorical: Sequence[CategoricalColumn]
-    parts: Sequence[Codes]
-
-    @property
-    def rows(self) -> int:
-        """Number of rows, n."""
-        return len(self.times_us)
-
-
 class RowCounter:
     """Counts the rows of one baseline's version."""
 
@@ -132,7 +104,7 @@ class RowCounter:
         self._segments = baseline.segments
         row_of = {stream.name: row for row, stream in enumerate(self._numeric)}
         self._joint_row = row_of.get(JOINT_DISTANCE, -1)
-        self._joint_rows = _adjacent([row_of[name] for name in self._joint.inputs] if self._joint else [])
+        self._joint_rows = adjacent([row_of[name] for name in self._joint.inputs] if self._joint else [])
         self._plain = stack_numeric([s.bins for s in self._numeric if isinstance(s.bins, NumericBins)])
         self._seasonal = [
             stack_seasonal([s.bins for s in blocks[name] if isinstance(s.bins, SeasonalBins)])
@@ -141,10 +113,9 @@ class RowCounter:
         ]
         self._cuts = [s.bins for s in self._categorical if isinstance(s.bins, CategoricalBins)]
         self._quality = _QualitySources(blocks.get(QUALITY_BLOCK, ()), self._numeric, self._categorical, self._derived)
-        self._association = _Association(
-            blocks.get(ASSOCIATION_BLOCK, ()), baseline.derived, self._numeric, self._categorical
-        )
-        self._parts = _Parts(baseline, self._numeric, blocks)
+        associations = blocks.get(ASSOCIATION_BLOCK, ())
+        self._association = AssociationCounter(associations, baseline.derived, self._numeric, self._categorical)
+        self._parts = PartCounter(baseline.segments, baseline.streams, self._numeric, self._categorical)
 
     def read(self, columns: PredictionColumns) -> Watched:
         """The watched columns of a batch.
@@ -245,37 +216,11 @@ def derived_columns(derived: Derived, columns: PredictionColumns) -> Floats:
     return embedding_columns(derived, columns.vectors.get(derived.name), columns.rows)
 
 
-def part_codes(segment: BaselineSegment, columns: PredictionColumns) -> Codes:
-    """The part of a segmentation that each row belongs to, int64[n], -1 for none."""
-    if segment.values == (RULE_PART,):
-        values = numeric_column(columns, segment.column)
-        low = -np.inf if segment.low is None else segment.low
-        high = np.inf if segment.high is None else segment.high
-        return np.where((values >= low) & (values < high), 0, -1)
-    texts = columns.segments.get(segment.column) or categorical_column(columns, segment.column)
-    index = {value: code for code, value in enumerate(segment.values)}
-    rest = len(segment.values) - 1 if segment.has_rest else -1
-    lookup = np.array([*(index.get(value, rest) for value in texts.categories), rest], np.int64)
-    return np.asarray(lookup[texts.codes])
-
-
 def _group_sizes(index: Codes | None, groups: int, rows: int) -> Counts:
     """Rows of each group, int64[G]."""
     if index is None:
         return np.array([rows], np.int64)
     return np.bincount(index[index >= 0], minlength=groups)
-
-
-def _adjacent(rows: list[int]) -> list[int] | slice:
-    """An index of these rows: a slice, which copies nothing, where they lie side by side."""
-    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
-        return slice(rows[0], rows[0] + len(rows))
-    return rows
-
-
-def _places(pairs: Sequence[tuple[int, int]]) -> tuple[list[int] | slice, list[int] | slice]:
-    """Where rows go to, and where they come from, as indices of arrays."""
-    return _adjacent([to for to, _ in pairs]), _adjacent([source for _, source in pairs])
 
 
 class _QualitySources:
@@ -303,7 +248,7 @@ class _QualitySources:
                 from_categorical.append((at, categorical_rows[name]))
             else:
                 from_numeric.append((at, numeric_rows[first_column.get(name, name)]))
-        self._numeric, self._categorical = _places(from_numeric), _places(from_categorical)
+        self._numeric, self._categorical = places(from_numeric), places(from_categorical)
 
     def count(self, numeric: Counts | None, categorical: Counts | None, rows: Counts) -> Counts:
         """Counts int64[G, S, 5] from those of the values; ``rows`` int64[G] were readable."""
@@ -317,142 +262,3 @@ class _QualitySources:
         if self._schema >= 0:
             counts[:, self._schema, QUALITY_VALID] = rows
         return counts
-
-
-class _Association:
-    """Counts of thirds of features against thirds of the prediction; see :func:`thirds_of_numbers`."""
-
-    def __init__(
-        self,
-        streams: Sequence[BaselineStream],
-        derived: Sequence[Derived],
-        numeric: Sequence[BaselineStream],
-        categorical: Sequence[BaselineStream],
-    ) -> None:
-        by_name = {d.name: d for d in derived if d.kind == ASSOCIATION_KIND}
-        numeric_rows = {s.name: row for row, s in enumerate(numeric)}
-        categorical_rows = {s.name: row for row, s in enumerate(categorical)}
-        self._size = len(streams)
-        features = [stream.name.removeprefix(ASSOCIATION_PREFIX) for stream in streams]
-        inside = [(at, name) for at, name in enumerate(features) if name in numeric_rows]
-        self._at, self._rows = _places([(at, numeric_rows[name]) for at, name in inside])
-        cuts = np.array([by_name[name].arrays["cuts"] for _, name in inside]).reshape(-1, 2)
-        self._low, self._high = cuts[:, :1], cuts[:, 1:]
-        self._categorical = [
-            (at, categorical_rows[name], by_name[name].arrays["thirds"].astype(np.uint8))
-            for at, name in enumerate(features)
-            if name in categorical_rows
-        ]
-        if not streams:
-            return
-        self._target = by_name[by_name[features[0]].inputs[1]]
-        name = self._target.name
-        self._target_row = numeric_rows.get(name, -1)
-        self._target_column = categorical_rows.get(name, -1)
-        self._offsets = (np.arange(self._size) * len(_CELL_OF_PAIR))[:, None]
-
-    def count(self, watched: Watched, lookups: Sequence[Codes], index: Codes | None, groups: int) -> Counts:
-        """Counts int64[G, S, 10]; ``lookups`` as in :func:`~streams.statistics.counting.count_categorical_block`."""
-        thirds = np.empty((self._size, watched.rows), np.uint8)
-        if watched.numeric is not None:
-            thirds[self._at] = thirds_of_numbers(watched.numeric[self._rows], self._low, self._high)
-        for at, column, by_bin in self._categorical:
-            thirds[at] = by_bin[lookups[column]][watched.categorical[column].codes]
-        pairs = _pairs(thirds, self._target_thirds(watched, lookups)) + self._offsets
-        size = self._size * len(_CELL_OF_PAIR)
-        if index is not None:
-            pairs = (pairs + index * size)[:, index >= 0]
-        found = np.bincount(pairs.ravel(), minlength=groups * size).reshape(groups, self._size, -1)
-        return np.asarray(found @ _CELLS_OF_PAIRS)
-
-    def _target_thirds(self, watched: Watched, lookups: Sequence[Codes]) -> NDArray[np.uint8]:
-        if self._target_row >= 0 and watched.numeric is not None:
-            low, high = self._target.arrays["cuts"]
-            return thirds_of_numbers(watched.numeric[self._target_row], low, high)
-        by_bin = self._target.arrays["thirds"].astype(np.uint8)
-        codes = watched.categorical[self._target_column].codes
-        return np.asarray(by_bin[lookups[self._target_column]][codes])
-
-
-MISSING_THIRD = 3
-
-
-def thirds_of_numbers(values: Floats, low: Floats | float, high: Floats | float) -> NDArray[np.uint8]:
-    """The third each value lies in, uint8[..., n]: 0, 1, 2, or 3 for missing; cuts are numbers or float64[..., 1]."""
-    # NaN is neither below a cut nor equal to itself
-    below = (values <= low).view(np.uint8) + (values <= high).view(np.uint8) + (values == values).view(np.uint8)
-    return np.asarray(MISSING_THIRD - below)
-
-
-def _pairs(thirds: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Both thirds in one number from 0 to 15."""
-    return np.asarray(thirds * np.uint8(MISSING_THIRD + 1) + target)
-
-
-_CELL_OF_PAIR = np.array(
-    [
-        ASSOCIATION_MISSING if MISSING_THIRD in (feature, prediction) else 3 * feature + prediction
-        for feature in range(MISSING_THIRD + 1)
-        for prediction in range(MISSING_THIRD + 1)
-    ],
-    np.uint8,
-)
-_CELLS_OF_PAIRS = np.eye(ASSOCIATION.size, dtype=np.int64)[_CELL_OF_PAIR]
-
-
-def table_cells(thirds: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The cell of the three-by-three table, uint8[..., n], of thirds of a feature and of the prediction."""
-    return np.asarray(_CELL_OF_PAIR[_pairs(thirds, target)])
-
-
-class _Parts:
-    """Counts of the same columns in parts of the traffic."""
-
-    def __init__(
-        self,
-        baseline: Baseline,
-        values: Sequence[BaselineStream],
-        blocks: dict[str, tuple[BaselineStream, ...]],
-    ) -> None:
-        self._sizes = [len(segment.values) for segment in baseline.segments]
-        first = next((part for segment in baseline.segments for part in segment.parts), "")
-        names = [s.name for s in baseline.streams if s.segment == first and first]
-        numeric = {s.name: row for row, s in enumerate(values)}
-        categorical = {s.name: row for row, s in enumerate(blocks.get(CATEGORICAL_BLOCK, ()))}
-        self._rows = [numeric[name] for name in names if name in numeric]
-        self._columns = [categorical[name] for name in names if name in categorical]
-        cuts = [s.bins for s in blocks.get(NUMERIC_PARTS_BLOCK, ())[: len(self._rows)]]
-        self._block = stack_numeric([cut for cut in cuts if isinstance(cut, NumericBins)])
-
-    def count_numeric(self, watched: Watched, index: Codes | None, groups: int) -> Counts:
-        """Counts int64[G, P * S, 15], part by part."""
-        assert watched.numeric is not None
-        values = watched.numeric[self._rows]
-        return np.concatenate(
-            [
-                count_numeric_block(self._block, values, combined, groups * size).reshape(
-                    groups, size * len(self._rows), NUMERIC.size
-                )
-                for combined, size in self._by_part(watched, index)
-            ],
-            axis=1,
-        )
-
-    def count_categorical(self, watched: Watched, lookups: Sequence[Codes], index: Codes | None, groups: int) -> Counts:
-        """Counts int64[G, P * S, 23], part by part."""
-        chosen = [lookups[column] for column in self._columns]
-        codes = [watched.categorical[column].codes for column in self._columns]
-        return np.concatenate(
-            [
-                count_categorical_block(chosen, codes, combined, groups * size).reshape(
-                    groups, size * len(chosen), CATEGORICAL.size
-                )
-                for combined, size in self._by_part(watched, index)
-            ],
-            axis=1,
-        )
-
-    def _by_part(self, watched: Watched, index: Codes | None) -> Iterable[tuple[Codes, int]]:
-        for codes, size in zip(watched.parts, self._sizes, strict=True):
-            group = np.zeros(watched.rows, np.int64) if index is None else index
-            yield np.where((codes >= 0) & (group >= 0), group * size + codes, -1), size

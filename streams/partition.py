@@ -20,8 +20,8 @@ from driftline.topics import Topics
 from streams import state as state_records
 from streams.alerts import alert_fired, alert_resolved, dead_letter, window_summary
 from streams.baseline import Baseline
-from streams.columns import numeric_column
-from streams.counting import RowCounter, Watched
+from streams.columns import Watched, numeric_column
+from streams.counting import RowCounter
 from streams.decoding import Decoded, decode_message
 from streams.deployment import (
     NO_SLOT,

@@ -11,14 +11,15 @@ usual.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import CategoricalColumn, Floats, PredictionColumns
+from driftline.events import Floats, PredictionColumns
 from streams.arming import arm_baseline
+from streams.association import association_margin, fit_thirds, table_cells
 from streams.baseline import (
     ASSOCIATION_PREFIX,
     ASSOCIATION_ROLE,
@@ -26,13 +27,11 @@ from streams.baseline import (
     FEATURE,
     JOINT_ROLE,
     LATENCY,
-    OTHER_PART,
     PREDICTION_ROLE,
     QUALITY_PREFIX,
     QUALITY_ROLE,
     RATE,
     RATE_ROLE,
-    RULE_PART,
     SCHEMA,
     SERVICE_ROLE,
     Baseline,
@@ -40,18 +39,8 @@ from streams.baseline import (
     BaselineStream,
     Bins,
 )
-from streams.columns import PREDICTION, PREDICTION_LABEL, PROBABILITY_PREFIX, categorical_column
-from streams.counting import (
-    MISSING_THIRD,
-    categorical_values,
-    numeric_values,
-    part_codes,
-    table_cells,
-    thirds_of_numbers,
-)
-from streams.derived import (
-    ASSOCIATION as ASSOCIATION_KIND,
-)
+from streams.columns import PREDICTION, PREDICTION_LABEL, PROBABILITY_PREFIX, categorical_column, occurrences
+from streams.counting import categorical_values, numeric_values
 from streams.derived import (
     JOINT_DISTANCE,
     Derived,
@@ -68,8 +57,9 @@ from streams.held_out import (
     rows_of_pairs,
     text_columns_held_out,
 )
+from streams.parts import MOST_PART_STREAMS, fit_segment, part_codes
 from streams.rate import fit_rate
-from streams.specification import EMBEDDING, NUMERIC, TEXT, DeploymentSpec, SegmentSpec
+from streams.specification import EMBEDDING, NUMERIC, TEXT, DeploymentSpec
 from streams.statistics.association import cramers_v
 from streams.statistics.dependence import tempering
 from streams.statistics.evidence import rounded_down
@@ -102,19 +92,6 @@ MINIMUM_ROWS = 200
 
 REFERENCE_ERROR_PROBABILITY = 1e-3
 """Probability that a stream's true distribution lies outside the margin that its reference's size gives."""
-
-ASSOCIATION_MARGINS = 3.0
-"""The margin of an association, in margins of the deployment: a change of either column alone changes their table too,
-and must be found in that column first."""
-
-MOST_MARGIN = 0.99
-"""A margin of one would leave nothing to find."""
-
-MINIMUM_PART_ROWS = 500
-"""A part of the traffic with fewer reference rows is not watched on its own: it joins the rest."""
-
-MOST_PART_STREAMS = 2_000
-"""Streams of parts of the traffic that one deployment version may have."""
 
 
 def build_baseline(
@@ -280,7 +257,7 @@ class _Reference:
         target = next((c for c in self.columns.values() if c.stream.role == PREDICTION_ROLE), None)
         if target is None:
             return
-        cut, target_thirds = _fit_thirds(target, None)
+        cut, target_thirds = fit_thirds(target.stream.name, target.codes, target.values, None)
         self.derived.append(dataclasses.replace(cut, inputs=(cut.name,)))
         found: dict[str, float] = {}
         streams = []
@@ -288,7 +265,7 @@ class _Reference:
             column = self.columns.get(feature.name)
             if column is None:
                 continue
-            cut, thirds = _fit_thirds(column, target_thirds)
+            cut, thirds = fit_thirds(feature.name, column.codes, column.values, target_thirds)
             self.derived.append(dataclasses.replace(cut, inputs=(cut.name, target.stream.name)))
             cells = table_cells(thirds, target_thirds)
             name = ASSOCIATION_PREFIX + feature.name
@@ -342,7 +319,7 @@ class _Reference:
         """The features and predictions of the parts of the traffic that the specification asks for."""
         watched = [c for c in self.columns.values() if c.stream.role in (FEATURE, PREDICTION_ROLE)]
         for asked in self.spec.segments:
-            segment = self._fit_segment(asked)
+            segment = fit_segment(asked, self.batches)
             if segment is None:
                 continue
             codes = np.concatenate([part_codes(segment, batch) for batch in self.batches])[self.order]
@@ -379,25 +356,6 @@ class _Reference:
             excess=excess,
         )
 
-    def _fit_segment(self, asked: SegmentSpec) -> BaselineSegment | None:
-        """The parts of a segmentation that have reference rows enough; None if none has."""
-        if asked.is_rule:
-            segment = BaselineSegment(asked.name, asked.column, (RULE_PART,), asked.low, asked.high)
-            inside = sum(int((part_codes(segment, batch) == 0).sum()) for batch in self.batches)
-            return segment if inside >= MINIMUM_PART_ROWS else None
-        counts: dict[str, int] = {}
-        for batch in self.batches:
-            texts = batch.segments.get(asked.column) or categorical_column(batch, asked.column)
-            present = np.bincount(texts.codes[texts.codes >= 0], minlength=len(texts.categories)).tolist()
-            for value, count in zip(texts.categories, present, strict=True):
-                counts[value] = counts.get(value, 0) + count
-        ranked = sorted(counts, key=lambda value: (-counts[value], value))
-        wanted = [value for value in ranked if value in asked.values] if asked.values else ranked[: asked.most]
-        values = [value for value in wanted if counts[value] >= MINIMUM_PART_ROWS and value != OTHER_PART]
-        if len(self.times) - sum(counts[value] for value in values) >= MINIMUM_PART_ROWS:
-            values.append(OTHER_PART)
-        return BaselineSegment(asked.name, asked.column, tuple(values)) if values else None
-
     def learn_rate(self) -> None:
         """How many rows come in a span of time."""
         fitted = fit_rate(self.times, self.spec.shards)
@@ -430,10 +388,10 @@ class _Reference:
 
     def _learn_categories(self, name: str, role: str, margin: float, importance: float = 1.0) -> None:
         parts = [categorical_values(name, role, batch) for batch in self.batches]
-        occurrences = _occurrences(parts)
-        bins = fit_categorical_counts(occurrences)
-        codes = np.concatenate([codes_held_out(bins, part, occurrences) for part in parts])[self.order]
-        pairs = np.concatenate([rows_of_pairs(part, occurrences) for part in parts])[self.order]
+        rows_with = occurrences(parts)
+        bins = fit_categorical_counts(rows_with)
+        codes = np.concatenate([codes_held_out(bins, part, rows_with) for part in parts])[self.order]
+        pairs = np.concatenate([rows_of_pairs(part, rows_with) for part in parts])[self.order]
         excess = _new_value_radius(pairs)
         self._add(
             self._stream(name, role, CATEGORICAL, bins, codes, margin, importance, excess=excess), codes, pairs=pairs
@@ -479,11 +437,6 @@ class _Reference:
         )
 
 
-def association_margin(spec: DeploymentSpec) -> float:
-    """What the operator calls no change of an association."""
-    return min(MOST_MARGIN, ASSOCIATION_MARGINS * spec.margin_tv)
-
-
 def _new_value_radius(pairs: NDArray[np.bool_] | None) -> float:
     return 0.0 if pairs is None else new_value_radius(int(pairs.sum()), len(pairs), REFERENCE_ERROR_PROBABILITY)
 
@@ -507,39 +460,3 @@ def _has(batch: PredictionColumns, name: str) -> bool:
 def _numbers(column: _Column) -> Floats:
     assert column.values is not None
     return column.values
-
-
-def _occurrences(parts: Iterable[CategoricalColumn]) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for part in parts:
-        present = np.bincount(part.codes[part.codes >= 0], minlength=len(part.categories)).tolist()
-        for category, count in zip(part.categories, present, strict=True):
-            totals[category] = totals.get(category, 0) + count
-    return totals
-
-
-def _fit_thirds(column: _Column, target: Codes | None) -> tuple[Derived, Codes]:
-    """Cut a column into three parts of about equal mass, and the thirds uint8[m] of its own rows.
-
-    Numbers by their size; categories in order of the mean third of the ``target``, or, for the target itself, of their
-    frequency.
-    """
-    name = column.stream.name
-    if column.values is not None:
-        finite = np.sort(column.values[np.isfinite(column.values)])
-        cuts = finite[[len(finite) // 3, 2 * len(finite) // 3]] if finite.size else np.zeros(2)
-        derived = Derived(ASSOCIATION_KIND, name, (name,), {"cuts": cuts.astype(np.float64)})
-        return derived, thirds_of_numbers(column.values[None], cuts[:1, None], cuts[1:, None])[0]
-    counts = column.stream.counts.astype(np.float64)
-    known = np.ones(len(column.codes), bool) if target is None else target != MISSING_THIRD
-    order = np.arange(len(counts), dtype=np.float64)
-    if target is not None:
-        sums = np.bincount(column.codes[known], target[known], CATEGORICAL.size)
-        order = sums / np.maximum(np.bincount(column.codes[known], minlength=CATEGORICAL.size), 1)
-    ranked = np.argsort(order[:-1], kind="stable")
-    mass = counts[ranked] / max(counts[ranked].sum(), 1)
-    middle = np.cumsum(mass) - mass / 2
-    thirds = np.full(CATEGORICAL.size, float(MISSING_THIRD))
-    thirds[ranked] = np.minimum(np.floor(3 * middle), 2)
-    derived = Derived(ASSOCIATION_KIND, name, (name,), {"thirds": thirds})
-    return derived, thirds.astype(np.uint8)[column.codes]

@@ -15,8 +15,9 @@ from services.deployments.checking import parse_specification
 from services.deployments.document import read_document
 from services.deployments.errors import Flaw, SpecificationError
 from services.deployments.specification import Specification, to_document
+from streams.association import association_margin
 from streams.baseline import ASSOCIATION_ROLE, ERROR, FEATURE, QUALITY_ROLE, Baseline, BaselineStream
-from streams.reference import REFERENCE_ERROR_PROBABILITY, association_margin
+from streams.reference import REFERENCE_ERROR_PROBABILITY
 from streams.specification import DeploymentSpec
 from streams.statistics.margins import effective_margins
 

@@ -257,12 +257,6 @@ _QUALITY_OF = {
 }
 
 
-def association_codes(feature_thirds: ArrayLike, prediction_thirds: ArrayLike) -> NDArray[np.uint8]:
-    """Bin codes uint8[n] in ``ASSOCIATION`` from two columns of thirds, each 0, 1, 2, or negative for missing."""
-    u, v = np.asarray(feature_thirds, np.int64), np.asarray(prediction_thirds, np.int64)
-    return np.where((u < 0) | (v < 0), ASSOCIATION_MISSING, len(THIRDS) * u + v).astype(np.uint8)
-
-
 def possible_bins(counts: ArrayLike, layout: Layout) -> NDArray[np.bool_]:
     """Which bins can occur at all, bool[..., K], given reference counts int[..., K].
 

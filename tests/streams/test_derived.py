@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streams.counting import MISSING_THIRD, table_cells, thirds_of_numbers
 from streams.derived import embedding_columns, fit_embedding, fit_joint, joint_distance
-from streams.statistics.layouts import association_codes
 
 
 def correlated(features: int, rows: int) -> np.ndarray:
@@ -50,17 +48,3 @@ def test_an_embeddings_columns_have_the_same_bits_in_any_batch() -> None:
     whole = embedding_columns(derived, vectors, 100)
     alone = [embedding_columns(derived, vectors[at : at + 1], 1) for at in range(100)]
     np.testing.assert_array_equal(np.concatenate(alone, axis=1), whole)
-
-
-def test_thirds_and_their_table_agree_with_the_definition() -> None:
-    rng = np.random.default_rng(4)
-    values, target = rng.integers(0, 9, 500).astype(float), rng.integers(0, 9, 500).astype(float)
-    values[::11], target[::13] = np.nan, np.nan
-    values[1], values[2] = np.inf, -np.inf
-    thirds = [
-        np.where(np.isnan(v), -1, (v > 2).astype(int) + (v > 5)) for v in (values, target)
-    ]  # a value on a cut belongs to the lower third
-    found = [thirds_of_numbers(v, 2.0, 5.0) for v in (values, target)]
-    for expected, third in zip(thirds, found, strict=True):
-        np.testing.assert_array_equal(third, np.where(expected < 0, MISSING_THIRD, expected))
-    np.testing.assert_array_equal(table_cells(*found), association_codes(*thirds))

@@ -7,13 +7,13 @@ import pytest
 from scipy import stats
 from scipy.signal import lfilter
 
+from streams.association import table_cells, thirds_of_numbers
 from streams.statistics import dependence
 from streams.statistics.evidence import make_bets
 from streams.statistics.layouts import (
     QUALITY,
     QUALITY_MISSING,
     QUALITY_VALID,
-    association_codes,
     bin_numeric,
     fit_numeric,
     nominal_probabilities,
@@ -137,7 +137,7 @@ def test_quality_with_clusters_keeps_its_bound_only_when_tempered() -> None:
 
 def test_associations_of_slow_columns_are_tempered_and_of_independent_rows_not() -> None:
     def cells(columns: np.ndarray) -> np.ndarray:
-        return association_codes(*np.searchsorted([-0.43, 0.43], columns))
+        return table_cells(*thirds_of_numbers(columns, -0.43, 0.43))
 
     independent = dependence.tempering(cells(np.random.default_rng(13).normal(size=(2, 30_000))), ASSOCIATION_TILTS)
     assert np.median(independent) > 0.95 and independent.min() > 0.7

@@ -10,7 +10,6 @@ from streams.statistics.counting import count_categorical_block, count_numeric_b
 from streams.statistics.layouts import (
     ABOVE_MAX,
     ASSOCIATION,
-    ASSOCIATION_MISSING,
     BELOW_MIN,
     CATEGORICAL,
     CATEGORICAL_MISSING,
@@ -27,7 +26,6 @@ from streams.statistics.layouts import (
     CategoricalBins,
     Layout,
     NumericBins,
-    association_codes,
     bin_categorical,
     bin_numeric,
     count_codes,
@@ -240,15 +238,6 @@ def test_quality_counts_of_another_width_are_refused() -> None:
     for counts, layout in ((np.zeros(15), CATEGORICAL), (np.zeros(5), QUALITY), (np.zeros(10), ASSOCIATION)):
         with pytest.raises(ValueError, match="numeric or categorical"):
             quality_counts(counts, layout)
-
-
-def test_association_codes_are_named_by_their_thirds() -> None:
-    thirds = ["low", "middle", "high"]
-    names = [f"{u}/{v}" for u in thirds for v in thirds]
-    u, v = np.divmod(np.arange(9), 3)
-    assert [ASSOCIATION.bin_names[code] for code in association_codes(u, v)] == names
-    assert association_codes([-1, 2, -1], [0, -1, -1]).tolist() == [ASSOCIATION_MISSING] * 3
-    assert ASSOCIATION.bin_names[ASSOCIATION_MISSING] == "missing"
 
 
 def test_a_bin_is_possible_if_it_was_filled_or_is_where_broken_pipelines_show() -> None:

@@ -156,12 +156,14 @@ class _Column:
     Attributes:
         stream: Its stream.
         codes: uint8[m], the bin of each row.
+        margin_tv: The margin that the specification gives it.
         values: float64[m], where they are numbers.
         pairs: bool[m], rows whose category occurs twice, where they are categories.
     """
 
     stream: BaselineStream
     codes: Codes
+    margin_tv: float
     values: Floats | None = None
     pairs: NDArray[np.bool_] | None = None
 
@@ -341,8 +343,6 @@ class _Reference:
             # a part is judged by the edges of all times: its seasons would have too few rows
             bins = fit_numeric(_numbers(column))
             codes = bin_numeric(bins, _numbers(column))
-        feature = next((f for f in self.spec.features if f.name == whole.name and f.margin_tv is not None), None)
-        margin = self.spec.margin_tv if feature is None or feature.margin_tv is None else feature.margin_tv
         excess = _new_value_radius(None if column.pairs is None else column.pairs[inside])
         return self._stream(
             whole.name,
@@ -350,7 +350,7 @@ class _Reference:
             whole.layout,
             bins,
             codes[inside],
-            margin,
+            column.margin_tv,
             whole.importance,
             segment=part,
             excess=excess,
@@ -384,7 +384,7 @@ class _Reference:
             stream = self._stream(
                 name, role, NUMERIC_LAYOUT, bins, codes, margin, importance, gamma=gamma, excess=excess
             )
-        self._add(stream, codes, values)
+        self._add(stream, codes, margin, values)
 
     def _learn_categories(self, name: str, role: str, margin: float, importance: float = 1.0) -> None:
         parts = [categorical_values(name, role, batch) for batch in self.batches]
@@ -393,19 +393,19 @@ class _Reference:
         codes = np.concatenate([codes_held_out(bins, part, rows_with) for part in parts])[self.order]
         pairs = np.concatenate([rows_of_pairs(part, rows_with) for part in parts])[self.order]
         excess = _new_value_radius(pairs)
-        self._add(
-            self._stream(name, role, CATEGORICAL, bins, codes, margin, importance, excess=excess), codes, pairs=pairs
-        )
+        stream = self._stream(name, role, CATEGORICAL, bins, codes, margin, importance, excess=excess)
+        self._add(stream, codes, margin, pairs=pairs)
 
     def _add(
         self,
         stream: BaselineStream,
         codes: Codes,
+        margin: float,
         values: Floats | None = None,
         pairs: NDArray[np.bool_] | None = None,
     ) -> None:
         self.streams.append(stream)
-        self.columns[stream.name] = _Column(stream, codes, values, pairs)
+        self.columns[stream.name] = _Column(stream, codes, margin, values, pairs)
 
     def _stream(
         self,

@@ -114,6 +114,21 @@ def test_everything_is_watched(baseline: Baseline) -> None:
     assert Baseline.from_record(record).digest == baseline.digest
 
 
+def test_a_features_own_margin_holds_for_all_that_is_derived_from_it_and_in_every_part(samples: Any) -> None:
+    own = {"x": 0.6, "c": 0.61, "note": 0.62, "vec": 0.63}
+    features = tuple(dataclasses.replace(f, margin_tv=own.get(f.name)) for f in SPEC.features)
+    spec = dataclasses.replace(SPEC, features=features)
+    built = build_baseline(spec, "1", [rows(-4_000, 4_000, samples)], source="sample")
+    for feature in features:
+        streams = [s for s in built.streams if s.role == "feature" and s.name.partition(".")[0] == feature.name]
+        assert {s.segment for s in streams} == {"", "region=north", "region=west", "region=(other)", "high=in"}
+        margins = {s.margin_tv for s in streams}
+        if feature.margin_tv is None:
+            assert max(margins) < 0.5
+        else:
+            assert margins == {feature.margin_tv}, feature.name
+
+
 def test_without_a_change_nothing_is_said(samples: Any, baseline: Baseline) -> None:
     machine = run(samples, baseline, [rows(k * 1000, 1000, samples, seed=2) for k in range(20)])
     assert alarms(machine) == []

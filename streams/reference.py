@@ -287,14 +287,12 @@ class _Reference:
         """Make the association of a feature with the prediction its importance; the weakest keeps a twentieth."""
         floor = 0.05 * max(association.values(), default=0.0) or 1.0
         typical = float(np.mean(list(association.values()))) if association else 1.0
-        parents = {column: d.name for d in self.derived for column in d.columns}
+        # texts and embeddings have no table of their own: all columns of one count like the average feature
+        of_columns = {column: typical / len(d.columns) for d in self.derived for column in d.columns}
+        importance = of_columns | association
         for at, stream in enumerate(self.streams):
             if stream.role == FEATURE:
-                # texts and embeddings have no table of their own: they count like the average feature
-                value = association.get(stream.name)
-                shared = sum(parents.get(s.name) == parents.get(stream.name, "") for s in self.streams)
-                importance = typical / max(shared, 1) if value is None else value
-                changed = dataclasses.replace(stream, importance=max(importance, floor))
+                changed = dataclasses.replace(stream, importance=max(importance[stream.name], floor))
                 self.streams[at] = changed
                 self.columns[stream.name] = dataclasses.replace(self.columns[stream.name], stream=changed)
 

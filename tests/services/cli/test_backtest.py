@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,6 @@ import pytest
 
 from driftline.settings import KafkaSettings
 from driftline.topics import Topics
-from services.cli import output
-from services.cli.main import main
 from services.deployments.baselines import publish_baseline
 from services.deployments.checking import load_specification
 from services.deployments.store import apply
@@ -102,21 +101,19 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(past: tuple[KafkaSettings, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def settings(past: tuple[KafkaSettings, Path], monkeypatch: pytest.MonkeyPatch) -> KafkaSettings:
+    """The installation with the past; commands run in the folder of its files."""
     settings, folder = past
     monkeypatch.setenv("DRIFTLINE_BOOTSTRAP_SERVERS", settings.bootstrap_servers)
     monkeypatch.setenv("DRIFTLINE_TOPIC_PREFIX", settings.topics.prefix)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(output.stdout, "width", 140)  # the console took its width from the test runner
+    return settings
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["backtest", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
 
-    return call
+@pytest.fixture
+def run(run: Run) -> Run:
+    """Runs ``driftline backtest``."""
+    return partial(run, "backtest")
 
 
 def document(run: Run, *arguments: object) -> dict[str, Any]:

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 
 from driftline.settings import KafkaSettings
-from driftline.topics import Topics
-from services.cli import output
-from services.cli.main import main
 from services.topics import ensure_topics
 
 SPEC = """
@@ -26,26 +23,6 @@ columns: {prediction_id: id, timestamp: when}
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(
-    bootstrap_servers: str, topic_prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Run:
-    monkeypatch.setenv("DRIFTLINE_BOOTSTRAP_SERVERS", bootstrap_servers)
-    monkeypatch.setenv("DRIFTLINE_TOPIC_PREFIX", topic_prefix)
-    monkeypatch.setenv("DRIFTLINE_ACTOR", "ada")
-    monkeypatch.setattr(output.stdout, "width", 160)
-    ensure_topics(KafkaSettings(bootstrap_servers, Topics(topic_prefix)), partitions=2)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
-
-    return call
-
-
 def csv(path: Path, rows: int, *, shift: float = 0.0, carriers: str = "AU", seed: int = 7) -> Path:
     rng = np.random.default_rng(seed)
     lines = ["id,when,temp,carrier,prediction"]
@@ -57,7 +34,8 @@ def csv(path: Path, rows: int, *, shift: float = 0.0, carriers: str = "AU", seed
 
 
 @pytest.fixture
-def deployed(run: Run, tmp_path: Path) -> Path:
+def deployed(settings: KafkaSettings, run: Run, tmp_path: Path) -> Path:
+    ensure_topics(settings, partitions=2)
     (tmp_path / "delays.yaml").write_text(SPEC)
     assert run("deployment", "apply", tmp_path / "delays.yaml")[0] == 0
     return tmp_path

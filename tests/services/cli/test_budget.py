@@ -12,9 +12,6 @@ import pytest
 from driftline.codec import encode
 from driftline.events import CategoricalColumn, PredictionColumns
 from driftline.settings import KafkaSettings
-from driftline.topics import Topics
-from services.cli import output
-from services.cli.main import main
 from services.deployments.baselines import publish_baseline
 from services.deployments.store import get_deployment
 from services.kafka import publish
@@ -46,28 +43,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def settings(bootstrap_servers: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch) -> KafkaSettings:
-    monkeypatch.setenv("DRIFTLINE_BOOTSTRAP_SERVERS", bootstrap_servers)
-    monkeypatch.setenv("DRIFTLINE_TOPIC_PREFIX", topic_prefix)
-    monkeypatch.setenv("DRIFTLINE_ACTOR", "ada")
-    settings = KafkaSettings(bootstrap_servers, Topics(topic_prefix))
+def settings(settings: KafkaSettings) -> KafkaSettings:
+    """The same with topics."""
     ensure_topics(settings, partitions=2)
     return settings
-
-
-@pytest.fixture
-def run(settings: KafkaSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    for console in (output.stdout, output.stderr):
-        monkeypatch.setattr(console, "width", 140)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

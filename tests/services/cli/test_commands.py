@@ -16,9 +16,7 @@ import yaml
 from driftline.codec import decode, encode
 from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.settings import KafkaSettings
-from driftline.topics import Topics
 from services.cli import output
-from services.cli.main import main
 from services.cli.status import _show
 from services.kafka import publish, read_to_end
 from services.publish.publishing import shard_of
@@ -41,31 +39,7 @@ columns:
   actual_timestamp: arrived
 """
 
-
-@pytest.fixture
-def settings(bootstrap_servers: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch) -> KafkaSettings:
-    monkeypatch.setenv("DRIFTLINE_BOOTSTRAP_SERVERS", bootstrap_servers)
-    monkeypatch.setenv("DRIFTLINE_TOPIC_PREFIX", topic_prefix)
-    monkeypatch.setenv("DRIFTLINE_ACTOR", "ada")
-    monkeypatch.delenv("DRIFTLINE_PARTITIONS", raising=False)
-    return KafkaSettings(bootstrap_servers, Topics(topic_prefix))
-
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(settings: KafkaSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(output.stdout, "width", 140)  # the console took its width from the test runner
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -320,13 +320,7 @@ def _alerts(settings: KafkaSettings) -> list[Mapping[str, Any]]:
 def _verdicts(alerts: Sequence[Mapping[str, Any]], files: DemonstrationFiles) -> dict[str, Verdict | None]:
     """What daily figures say of each alarm, by its id."""
     figures = read_days(files.reference, files.predictions)
-    return {
-        alert["id"]: figures.verdict(
-            [cause["stream"] for cause in alert["causes"]], alert["change_time_us"], alert["detection_time_us"]
-        )
-        for alert in alerts
-        if alert["status"] == "firing"
-    }
+    return {alert["id"]: figures.verdict_on(alert) for alert in alerts if alert["status"] == "firing"}
 
 
 def _wait_for_resolution(settings: KafkaSettings) -> None:

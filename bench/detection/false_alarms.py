@@ -130,12 +130,8 @@ def duplicates(rng: np.random.Generator, streams: int, steps: int) -> list[Figur
                 note=f"c = 100, {result.alarms.sum():,} alarms of {counts.sum():,} events counted",
             )
         )
-    print_table(
-        "Every event delivered twice, c = 100, a start every step",
-        ("delivery", "over the bound", "alarms and events"),
-        ((row["metric"].split(", ", 1)[1], within(row, f"{row['value']:.2f}"), row["note"]) for row in figures),
-    )
-    return figures
+    columns = ("delivery", "over the bound", "alarms and events")
+    return _printed("Every event delivered twice, c = 100, a start every step", columns, figures)
 
 
 def deduplicated(counts: Counts) -> Counts:
@@ -182,9 +178,12 @@ def finite_reference(rng: np.random.Generator, streams: int) -> list[Figure]:
                 note=f"{streams} streams of {events * steps:,} events, c = 3.6e7",
             )
         )
-    print_table(
-        "A baseline is only as good as its reference: unchanged streams with a false alarm",
-        ("reference and margin", "share", ""),
-        ((row["metric"].split(", ", 1)[1], within(row, f"{row['value']:.2f}"), row["note"]) for row in figures),
-    )
+    title = "A baseline is only as good as its reference: unchanged streams with a false alarm"
+    return _printed(title, ("reference and margin", "share", ""), figures)
+
+
+def _printed(title: str, columns: tuple[str, str, str], figures: list[Figure]) -> list[Figure]:
+    """The figures, printed each under the end of its name."""
+    rows = ((row["metric"].split(", ", 1)[1], within(row, f"{row['value']:.2f}"), row["note"]) for row in figures)
+    print_table(title, columns, rows)
     return figures

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from weakref import WeakValueDictionary
@@ -37,6 +38,9 @@ ASSOCIATION_ROLE = "association"
 QUALITY_ROLE = "quality"
 SERVICE_ROLE = "service"
 RATE_ROLE = "rate"
+OUTCOME_ROLE = "outcome"
+LABELS_ROLE = "labels"
+FAIRNESS_ROLE = "fairness"
 """What a stream is; decides which monitor it belongs to."""
 
 LATENCY, ERROR, SCHEMA, RATE = "latency_ms", "error", "schema", "rate"
@@ -186,6 +190,76 @@ class Arming:
     threshold_nats: float
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class OutcomeReference:
+    """What the reference's outcomes showed. Field by field the record ``OutcomeReference`` of the contract.
+
+    Attributes:
+        horizon_ms: The horizon it was learnt with.
+        rows: Reference predictions whose horizon had passed.
+        resolved: How many of them had an outcome by then.
+        age_edges_us: int64[A - 1], inner edges of the age buckets: an outcome of age a (time it was known less time of
+            its prediction) is in bucket ``np.searchsorted(age_edges_us, a, "left")``: ages up to the edge.
+        final_age_us: Age by which 99 % of the reference's outcomes were known.
+        classes: Class names in the order of every array; binary: negative, positive; none for numbers.
+        score_edges: float64[B - 1], inner edges of the score bins.
+        score_buckets: float64[Q - 1], inner edges of the buckets of predictions for calibration and residuals.
+        calibration: Share of positives per score bin: binary float64[B], multi-class float64[C * B], else empty.
+        expected_loss: Regression: the model of the loss (:mod:`streams.statistics.performance.estimation`).
+        counts: The reference's performance sums per age bucket, int64[A, ...] by name.
+        sums: The same of numbers, float64[A, ...].
+    """
+
+    horizon_ms: int
+    rows: int
+    resolved: int
+    age_edges_us: NDArray[np.int64]
+    final_age_us: int
+    classes: tuple[str, ...]
+    score_edges: NDArray[np.float64]
+    score_buckets: NDArray[np.float64]
+    calibration: NDArray[np.float64]
+    expected_loss: Mapping[str, NDArray[np.float64]]
+    counts: Mapping[str, NDArray[np.int64]]
+    sums: Mapping[str, NDArray[np.float64]]
+
+    def to_record(self) -> Record:
+        """The fields of the Avro record."""
+        return {
+            "horizon_ms": self.horizon_ms,
+            "rows": self.rows,
+            "resolved": self.resolved,
+            "age_edges_us": self.age_edges_us.tolist(),
+            "final_age_us": self.final_age_us,
+            "classes": list(self.classes),
+            "score_edges": self.score_edges.tolist(),
+            "score_buckets": self.score_buckets.tolist(),
+            "calibration": self.calibration.tolist(),
+            "expected_loss": {name: array.ravel().tolist() for name, array in sorted(self.expected_loss.items())},
+            "counts": {name: array.ravel().tolist() for name, array in sorted(self.counts.items())},
+            "sums": {name: array.ravel().tolist() for name, array in sorted(self.sums.items())},
+        }
+
+    @classmethod
+    def from_record(cls, record: Record) -> OutcomeReference:
+        """Read the fields of the Avro record; arrays of sums have the shape ``(A, everything else)``."""
+        buckets = len(record["age_edges_us"]) + 1
+        return cls(
+            horizon_ms=record["horizon_ms"],
+            rows=record["rows"],
+            resolved=record["resolved"],
+            age_edges_us=np.array(record["age_edges_us"], np.int64),
+            final_age_us=record["final_age_us"],
+            classes=tuple(record["classes"]),
+            score_edges=np.array(record["score_edges"], np.float64),
+            score_buckets=np.array(record["score_buckets"], np.float64),
+            calibration=np.array(record["calibration"], np.float64),
+            expected_loss={name: np.array(values, np.float64) for name, values in record["expected_loss"].items()},
+            counts={name: np.array(values, np.int64).reshape(buckets, -1) for name, values in record["counts"].items()},
+            sums={name: np.array(values, np.float64).reshape(buckets, -1) for name, values in record["sums"].items()},
+        )
+
+
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Baseline:
     """What is normal for one version of a deployment. Field by field the record ``Baseline`` of the contract."""
@@ -200,6 +274,7 @@ class Baseline:
     derived: tuple[Derived, ...] = ()
     segments: tuple[BaselineSegment, ...] = ()
     arming: tuple[Arming, ...] = ()
+    outcomes: OutcomeReference | None = None
     digest: str = ""
 
     def to_record(self) -> Record:
@@ -215,6 +290,7 @@ class Baseline:
             "derived": [derived.to_record() for derived in self.derived],
             "segments": [dataclasses.asdict(segment) | {"values": list(segment.values)} for segment in self.segments],
             "arming": [dataclasses.asdict(arming) for arming in self.arming],
+            "outcomes": None if self.outcomes is None else self.outcomes.to_record(),
             "digest": self.digest,
         }
 
@@ -238,6 +314,7 @@ class Baseline:
                 BaselineSegment(**{**segment, "values": tuple(segment["values"])}) for segment in record["segments"]
             ),
             arming=tuple(Arming(**arming) for arming in record["arming"]),
+            outcomes=None if record["outcomes"] is None else OutcomeReference.from_record(record["outcomes"]),
             digest=record["digest"],
         )
         if baseline.digest != baseline.content_digest():

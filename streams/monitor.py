@@ -215,7 +215,7 @@ class Monitors:
         rows: list[Floats] = []
         for name in MONITORS:
             weights = stream_weights(name, streams, importance)
-            share = budget.monitor_share(name)
+            share = spec.monitor_share(name)
             if name in spec.disabled_monitors or share <= 0 or not weights.any():
                 continue
             with np.errstate(divide="ignore"):

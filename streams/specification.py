@@ -24,10 +24,27 @@ DATA_DRIFT = "data_drift"
 PREDICTION_DRIFT = "prediction_drift"
 DATA_QUALITY = "data_quality"
 SERVICE = "service"
-MONITORS = (DATA_DRIFT, PREDICTION_DRIFT, DATA_QUALITY, SERVICE)
+CONCEPT_DRIFT = "concept_drift"
+LABELS = "labels"
+FAIRNESS = "fairness"
+MONITORS = (DATA_DRIFT, PREDICTION_DRIFT, DATA_QUALITY, SERVICE, CONCEPT_DRIFT, LABELS, FAIRNESS)
 """The detectors of a deployment. Each raises alarms of its own under its own part of the budget."""
 
-DEFAULT_SEVERITIES = {DATA_DRIFT: "warning", PREDICTION_DRIFT: "error", DATA_QUALITY: "warning", SERVICE: "error"}
+DEFAULT_SEVERITIES = {
+    DATA_DRIFT: "warning",
+    PREDICTION_DRIFT: "error",
+    DATA_QUALITY: "warning",
+    SERVICE: "error",
+    CONCEPT_DRIFT: "critical",
+    LABELS: "warning",
+    FAIRNESS: "error",
+}
+
+BINARY = "binary_classification"
+MULTICLASS = "multiclass_classification"
+REGRESSION = "regression"
+OTHER_TASK = "other"
+"""What a model does."""
 
 OUTCOMES_KIND = "outcomes"
 FEATURES_KIND = "features"
@@ -37,12 +54,16 @@ DEFAULT_BUDGET_KINDS = {OUTCOMES_KIND: 0.5, FEATURES_KIND: 0.4, OPERATIONS_KIND:
 the features, a tenth for humility and the running of the service."""
 
 MONITOR_PARTS = {
-    PREDICTION_DRIFT: (OUTCOMES_KIND, 1.0),
+    PREDICTION_DRIFT: (OUTCOMES_KIND, 0.3),
+    CONCEPT_DRIFT: (OUTCOMES_KIND, 0.5),
+    LABELS: (OUTCOMES_KIND, 0.1),
+    FAIRNESS: (OUTCOMES_KIND, 0.1),
     DATA_DRIFT: (FEATURES_KIND, 0.75),
     DATA_QUALITY: (FEATURES_KIND, 0.25),
     SERVICE: (OPERATIONS_KIND, 0.5),
 }
-"""Which part of which kind's budget a monitor works under. Half of operations is kept for humility."""
+"""Which part of which kind's budget a monitor works under. Half of operations is kept for humility. Where no outcomes
+are expected, predictions have all of their kind's; where no groups are compared, concept drift has their part."""
 
 RISK_WEIGHTS = {"high": 4, "medium": 2, "low": 1}
 """How much of the fleet's budget a deployment gets, relative to the others, by risk tier."""
@@ -71,11 +92,6 @@ class FalseAlarmBudget:
     scope: str = "fleet"
     share: float = 1.0
     kinds: Mapping[str, float] = field(default_factory=dict)
-
-    def monitor_share(self, monitor: str) -> float:
-        """The part of the whole promise that one monitor of this deployment works under."""
-        kind, part = MONITOR_PARTS[monitor]
-        return self.share * self.kinds.get(kind, DEFAULT_BUDGET_KINDS[kind]) * part
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +130,42 @@ class DetectorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionValue:
+    """What a row of a predicted and an actual class is worth; negative for a cost."""
+
+    predicted: str
+    actual: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeSpec:
+    """What is expected of outcomes, and what is computed from them. Field by field the record of the contract.
+
+    Attributes:
+        horizon_ms: An outcome counts if it became known at most this long after its prediction.
+        window_ms: Length of the accuracy windows, by event time of the predictions.
+        classes: The classes there are; empty: those of the reference. An outcome of another class is refused.
+        threshold: Binary without predicted classes: the positive class is predicted from this score on.
+        values: What decisions are worth; pairs of classes not given are worth nothing.
+        quantile: Regression: the prediction is this quantile; None: a mean or median.
+        interval_coverage: Regression: what the model's own intervals promise to cover.
+        margin_tv: Changes of losses, calibration and outcomes smaller than this are of no interest.
+        fairness: Segmentations whose parts are compared as groups of people.
+    """
+
+    horizon_ms: int
+    window_ms: int = 86_400_000
+    classes: tuple[str, ...] = ()
+    threshold: float = 0.5
+    values: tuple[DecisionValue, ...] = ()
+    quantile: float | None = None
+    interval_coverage: float = 0.9
+    margin_tv: float = 0.02
+    fairness: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentSpec:
     """What is watched, and how. Field by field the record ``DeploymentSpec`` of the contract."""
 
@@ -143,6 +195,8 @@ class DeploymentSpec:
     disabled_monitors: tuple[str, ...] = ()
     segments: tuple[SegmentSpec, ...] = ()
     detectors: tuple[DetectorSpec, ...] = ()
+    outcomes: OutcomeSpec | None = None
+    challengers: tuple[str, ...] = ()
 
     def to_record(self) -> Record:
         """The fields of the Avro record."""
@@ -161,6 +215,8 @@ class DeploymentSpec:
                     SegmentSpec(**{**segment, "values": tuple(segment["values"])}) for segment in record["segments"]
                 ),
                 "detectors": tuple(DetectorSpec(**detector) for detector in record["detectors"]),
+                "outcomes": None if record["outcomes"] is None else _outcomes(record["outcomes"]),
+                "challengers": tuple(record["challengers"]),
             }
         )
 
@@ -179,6 +235,8 @@ class DeploymentSpec:
             "false_alarms.per_ms": budget.per_ms,
             "false_alarms.share": budget.share,
         }
+        if self.outcomes is not None:
+            positive |= {"outcomes.horizon_ms": self.outcomes.horizon_ms, "outcomes.window_ms": self.outcomes.window_ms}
         never_negative: dict[str, float] = {"lateness_ms": self.lateness_ms, "clock_skew_ms": self.clock_skew_ms}
         never_negative |= {f"importance of feature {f.name!r}": f.importance for f in self.features}
         never_negative |= {
@@ -201,6 +259,22 @@ class DeploymentSpec:
         """SHA-256 of the encoded record, hexadecimal."""
         return hashlib.sha256(encode("DeploymentSpec", self.to_record())).hexdigest()
 
+    def monitor_share(self, monitor: str) -> float:
+        """The part of the whole promise that one of this deployment's monitors works under."""
+        kind, part = MONITOR_PARTS[monitor]
+        if kind == OUTCOMES_KIND and self.outcomes is None:
+            part = 1.0 if monitor == PREDICTION_DRIFT else 0.0
+        elif kind == OUTCOMES_KIND and self.outcomes is not None and not self.outcomes.fairness:
+            spare = MONITOR_PARTS[FAIRNESS][1]
+            part += {CONCEPT_DRIFT: spare, FAIRNESS: -spare}.get(monitor, 0.0)
+        budget = self.false_alarms
+        return budget.share * budget.kinds.get(kind, DEFAULT_BUDGET_KINDS[kind]) * part
+
     def severity(self, monitor: str) -> str:
         """The severity of a monitor's alerts."""
         return self.severities.get(monitor, DEFAULT_SEVERITIES[monitor])
+
+
+def _outcomes(record: Record) -> OutcomeSpec:
+    lists = {"classes": tuple(record["classes"]), "fairness": tuple(record["fairness"])}
+    return OutcomeSpec(**{**record, **lists, "values": tuple(DecisionValue(**value) for value in record["values"])})

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from streams.baseline import (
     ASSOCIATION_PREFIX,
     ASSOCIATION_ROLE,
+    FAIRNESS_ROLE,
     FEATURE,
     JOINT_ROLE,
+    LABELS_ROLE,
+    OUTCOME_ROLE,
     PREDICTION_ROLE,
     QUALITY_PREFIX,
     QUALITY_ROLE,
@@ -24,8 +27,11 @@ from streams.baseline import (
     BaselineStream,
 )
 from streams.specification import (
+    CONCEPT_DRIFT,
     DATA_DRIFT,
     DATA_QUALITY,
+    FAIRNESS,
+    LABELS,
     PREDICTION_DRIFT,
     SERVICE,
     DeploymentSpec,
@@ -42,6 +48,9 @@ _MONITOR_OF_ROLE = {
     QUALITY_ROLE: DATA_QUALITY,
     SERVICE_ROLE: SERVICE,
     RATE_ROLE: SERVICE,
+    OUTCOME_ROLE: CONCEPT_DRIFT,
+    LABELS_ROLE: LABELS,
+    FAIRNESS_ROLE: FAIRNESS,
 }
 
 ROLE_WEIGHTS = {FEATURE: 0.75, JOINT_ROLE: 0.15, ASSOCIATION_ROLE: 0.10}

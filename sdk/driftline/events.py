@@ -86,6 +86,8 @@ class PredictionColumns:
             is missing.
         error: Why requests could not be answered, as short classes; missing where they were.
         model_id: The model behind the deployment.
+        prediction_low: float64 lower ends of the model's own intervals for the actual values; NaN where there is none.
+        prediction_high: float64 upper ends.
     """
 
     deployment_id: str
@@ -102,6 +104,8 @@ class PredictionColumns:
     vectors: Mapping[str, Vectors] = field(default_factory=dict)
     error: CategoricalColumn | None = None
     model_id: str | None = None
+    prediction_low: Floats | None = None
+    prediction_high: Floats | None = None
 
     @property
     def rows(self) -> int:
@@ -125,6 +129,8 @@ class PredictionColumns:
             "latency_ms": None if self.latency_ms is None else _pack(self.latency_ms, "<f8"),
             "vectors": {name: _pack_vectors(values) for name, values in self.vectors.items()},
             "error": None if self.error is None else _pack_categorical(self.error),
+            "prediction_low": None if self.prediction_low is None else _pack(self.prediction_low, "<f8"),
+            "prediction_high": None if self.prediction_high is None else _pack(self.prediction_high, "<f8"),
         }
 
     @classmethod
@@ -138,6 +144,7 @@ class PredictionColumns:
         rows = _checked_ids(ids)
         score, label = record["prediction"], record["prediction_label"]
         latency, error = record["latency_ms"], record["error"]
+        low, high = record["prediction_low"], record["prediction_high"]
         return cls(
             deployment_id=checked_name(record["deployment_id"], "deployment_id"),
             model_version=checked_name(record["model_version"], "model_version"),
@@ -156,6 +163,8 @@ class PredictionColumns:
             vectors={name: _unpack_vectors(data, rows, name) for name, data in record["vectors"].items()},
             error=None if error is None else _unpack_categorical(error, rows, "error"),
             model_id=record["model_id"],
+            prediction_low=None if low is None else _unpack(low, "<f8", rows, "prediction_low"),
+            prediction_high=None if high is None else _unpack(high, "<f8", rows, "prediction_high"),
         )
 
 
@@ -170,6 +179,8 @@ class OutcomeColumns:
         actual_value: float64 actual values.
         actual_label: Actual classes.
         was_acted_on: uint8 0, 1 or 255 for unknown.
+        labelling_probability: float64, above 0 and at most 1: where only a sample is ever labelled, how probable it was
+            that each row was chosen.
     """
 
     deployment_id: str
@@ -178,6 +189,7 @@ class OutcomeColumns:
     actual_value: Floats | None = None
     actual_label: CategoricalColumn | None = None
     was_acted_on: NDArray[np.uint8] | None = None
+    labelling_probability: Floats | None = None
 
     @property
     def rows(self) -> int:
@@ -193,6 +205,9 @@ class OutcomeColumns:
             "actual_value": None if self.actual_value is None else _pack(self.actual_value, "<f8"),
             "actual_label": None if self.actual_label is None else _pack_categorical(self.actual_label),
             "was_acted_on": None if self.was_acted_on is None else _pack(self.was_acted_on, "u1"),
+            "labelling_probability": None
+            if self.labelling_probability is None
+            else _pack(self.labelling_probability, "<f8"),
         }
 
     @classmethod
@@ -214,6 +229,9 @@ class OutcomeColumns:
             actual_value=None if value is None else _unpack(value, "<f8", rows, "actual_value"),
             actual_label=None if label is None else _unpack_categorical(label, rows, "actual_label"),
             was_acted_on=None if acted is None else _unpack_flags(acted, rows),
+            labelling_probability=None
+            if record["labelling_probability"] is None
+            else _checked_probabilities(_unpack(record["labelling_probability"], "<f8", rows, "labelling_probability")),
         )
 
 
@@ -254,6 +272,8 @@ def prediction_from_event(record: Record) -> PredictionColumns:
         vectors=vectors,
         error=None if error is None else CategoricalColumn.from_values([error]),
         model_id=record["model_id"],
+        prediction_low=None if record["prediction_low"] is None else np.array([record["prediction_low"]]),
+        prediction_high=None if record["prediction_high"] is None else np.array([record["prediction_high"]]),
     )
 
 
@@ -270,6 +290,9 @@ def outcome_from_event(record: Record) -> OutcomeColumns:
         actual_value=None if value is None else np.array([value], dtype=np.float64),
         actual_label=None if label is None else CategoricalColumn.from_values([label]),
         was_acted_on=None if acted is None else np.array([acted], dtype=np.uint8),
+        labelling_probability=None
+        if record["labelling_probability"] is None
+        else _checked_probabilities(np.array([record["labelling_probability"]], dtype=np.float64)),
     )
 
 
@@ -315,6 +338,13 @@ def _unpack_flags(data: bytes, rows: int) -> NDArray[np.uint8]:
     if ((flags > 1) & (flags != UNKNOWN_ACTED_ON)).any():
         raise EventError(f"was_acted_on: expected 0, 1 or {UNKNOWN_ACTED_ON} for unknown, came {flags.max()}")
     return flags
+
+
+def _checked_probabilities(values: Floats) -> Floats:
+    if not ((values > 0) & (values <= 1)).all():
+        wrong = values[~((values > 0) & (values <= 1))][0]
+        raise EventError(f"labelling_probability: expected numbers above 0 and at most 1, came {wrong}")
+    return values
 
 
 def _unpack_categorical(record: Record, rows: int, name: str) -> CategoricalColumn:

@@ -171,6 +171,8 @@ _PREDICTION: Mapping[str, tuple[Callable[[Any], Any], bool]] = {
     "segments": (_required_map(_text), False),
     "latency_ms": (_number, False),
     "error": (_text, False),
+    "prediction_low": (_number, False),
+    "prediction_high": (_number, False),
 }
 _OUTCOME: Mapping[str, tuple[Callable[[Any], Any], bool]] = {
     "prediction_id": (_text, True),
@@ -179,4 +181,5 @@ _OUTCOME: Mapping[str, tuple[Callable[[Any], Any], bool]] = {
     "actual_value": (_number, False),
     "actual_label": (_text, False),
     "was_acted_on": (_boolean, False),
+    "labelling_probability": (_number, False),
 }

@@ -151,7 +151,7 @@ def _account(spec: DeploymentSpec, end_us: int | None, fired: Sequence[Record]) 
     spent = Counter(alert["monitor"] for alert in fired if since_us < alert["detection_time_us"] <= (end_us or 0))
     monitors = []
     for monitor in MONITORS:
-        part = 0.0 if monitor in spec.disabled_monitors else budget.monitor_share(monitor)
+        part = 0.0 if monitor in spec.disabled_monitors else spec.monitor_share(monitor)
         threshold = None
         if part > 0:
             threshold = alarm_threshold_nats(budget.count, budget.per_ms, spec.start_slot_ms, part, spec.shards)

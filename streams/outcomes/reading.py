@@ -147,7 +147,8 @@ def read_actual(layout: PerformanceLayout, columns: OutcomeColumns) -> Actual:
         if columns.actual_value is not None:
             texts = CategoricalColumn.from_values([category_text(value) for value in columns.actual_value.tolist()])
             from_values = _class_codes(_numbered(layout), texts, columns.rows)
-            without_label = columns.actual_label is None or columns.actual_label.codes < 0
+            labels = columns.actual_label
+            without_label = np.full(columns.rows, True) if labels is None else labels.codes < 0
             values = np.where(without_label, from_values, values)
         values[values < 0] = np.nan
         names = ", ".join(repr(name) for name in layout.classes if name != ANY_OTHER)

@@ -145,6 +145,7 @@ class OutcomeSpec:
     Attributes:
         horizon_ms: An outcome counts if it became known at most this long after its prediction.
         window_ms: Length of the accuracy windows, by event time of the predictions.
+        lateness_ms: How long after it became known an outcome may take to be published; None: a tenth of the horizon.
         classes: The classes there are; empty: those of the reference. An outcome of another class is refused.
         threshold: Binary without predicted classes: the positive class is predicted from this score on.
         values: What decisions are worth; pairs of classes not given are worth nothing.
@@ -156,6 +157,7 @@ class OutcomeSpec:
 
     horizon_ms: int
     window_ms: int = 86_400_000
+    lateness_ms: int | None = None
     classes: tuple[str, ...] = ()
     threshold: float = 0.5
     values: tuple[DecisionValue, ...] = ()
@@ -163,6 +165,11 @@ class OutcomeSpec:
     interval_coverage: float = 0.9
     margin_tv: float = 0.02
     fairness: tuple[str, ...] = ()
+
+    @property
+    def final_after_ms(self) -> int:
+        """How long after a window's end its numbers are final: horizon and lateness."""
+        return self.horizon_ms + (self.horizon_ms // 10 if self.lateness_ms is None else self.lateness_ms)
 
 
 @dataclass(frozen=True, slots=True)

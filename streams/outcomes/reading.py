@@ -101,7 +101,7 @@ def _read_classes(layout: PerformanceLayout, columns: PredictionColumns) -> Pred
     absent = np.full(columns.rows, np.nan)
     scores = np.stack([columns.class_probabilities.get(name, absent) for name in layout.classes], axis=1)
     with np.errstate(invalid="ignore"):
-        whole = ((scores >= 0) & (scores <= 1)).all(axis=1)
+        whole: NDArray[np.bool_] = np.asarray(((scores >= 0) & (scores <= 1)).all(axis=1))
     scores = np.where(whole[:, None], scores, np.nan)
     likeliest = np.where(whole, np.where(np.isnan(scores), -1.0, scores).argmax(axis=1), -1)
     return Predicted(scores, np.where(labels < 0, likeliest, labels).astype(np.int64))

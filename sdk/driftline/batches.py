@@ -43,6 +43,8 @@ class PredictionRow(NamedTuple):
     segments: Mapping[str, str | None] | None
     latency_ms: float | None
     error: str | None
+    prediction_low: float | None = None
+    prediction_high: float | None = None
 
 
 class OutcomeRow(NamedTuple):
@@ -53,6 +55,7 @@ class OutcomeRow(NamedTuple):
     actual_value: float | None
     actual_label: str | None
     was_acted_on: bool | None
+    labelling_probability: float | None = None
 
 
 @dataclass(slots=True)
@@ -133,6 +136,8 @@ def prediction_columns(
             vectors=_vectors([row.vectors for row in members]),
             error=_labels_or_none([row.error for row in members]),
             model_id=model_id,
+            prediction_low=_floats_or_none([row.prediction_low for row in members]),
+            prediction_high=_floats_or_none([row.prediction_high for row in members]),
         )
 
 
@@ -148,6 +153,7 @@ def outcome_columns(rows: Sequence[OutcomeRow], deployment_id: str) -> Iterator[
         was_acted_on=None
         if all(value is None for value in acted)
         else np.array([UNKNOWN_ACTED_ON if value is None else value for value in acted], dtype=np.uint8),
+        labelling_probability=_probabilities_or_none([row.labelling_probability for row in rows]),
     )
 
 
@@ -204,6 +210,13 @@ def _floats_or_none(values: list[float | None]) -> Floats | None:
     return None if all(value is None for value in values) else floats(values)
 
 
+def _probabilities_or_none(values: list[float | None]) -> Floats | None:
+    """A row that says nothing was labelled with certainty, as all are in a batch without the column."""
+    if all(value is None for value in values):
+        return None
+    return floats([1.0 if value is None else value for value in values])
+
+
 def _labels_or_none(values: list[str | None]) -> CategoricalColumn | None:
     return None if all(value is None for value in values) else CategoricalColumn.from_values(values)
 
@@ -241,7 +254,8 @@ def least_row_bytes(columns: PredictionColumns | OutcomeColumns) -> int:
     """What a row takes at least when encoded, bytes."""
     if isinstance(columns, OutcomeColumns):
         return 16
-    wide = len(columns.numeric) + len(columns.class_probabilities)
+    ends = (columns.prediction_low, columns.prediction_high)
+    wide = len(columns.numeric) + len(columns.class_probabilities) + sum(end is not None for end in ends)
     components = sum(int(values.shape[1]) for values in columns.vectors.values())
     return 16 + 8 * wide + 4 * (len(columns.categorical) + len(columns.segments) + components)
 

@@ -15,10 +15,11 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from driftline import columns as read
+from driftline import limits
 from driftline.batcher import Delivery
 from driftline.batches import OutcomeRow, PredictionRow, between, random_ids
 from driftline.buffer import Buffer, Counters
-from driftline.errors import ClientClosedError, EventError, SettingsError
+from driftline.errors import ClientClosedError, SettingsError
 from driftline.events import OutcomeColumns, PredictionColumns, checked_name
 from driftline.registry import Registry
 from driftline.sender import GRACE_SECONDS, Sender, abandon_all, close_all
@@ -155,6 +156,8 @@ class Client:
         latency_ms: float | None = None,
         error: str | BaseException | None = None,
         model_version: str | None = None,
+        prediction_low: float | None = None,
+        prediction_high: float | None = None,
     ) -> str:
         """Log one prediction.
 
@@ -172,6 +175,8 @@ class Client:
             error: Why the request could not be answered: a short class such as ``'timeout'``, or the exception, which
                 counts under its type's name.
             model_version: The version that answered, if not the client's.
+            prediction_low: Lower end of the model's own interval for the actual value; both ends or neither.
+            prediction_high: Upper end of it.
 
         Returns:
             The prediction id, for :meth:`log_outcome`.
@@ -183,6 +188,7 @@ class Client:
         """
         try:
             plain, vectors = read.plain_features(features)
+            low, high = limits.interval(prediction_low, prediction_high)
             row = PredictionRow(
                 self._model_version if model_version is None else self._version(model_version),
                 random_ids(1)[0] if prediction_id is None else read.identifier(prediction_id),
@@ -197,6 +203,8 @@ class Client:
                 None if segments is None else read.labels_by_name(segments, "segments"),
                 read.number(latency_ms, "latency_ms"),
                 None if error is None else read.error_class(error, "error"),
+                low,
+                high,
             )
             self._ready()
         except Exception as trouble:  # whatever a caller's object does when it is looked at
@@ -218,6 +226,8 @@ class Client:
         latency_ms: Any = None,
         error: Any = None,
         model_version: str | None = None,
+        prediction_low: Any = None,
+        prediction_high: Any = None,
     ) -> list[str]:
         """Log many predictions, by columns of equal length.
 
@@ -249,6 +259,8 @@ class Client:
                 segments=segments,
                 latency_ms=latency_ms,
                 error=error,
+                prediction_low=prediction_low,
+                prediction_high=prediction_high,
             )
             self._ready()
         except Exception as trouble:
@@ -264,15 +276,21 @@ class Client:
         actual_label: Any = None,
         actual_timestamp: Any = None,
         was_acted_on: bool | None = None,
+        *,
+        labelling_probability: float | None = None,
     ) -> None:
         """Log what turned out to be true for one prediction; a value or a label is needed.
 
+        To correct an outcome, log it again with a later ``actual_timestamp``: the latest one counts.
+
         Args:
             prediction_id: The prediction.
-            actual_value: Actual value.
+            actual_value: Actual value; finite. NaN is none.
             actual_label: Actual class.
             actual_timestamp: When it became known; now if not given. See :meth:`log_prediction`.
             was_acted_on: Whether somebody acted on the prediction.
+            labelling_probability: Where only a sample is ever labelled: how probable it was that this prediction was
+                chosen, above 0 and at most 1. Not given, it was certain.
 
         Raises:
             EventError: Bad input and ``strict``.
@@ -280,15 +298,15 @@ class Client:
             KafkaUnavailableError: The policy is ``block`` and the time is over.
         """
         try:
+            label = read.label(actual_label, "actual_label")
             row = OutcomeRow(
                 read.identifier(prediction_id),
                 time.time_ns() // 1000 if actual_timestamp is None else read.time_us(actual_timestamp),
-                read.number(actual_value, "actual_value"),
-                read.label(actual_label, "actual_label"),
+                limits.actual(actual_value, label),
+                label,
                 read.flag(was_acted_on, "was_acted_on"),
+                limits.probability(labelling_probability, "labelling_probability"),
             )
-            if row.actual_value is None and row.actual_label is None:
-                raise EventError("an outcome needs actual_value or actual_label; both are missing")
             self._ready()
         except Exception as error:
             self._reject(error, 1)
@@ -302,11 +320,22 @@ class Client:
         actual_label: Any = None,
         actual_timestamps: Any = None,
         was_acted_on: Any = None,
+        *,
+        labelling_probability: Any = None,
     ) -> None:
-        """Log many outcomes, by columns of equal length; see :meth:`log_outcome` and :meth:`log_predictions`."""
+        """Log many outcomes, by columns of equal length; see :meth:`log_outcome` and :meth:`log_predictions`.
+
+        Leave out the rows that are not resolved yet: a table with a row without value and label is rejected whole.
+        """
         try:
             table = outcome_table(
-                self._deployment_id, prediction_ids, actual_value, actual_label, actual_timestamps, was_acted_on
+                self._deployment_id,
+                prediction_ids,
+                actual_value,
+                actual_label,
+                actual_timestamps,
+                was_acted_on,
+                labelling_probability,
             )
             self._ready()
         except Exception as error:

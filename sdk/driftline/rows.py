@@ -18,6 +18,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "actual_timestamp": ("timestamp", "event_timestamp"),
     "actual_value": ("actual_score", "actualValue"),
     "was_acted_on": ("wasActedOn",),
+    "labelling_probability": ("labeling_probability",),
 }
 _MICROSECONDS = 1_000_000
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from driftline import columns as read
+from driftline import limits
 from driftline.batches import random_ids
 from driftline.errors import EventError
 from driftline.events import UNKNOWN_ACTED_ON, CategoricalColumn, OutcomeColumns, PredictionColumns, Times, checked_name
@@ -28,6 +29,8 @@ def prediction_table(
     segments: Any,
     latency_ms: Any,
     error: Any,
+    prediction_low: Any = None,
+    prediction_high: Any = None,
 ) -> PredictionColumns:
     """Columns as :meth:`driftline.Client.log_predictions` takes them, copied and checked.
 
@@ -65,8 +68,11 @@ def prediction_table(
         vectors=vectors,
         error=None if error is None else read.error_column(error, "error"),
         model_id=model_id,
+        prediction_low=None if prediction_low is None else read.number_column(prediction_low, "prediction_low"),
+        prediction_high=None if prediction_high is None else read.number_column(prediction_high, "prediction_high"),
     )
     _check_lengths(table)
+    limits.check_intervals(table.prediction_low, table.prediction_high)
     return table
 
 
@@ -77,6 +83,7 @@ def outcome_table(
     actual_label: Any,
     actual_timestamps: Any,
     was_acted_on: Any,
+    labelling_probability: Any = None,
 ) -> OutcomeColumns:
     """Columns as :meth:`driftline.Client.log_outcomes` takes them, copied and checked.
 
@@ -97,8 +104,12 @@ def outcome_table(
         was_acted_on=None
         if was_acted_on is None
         else np.array([UNKNOWN_ACTED_ON if value is None else value for value in flags], dtype=np.uint8),
+        labelling_probability=None
+        if labelling_probability is None
+        else limits.probability_column(labelling_probability, "labelling_probability"),
     )
     _check_lengths(table)
+    limits.check_actuals(table.actual_value, table.actual_label, table.rows)
     return table
 
 

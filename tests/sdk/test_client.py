@@ -37,11 +37,13 @@ def test_predictions_and_outcomes_arrive_once_and_equal(client: Client, arrivals
             timestamp=moment + dt.timedelta(seconds=i),
             segments={"region": "eu"},
             latency_ms=1.25,
+            prediction_low=i - 0.5 if i % 3 else None,
+            prediction_high=i + 0.5 if i % 3 else None,
         )
         for i in range(1234)
     ]
     for i, key in enumerate(keys):
-        client.log_outcome(key, i, "good", moment, was_acted_on=True)
+        client.log_outcome(key, i, "good", moment, was_acted_on=True, labelling_probability=0.25 if i % 2 else None)
     assert client.flush() == 0
     assert client.counters() == driftline.Counters(accepted=2468, delivered=2468)
 
@@ -63,6 +65,11 @@ def test_predictions_and_outcomes_arrive_once_and_equal(client: Client, arrivals
                 batch.segments["region"].values()[i],
                 batch.latency_ms[i],
             )
+            ends = (batch.prediction_low, batch.prediction_high)
+            assert ends[0] is not None and ends[1] is not None
+            number = int(key[1:])
+            middle = [number - 0.5, number + 0.5] if number % 3 else [math.nan, math.nan]
+            np.testing.assert_array_equal([end[i] for end in ends if end is not None], middle)
     start = 1_767_312_000_000_000
     for i in range(1234):
         came = seen[f"p{i}"]
@@ -71,11 +78,16 @@ def test_predictions_and_outcomes_arrive_once_and_equal(client: Client, arrivals
         assert came[5:] == (i / 1000, "good" if i % 2 else "bad", 0.75, "eu", 1.25)
 
     outcomes = {
-        key: (batch.actual_value[i], batch.actual_label.values()[i], batch.was_acted_on[i])
+        key: (
+            batch.actual_value[i],
+            batch.actual_label.values()[i],
+            batch.was_acted_on[i],
+            1.0 if batch.labelling_probability is None else batch.labelling_probability[i],
+        )
         for batch in arrivals.outcomes(1234)
         for i, key in enumerate(batch.prediction_ids)
     }
-    assert outcomes == {f"p{i}": (float(i), "good", 1) for i in range(1234)}
+    assert outcomes == {f"p{i}": (float(i), "good", 1, 0.25 if i % 2 else 1.0) for i in range(1234)}
 
 
 def test_tables_arrive_once_and_equal_in_batches(client: Client, arrivals: Any) -> None:
@@ -87,9 +99,15 @@ def test_tables_arrive_once_and_equal_in_batches(client: Client, arrivals: Any) 
         values,
         prediction_ids=[f"p{i}" for i in range(rows)],
         timestamps=np.arange(rows),
+        prediction_low=values - 1,
+        prediction_high=values + 2,
     )
     client.log_outcomes(
-        keys, actual_label=["yes", "no", None] * (rows // 3), was_acted_on=[None, True, False] * (rows // 3)
+        keys,
+        [1.0, math.nan, 2.0] * (rows // 3),
+        [None, "no", "yes"] * (rows // 3),
+        was_acted_on=[None, True, False] * (rows // 3),
+        labelling_probability=[0.5, 1, 0.125] * (rows // 3),
     )
     assert client.flush() == 0
     batches = arrivals.predictions(rows)
@@ -97,12 +115,24 @@ def test_tables_arrive_once_and_equal_in_batches(client: Client, arrivals: Any) 
     order = np.argsort(np.concatenate([batch.timestamps_us for batch in batches]))
     assert np.concatenate([b.prediction_ids for b in batches])[order].tolist() == keys
     assert np.array_equal(np.concatenate([b.numeric["x"] for b in batches])[order], values, equal_nan=True)
+    np.testing.assert_array_equal(np.concatenate([b.prediction_low for b in batches])[order], values - 1)
+    np.testing.assert_array_equal(np.concatenate([b.prediction_high for b in batches])[order], values + 2)
     cities = np.concatenate([np.array(b.categorical["city"].values()) for b in batches])[order]
     assert cities.tolist() == [f"c{i % 100}" for i in range(rows)]
-    acted = {
-        k: f for b in arrivals.outcomes(rows) for k, f in zip(b.prediction_ids, b.was_acted_on.tolist(), strict=True)
+    came = {
+        key: (acted, probability, label)
+        for b in arrivals.outcomes(rows)
+        for key, acted, probability, label in zip(
+            b.prediction_ids,
+            b.was_acted_on.tolist(),
+            b.labelling_probability.tolist(),
+            b.actual_label.values(),
+            strict=True,
+        )
     }
-    assert acted == {key: (255, 1, 0)[i % 3] for i, key in enumerate(keys)}
+    assert came == {
+        key: ((255, 1, 0)[i % 3], (0.5, 1.0, 0.125)[i % 3], (None, "no", "yes")[i % 3]) for i, key in enumerate(keys)
+    }
 
 
 def test_vectors_texts_booleans_errors_and_latency_arrive_equal(client: Client, arrivals: Any) -> None:
@@ -269,6 +299,36 @@ BAD_CALLS: list[tuple[str, Callable[[Client], Any]]] = [
     ("model_version", lambda c: c.log_prediction({}, model_version="a@b")),
     ("actual_value", lambda c: c.log_outcome("p")),
     ("was_acted_on", lambda c: c.log_outcome("p", 1.0, was_acted_on=2)),  # type: ignore[arg-type]
+    ("actual_value is NaN, which is none", lambda c: c.log_outcome("p", math.nan)),
+    ("actual_value: expected a finite number, came inf", lambda c: c.log_outcome("p", math.inf, "a")),
+    ("labelling_probability: .* at most 1, came 0.0", lambda c: c.log_outcome("p", 1.0, labelling_probability=0)),
+    ("labelling_probability: .*came 1.5", lambda c: c.log_outcome("p", 1.0, labelling_probability=1.5)),
+    ("labelling_probability: .*came nan", lambda c: c.log_outcome("p", 1.0, labelling_probability=math.nan)),
+    ("labelling_probability: expected a number", lambda c: c.log_outcome("p", 1.0, labelling_probability="a")),  # type: ignore[arg-type]
+    (
+        "prediction_low 2.0 is above prediction_high 1.0",
+        lambda c: c.log_prediction({}, prediction_low=2, prediction_high=1),
+    ),
+    ("prediction_high is missing", lambda c: c.log_prediction({}, prediction_low=2)),
+    ("prediction_low is missing", lambda c: c.log_prediction({}, prediction_low=math.nan, prediction_high=2)),
+    (
+        "row 1: prediction_low is 3.0, prediction_high 2.0",
+        lambda c: c.log_predictions({"x": [1, 2]}, prediction_low=[0, 3], prediction_high=[1, 2]),
+    ),
+    (
+        "row 1: prediction_low is 0.0, prediction_high nan",
+        lambda c: c.log_predictions({"x": [1, 2]}, prediction_low=[0, 0], prediction_high=[1, None]),
+    ),
+    ("prediction_low is missing", lambda c: c.log_predictions({"x": [1, 2]}, prediction_high=[0, 3])),
+    ("row 1: .*NaN is no outcome.*leave out", lambda c: c.log_outcomes(["a", "b"], [1.0, math.nan])),
+    ("row 0: .*not known yet", lambda c: c.log_outcomes(["a", "b"], [None, None], [None, "x"])),
+    ("actual_value, row 1: expected a finite number, came -inf", lambda c: c.log_outcomes(["a", "b"], [1, -math.inf])),
+    (
+        "row 1: .*came nan; .*certain to be labelled has 1",
+        lambda c: c.log_outcomes(["a", "b"], [1, 2], labelling_probability=[1, None]),
+    ),
+    ("rows", lambda c: c.log_outcomes(["a", "b"], [1, 2], labelling_probability=[1])),
+    ("rows", lambda c: c.log_predictions({"x": [1, 2]}, prediction_low=[1], prediction_high=[2, 3])),
     ("rows", lambda c: c.log_predictions({"x": [1, 2]}, [1.0])),
     ("mapping", lambda c: c.log_predictions(7)),
     ("column", lambda c: c.log_predictions({"x": 7})),

@@ -25,9 +25,9 @@ from driftline.batches import (
     prediction_columns,
     random_ids,
 )
-from driftline.codec import decode
+from driftline.codec import decode, encode
 from driftline.errors import EventError
-from driftline.events import CategoricalColumn, PredictionColumns
+from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
 from driftline.tables import outcome_table, prediction_table
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -113,6 +113,29 @@ def test_outcomes_keep_unknown_apart_from_no() -> None:
     (columns,) = outcome_columns(rows, "d")
     assert columns.was_acted_on is not None and columns.was_acted_on.tolist() == [1, 255, 0]
     assert columns.actual_label is not None and columns.actual_label.values() == [None, "x", None]
+    assert columns.labelling_probability is None
+
+
+def test_a_row_without_an_interval_has_none_beside_those_with_one() -> None:
+    rows = [
+        row({}, prediction_low=1.0, prediction_high=2.0),
+        row({}),
+        row({}, prediction_low=-3.0, prediction_high=0.0),
+    ]
+    (columns,) = prediction_columns(rows, "d", None)
+    np.testing.assert_array_equal(columns.prediction_low, [1.0, math.nan, -3.0])
+    np.testing.assert_array_equal(columns.prediction_high, [2.0, math.nan, 0.0])
+    (bare,) = prediction_columns([row({})], "d", None)
+    assert bare.prediction_low is None and bare.prediction_high is None
+
+
+@given(st.lists(st.none() | st.floats(0, 1, exclude_min=True), min_size=1, max_size=9))
+def test_a_row_without_labelling_probability_was_certain_and_its_batch_is_read(given_rows: list[float | None]) -> None:
+    rows = [OutcomeRow(f"p{i}", 1, 1.0, None, None, probability) for i, probability in enumerate(given_rows)]
+    (columns,) = outcome_columns(rows, "d")
+    again = OutcomeColumns.from_record(decode(encode("OutcomeBatch", columns.to_record()))[1])
+    weights = np.ones(len(rows)) if again.labelling_probability is None else again.labelling_probability
+    assert weights.tolist() == [1.0 if probability is None else probability for probability in given_rows]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +310,8 @@ def table(features: Any, prediction: Any = None, **fields: Any) -> PredictionCol
         "segments",
         "latency_ms",
         "error",
+        "prediction_low",
+        "prediction_high",
     )
     return prediction_table(
         features,
@@ -480,16 +505,37 @@ def test_tables_are_copied() -> None:
 
 
 def test_a_table_of_outcomes_is_read() -> None:
-    columns = outcome_table("d", [1, 2], None, pd.Series(["a", None]), [MOMENT, MOMENT], [True, None])
+    chances = pd.Series([0.5, 1])
+    columns = outcome_table("d", [1, 2], [None, 3], pd.Series(["a", None]), [MOMENT, MOMENT], [True, None], chances)
     assert columns.prediction_ids == ["1", "2"]
     assert columns.actual_label is not None and columns.actual_label.values() == ["a", None]
     assert columns.was_acted_on is not None and columns.was_acted_on.tolist() == [1, 255]
+    np.testing.assert_array_equal(columns.actual_value, [math.nan, 3.0])
+    np.testing.assert_array_equal(columns.labelling_probability, [0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    "of_library", [list, np.array, pd.Series, pa.array], ids=["list", "numpy", "pandas", "pyarrow"]
+)
+def test_intervals_of_every_library_are_read(of_library: Any) -> None:
+    low, high = of_library([0.5, math.nan, 2.0]), of_library([0.5, math.nan, math.inf])
+    columns = table({"a": [1, 2, 3]}, prediction_low=low, prediction_high=high)
+    np.testing.assert_array_equal(columns.prediction_low, [0.5, math.nan, 2.0])
+    np.testing.assert_array_equal(columns.prediction_high, [0.5, math.nan, math.inf])
 
 
 @given(st.lists(FEATURES, min_size=2, max_size=30), st.data())
 def test_a_part_of_a_batch_says_what_the_rows_said(features: list[dict[str, Any]], data: st.DataObject) -> None:
     rows = [
-        row(f, f"p{i}", segments={"s": str(i % 3)}, error=[None, "late"][i % 2], vectors={"v": np.full(2, i, "<f4")})
+        row(
+            f,
+            f"p{i}",
+            segments={"s": str(i % 3)},
+            error=[None, "late"][i % 2],
+            vectors={"v": np.full(2, i, "<f4")},
+            prediction_low=float(i),
+            prediction_high=i + 1.0,
+        )
         for i, f in enumerate(features)
     ]
     (whole,) = prediction_columns(rows, "d", None)
@@ -502,6 +548,8 @@ def test_a_part_of_a_batch_says_what_the_rows_said(features: list[dict[str, Any]
             value_at(whole, name, i) for i in range(start, stop)
         ]
     assert part.vectors["v"].tolist() == [[i, i] for i in range(start, stop)]
+    np.testing.assert_array_equal(part.prediction_low, np.arange(start, stop))
+    np.testing.assert_array_equal(part.prediction_high, np.arange(start, stop) + 1)
     assert whole.error is not None and part.error is not None
     assert part.error.values() == whole.error.values()[start:stop]
     for column in (*part.categorical.values(), *part.segments.values(), part.error):

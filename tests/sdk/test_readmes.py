@@ -73,6 +73,15 @@ def test_the_first_lines_of_the_sdks_readme_run(tmp_path: Path) -> None:
     assert client.counters() == driftline.Counters(accepted=2, spooled=2)
 
 
+def test_the_example_of_outcomes_runs(tmp_path: Path) -> None:
+    (code,) = (example for example in SDK_EXAMPLES if "a correction" in example)
+    settings = driftline.KafkaSettings("127.0.0.1:1")
+    with driftline.Client("rents", "v1", settings=settings, spool_dir=tmp_path, strict=True) as client:
+        exec(code, {"client": client})
+        assert client.counters().accepted == 3
+        client.close(0.5)
+
+
 def test_the_example_of_embeddings_and_errors_runs(tmp_path: Path) -> None:
     def unanswered(embedding: Any) -> float:
         raise TimeoutError

@@ -98,6 +98,7 @@ OUTCOME = {
     "actual_value": 1.0,
     "actual_label": None,
     "was_acted_on": None,
+    "labelling_probability": None,
 }
 
 

@@ -77,6 +77,19 @@ def test_outcome_values_go_by_other_names_too() -> None:
     assert columns.was_acted_on.tolist() == [1]
 
 
+def test_an_interval_and_a_labelling_probability_arrive() -> None:
+    given_row = {**PREDICTION, "prediction_low": -1, "prediction_high": 2.5}
+    columns = prediction_from_event(decode(given_row))
+    assert columns.prediction_low is not None and columns.prediction_low.tolist() == [-1.0]
+    assert columns.prediction_high is not None and columns.prediction_high.tolist() == [2.5]
+    bare = prediction_from_event(decode(PREDICTION))
+    assert bare.prediction_low is None and bare.prediction_high is None
+    for name in ("labelling_probability", "labeling_probability"):
+        outcome = outcome_from_event(decode({**OUTCOME, name: 0.1}, "OutcomeEvent"))
+        assert outcome.labelling_probability is not None and outcome.labelling_probability.tolist() == [0.1]
+    assert outcome_from_event(decode(OUTCOME, "OutcomeEvent")).labelling_probability is None
+
+
 def test_nan_and_infinity_arrive() -> None:
     row = json.dumps({**PREDICTION, "features": {"a": math.nan, "b": math.inf, "c": -math.inf}}).encode()
     columns = prediction_from_event(codec.decode(row, json_record="PredictionEvent")[1])
@@ -110,6 +123,8 @@ def test_nan_and_infinity_arrive() -> None:
         ({"class_probabilities": {"a": None}}, "'a' is null"),
         ({"segments": {"a": None}}, "'a' is null"),
         ({"latency_ms": {}}, "latency_ms"),
+        ({"prediction_low": "1"}, "prediction_low: expected a number"),
+        ({"prediction_high": True}, "prediction_high: expected a number"),
         ({"predicition": 1}, "unknown field 'predicition'"),
         ({"prediction_id": "a\ud800"}, "Unicode"),
         ({"features": {"\udfff": 1}}, "Unicode"),
@@ -148,6 +163,10 @@ def test_an_error_is_a_class_of_its_row() -> None:
         ({"actual_label": None}, "needs actual_value or actual_label"),
         ({"was_acted_on": 1}, "true or false"),
         ({"actual_value": "x"}, "actual_value: expected a number"),
+        ({"labelling_probability": "x"}, "labelling_probability: expected a number"),
+        ({"labelling_probability": 0}, "labelling_probability: expected numbers above 0 and at most 1, came 0.0"),
+        ({"labelling_probability": 1.25}, "labelling_probability: .*came 1.25"),
+        ({"labelling_probability": math.nan}, "labelling_probability: .*came nan"),
         ({"prediction_id": ""}, "1 to 256"),
         ({"prediction_id": "x" * 257}, "1 to 256"),
         ({"deployment_id": "a#1"}, "without '#'"),

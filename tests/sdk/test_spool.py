@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driftline import Client, KafkaSettings, OutcomeColumns, PredictionColumns, decode
 from driftline import spool as spools
 from driftline.batches import Message
 from driftline.errors import SpoolFullError
@@ -137,6 +139,25 @@ def test_the_spool_of_an_ended_process_is_adopted_in_order_and_removed(tmp_path:
     assert content(drain(spool)) == content(written)
     spool.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_s_intervals_and_labelling_probabilities_come_back_from_the_disk(tmp_path: Path) -> None:
+    away = KafkaSettings("127.0.0.1:1")
+    with Client("d", "v", settings=away, spool_dir=tmp_path, delivery_timeout_seconds=0.2, strict=True) as client:
+        client.log_prediction({}, 2.0, prediction_id="a", prediction_low=1.0, prediction_high=4.0)
+        client.log_prediction({}, 2.0, prediction_id="b")
+        client.log_outcome("a", 3.0, labelling_probability=0.25)
+        client.log_outcome("b", 5.0)
+        client.close(0.5)
+        assert client.counters().spooled == 4
+    (spool,) = adoptable(folder_for(tmp_path, away.bootstrap_servers, "", "d"), ())
+    records = dict(decode(one.value) for one in drain(spool))
+    spool.close()
+    predictions = PredictionColumns.from_record(records["PredictionBatch"])
+    np.testing.assert_array_equal(predictions.prediction_low, [1.0, np.nan])
+    np.testing.assert_array_equal(predictions.prediction_high, [4.0, np.nan])
+    outcomes = OutcomeColumns.from_record(records["OutcomeBatch"])
+    np.testing.assert_array_equal(outcomes.labelling_probability, [0.25, 1.0])
 
 
 def test_the_spool_of_a_living_process_is_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""Frames: how the predictions of a version wait for their outcomes, and what the two are counted in.
+
+A prediction keeps, for as long as it waits, only what its outcome will be compared with. What that is follows from the
+specification and the baseline in force when it came. A later one begins a new frame; what waits in the old one is
+judged by the old one, and windows of different frames are told apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.events import OutcomeColumns, PredictionColumns
+from streams.baseline import Baseline, BaselineSegment
+from streams.outcomes.reading import MOST_PROBABILITIES, Keys, jitter, performance_layout, read_predicted
+from streams.parts import part_codes
+from streams.specification import DeploymentSpec
+from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, Pairs, PerformanceLayout, Predicted
+
+Rows = NDArray[np.void]
+Integers = NDArray[np.int64]
+
+ID_FIELDS = [("key", "<u8"), ("check", "<u8"), ("time_us", "<i8")]
+"""What every row of the store begins with."""
+
+OUTCOME_ROW = np.dtype([*ID_FIELDS, ("known_us", "<i8"), ("value", "<f8"), ("weight", "<f8"), ("acted", "u1")])
+"""The outcome in force of a prediction; ``time_us`` is the prediction's."""
+
+EARLY_ROW = np.dtype(
+    [
+        *ID_FIELDS,
+        ("value", "<f8"),
+        ("weight", "<f8"),
+        ("label", "<i4"),
+        ("acted", "u1"),
+        ("gone", "u1"),
+        ("offset", "<i8"),
+        ("row", "<i4"),
+    ]
+)
+"""An outcome whose prediction has not come; ``time_us`` is when it was known, ``label`` an index of the deployment's
+labels, ``offset`` and ``row`` where it stands in the log; ``gone``: its prediction came, or is not waited for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """How the predictions of one version wait and are judged.
+
+    Attributes:
+        number: Counts the deployment's frames on this partition.
+        model_version: The version.
+        baseline_digest: The baseline in force.
+        first_offset: The first message of the predictions topic that is read in it.
+        window_ms: Length of the accuracy windows.
+        layout: What is counted.
+        segments: The segmentations whose parts are counted.
+    """
+
+    number: int
+    model_version: str
+    baseline_digest: str
+    first_offset: int
+    window_ms: int
+    layout: PerformanceLayout
+    segments: tuple[BaselineSegment, ...]
+
+    @property
+    def row_dtype(self) -> np.dtype[np.void]:
+        """What is kept of a prediction."""
+        classes = len(self.layout.classes)
+        width = {BINARY: 1, MULTICLASS: classes, REGRESSION: 3}.get(self.layout.task, 0)
+        fields: list[Any] = [*ID_FIELDS, ("label", "<i2")]
+        if self.segments:
+            fields.append(("parts", "<i2", (len(self.segments),)))
+        if width and classes <= MOST_PROBABILITIES:
+            fields.append(("scores", "<f8", (width,)))
+        return np.dtype(fields)
+
+    def same_as(self, other: Frame) -> bool:
+        """Whether rows are read and judged alike, whatever the frames' numbers."""
+        return self._settings() == other._settings()
+
+    def window_start_us(self, times_us: Integers) -> Integers:
+        """Start of the window of each prediction, int64[n]."""
+        window_us = self.window_ms * 1000
+        return times_us // window_us * window_us
+
+    def read_rows(self, columns: PredictionColumns, keys: Keys, counted: NDArray[np.bool_] | None) -> Rows:
+        """The rows of a batch that count, as they will wait; n rows.
+
+        Args:
+            columns: The batch.
+            keys: uint64[n, 2], of the rows that count.
+            counted: bool[batch], which rows those are; None for all.
+        """
+        rows = np.zeros(len(keys), self.row_dtype)
+        predicted = read_predicted(self.layout, columns)
+        mask: Any = slice(None) if counted is None else counted
+        rows["key"], rows["check"] = keys[:, 0], keys[:, 1]
+        rows["time_us"] = columns.timestamps_us[mask]
+        rows["label"] = predicted.labels[mask]
+        if "scores" in rows.dtype.names:  # type: ignore[operator] # a structured dtype has names
+            rows["scores"] = predicted.scores[mask]
+        for at, segment in enumerate(self.segments):
+            rows["parts"][:, at] = part_codes(segment, columns)[mask]
+        return rows
+
+    def predicted(self, rows: Rows) -> Predicted:
+        """What the model said, of rows that wait."""
+        names = rows.dtype.names or ()
+        scores = rows["scores"] if "scores" in names else np.zeros((len(rows), 0))
+        return Predicted(scores, rows["label"].astype(np.int64))
+
+    def parts(self, rows: Rows) -> dict[str, Integers]:
+        """Per segmentation the part of each row, int64[n], -1 for none."""
+        return {s.name: rows["parts"][:, at].astype(np.int64) for at, s in enumerate(self.segments)}
+
+    def pairs(self, rows: Rows, outcomes: Rows) -> Pairs:
+        """Predictions beside their outcomes; both n rows in one order."""
+        keys = np.stack([rows["key"], rows["check"]], axis=1)
+        return Pairs(
+            predicted=self.predicted(rows),
+            actual=outcomes["value"].copy(),
+            times_us=rows["time_us"].copy(),
+            ages_us=np.maximum(outcomes["known_us"] - rows["time_us"], 0),
+            weights=outcomes["weight"].copy(),
+            acted=outcomes["acted"].copy(),
+            jitter=jitter(keys),
+            parts=self.parts(rows),
+        )
+
+    def to_json(self) -> str:
+        """The frame as text."""
+        head = {"number": self.number, "model_version": self.model_version, "first_offset": self.first_offset}
+        return json.dumps(head | self._settings(), separators=(",", ":"))
+
+    def _settings(self) -> dict[str, Any]:
+        layout = self.layout
+        return {
+            "baseline_digest": self.baseline_digest,
+            "window_ms": self.window_ms,
+            "task": layout.task,
+            "classes": list(layout.classes),
+            "score_edges": layout.score_edges.tolist(),
+            "age_edges_us": layout.age_edges_us.tolist(),
+            "threshold": layout.threshold,
+            "values": None if layout.values is None else layout.values.tolist(),
+            "quantile": layout.quantile,
+            "segments": [dataclasses.asdict(segment) | {"values": list(segment.values)} for segment in self.segments],
+        }
+
+    @classmethod
+    def from_json(cls, text: str) -> Frame:
+        """Read :meth:`to_json`."""
+        fields = json.loads(text)
+        layout = PerformanceLayout(
+            task=fields["task"],
+            classes=tuple(fields["classes"]),
+            score_edges=np.array(fields["score_edges"], np.float64),
+            age_edges_us=np.array(fields["age_edges_us"], np.int64),
+            threshold=fields["threshold"],
+            values=None if fields["values"] is None else np.array(fields["values"], np.float64),
+            quantile=fields["quantile"],
+        )
+        segments = tuple(BaselineSegment(**{**s, "values": tuple(s["values"])}) for s in fields["segments"])
+        return cls(
+            fields["number"],
+            fields["model_version"],
+            fields["baseline_digest"],
+            fields["first_offset"],
+            fields["window_ms"],
+            layout,
+            segments,
+        )
+
+
+def frame_of(spec: DeploymentSpec, baseline: Baseline, number: int, first_offset: int) -> Frame | None:
+    """The frame that a specification and a baseline ask for; None where no outcomes are expected."""
+    layout = performance_layout(spec, baseline.outcomes)
+    if layout is None or spec.outcomes is None:
+        return None
+    return Frame(
+        number,
+        baseline.model_version,
+        baseline.digest,
+        first_offset,
+        spec.outcomes.window_ms,
+        layout,
+        baseline.segments,
+    )
+
+
+def part_names(frame: Frame) -> list[str]:
+    """The names of all parts that are counted besides all traffic, segmentation by segmentation."""
+    return [name for segment in frame.segments for name in segment.parts]
+
+
+def take_outcomes(columns: OutcomeColumns, rows: Sequence[int] | NDArray[np.intp]) -> OutcomeColumns:
+    """Some rows of a batch of outcomes, by index."""
+    at = np.asarray(rows, np.intp)
+    if len(at) == columns.rows and (at == np.arange(columns.rows)).all():
+        return columns
+    label = columns.actual_label
+    return OutcomeColumns(
+        deployment_id=columns.deployment_id,
+        prediction_ids=[columns.prediction_ids[row] for row in at.tolist()],
+        actual_timestamps_us=columns.actual_timestamps_us[at],
+        actual_value=None if columns.actual_value is None else columns.actual_value[at],
+        actual_label=None if label is None else dataclasses.replace(label, codes=label.codes[at]),
+        was_acted_on=None if columns.was_acted_on is None else columns.was_acted_on[at],
+        labelling_probability=None if columns.labelling_probability is None else columns.labelling_probability[at],
+    )

@@ -102,15 +102,42 @@ def latest_windows(
     Raises:
         ClusterError: Kafka does not answer, or the topic is missing.
     """
+    return latest_records(settings, deployment_id, "WindowSummary", version=version, from_us=from_us, to_us=to_us)
+
+
+def latest_records(
+    settings: KafkaSettings,
+    deployment_id: str,
+    name: str,
+    *,
+    version: str | None = None,
+    from_us: int | None = None,
+    to_us: int | None = None,
+) -> list[Record]:
+    """What is on the topic of windows under one record name, the latest revision of each, in order of their start.
+
+    Args:
+        settings: How to reach Kafka.
+        deployment_id: The deployment.
+        name: ``WindowSummary`` or ``PerformanceWindow``.
+        version: This model version only.
+        from_us: Windows that end after this event time only.
+        to_us: Windows that start before this event time only.
+
+    Raises:
+        ClusterError: Kafka does not answer, or the topic is missing.
+    """
     key = deployment_id.encode()
     latest: dict[str, Record] = {}
     for message in read_to_end(settings, settings.topics.windows):
         if message.key() != key:
             continue
         try:
-            record = decode(message.value())[1]
+            found, record = decode(message.value())
         except CodecError:
             continue  # not ours to judge here: the other windows stand
+        if found != name:
+            continue
         known = latest.get(record["id"])
         if known is None or record["revision"] >= known["revision"]:
             latest[record["id"]] = record
@@ -156,7 +183,7 @@ def summarise(
     """
     groups: dict[_Place, list[Record]] = {}
     for record in records:
-        start_us, _ = _bounds(record, period)
+        start_us, _ = period_bounds(record, period)
         place = (start_us, record["deployment_id"], record["model_version"], record["baseline_digest"])
         groups.setdefault(place, []).append(record)
     chosen = sorted(groups)[-last:] if last else sorted(groups)
@@ -192,7 +219,7 @@ def _summary(
         model_version=model_version,
         baseline_digest=digest,
         start_us=start_us,
-        end_us=_bounds(group[0], period)[1],
+        end_us=period_bounds(group[0], period)[1],
         status="final" if all(record["status"] == "final" for record in group) else "provisional",
         windows=len({record["window_start_us"] for record in group}),
         rows=sum(record["rows"] for record in group),
@@ -251,7 +278,7 @@ def _importance(key: StreamKey, group: Sequence[Record]) -> float | None:
     return found if np.isfinite(found) else None
 
 
-def _bounds(record: Record, period: Period) -> tuple[int, int]:
+def period_bounds(record: Record, period: Period) -> tuple[int, int]:
     """Start and end of the period a window belongs to, microseconds since 1970 UTC."""
     if period == "window":
         return record["window_start_us"], record["window_end_us"]

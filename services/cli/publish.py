@@ -54,6 +54,17 @@ _READING = (
     "or the command line is wrong."
 )
 
+_INTERVALS = (
+    "The columns prediction_low and prediction_high have the model's own interval for the actual value; both or "
+    "neither."
+)
+_OUTCOMES = (
+    "An outcome is joined by its prediction id. A row with a later actual_timestamp corrects what was published "
+    "before; the same row again changes nothing. Where only a sample is ever labelled, the column "
+    "labelling_probability has the probability with which each row was chosen, above 0 and at most 1; was_acted_on "
+    "says whether somebody acted."
+)
+
 
 @publish_app.callback()
 def publish() -> None:
@@ -81,7 +92,7 @@ class Request:
     epilog=(
         "Examples:\n\n  driftline publish predictions delays predictions.parquet --version 3\n\n"
         "  driftline publish predictions delays predictions.csv --from 2024-04-01 --to 2024-05-01 --speed 3600\n\n"
-        f"  driftline publish predictions delays new.csv --version 4 --dry-run\n\n{_READING}"
+        f"  driftline publish predictions delays new.csv --version 4 --dry-run\n\n{_READING}\n\n{_INTERVALS}"
     )
 )
 def predictions(
@@ -121,7 +132,7 @@ def predictions(
 @publish_app.command(
     epilog=(
         "Examples:\n\n  driftline publish outcomes delays arrivals.csv\n\n"
-        f"  driftline publish outcomes delays arrivals.parquet --to 2024-05-01 --json\n\n{_READING}"
+        f"  driftline publish outcomes delays arrivals.parquet --to 2024-05-01 --json\n\n{_READING}\n\n{_OUTCOMES}"
     )
 )
 def outcomes(

@@ -173,10 +173,13 @@ class Columns(_Section):
     segments: dict[Annotated[str, Field(min_length=1, max_length=_MAX_NAME)], Column] = Field(default_factory=dict)
     latency_ms: Column | None = None
     error: Column | None = None
+    prediction_low: Column | None = None
+    prediction_high: Column | None = None
     actual_value: Column | None = None
     actual_label: Column | None = None
     actual_timestamp: Column | None = None
     was_acted_on: Column | None = None
+    labelling_probability: Column | None = None
 
 
 class FalseAlarms(_Section):

@@ -88,6 +88,35 @@ def _number(value: Any) -> float:
     raise ValueError(f"expected a number, came {shown(value)}")
 
 
+def to_finite_numbers(column: Column) -> Converted[NDArray[np.float64]]:
+    """float64 values, NaN for missing; an infinite one is bad."""
+    read = to_numbers(column)
+    infinite = np.flatnonzero(np.isinf(read.values)).tolist()
+    return Converted(
+        read.values, read.bad | {row: f"expected a finite number, came {read.values[row]}" for row in infinite}
+    )
+
+
+def to_probabilities(column: Column) -> Converted[NDArray[np.float64]]:
+    """Numbers above 0 and at most 1; a missing one is bad."""
+    read = to_numbers(column)
+    wrong = np.flatnonzero(~((read.values > 0) & (read.values <= 1))).tolist()
+    came = {row: "nothing" if np.isnan(read.values[row]) else f"{read.values[row]}" for row in wrong}
+    messages = {row: f"expected a probability above 0 and at most 1, came {text}" for row, text in came.items()}
+    return Converted(read.values, messages | read.bad)
+
+
+def unfit_intervals(low: NDArray[np.float64], high: NDArray[np.float64]) -> dict[int, str]:
+    """By row, what is wrong with an interval: one end is missing, or the ends are in the wrong order."""
+    wrong = np.flatnonzero((low > high) | (np.isnan(low) != np.isnan(high))).tolist()
+    expected = "expected both ends of an interval, the lower first, or neither"
+    return {row: f"{expected}; came {_end(low[row])} and {_end(high[row])}" for row in wrong}
+
+
+def _end(value: float) -> str:
+    return "nothing" if math.isnan(value) else f"{value}"
+
+
 def to_categories(column: Column) -> Converted[CategoricalColumn]:
     """Text by dictionary, code -1 for missing. Numbers and booleans are written as the client writes them."""
     if isinstance(column, list):

@@ -25,6 +25,8 @@ class PredictionMapping:
     prediction_label: str | None
     latency_ms: str | None
     error: str | None
+    prediction_low: str | None = None
+    prediction_high: str | None = None
     features: Mapping[str, str] = field(default_factory=dict)
     class_probabilities: Mapping[str, str] = field(default_factory=dict)
     segments: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +41,8 @@ class PredictionMapping:
             self.prediction_label,
             self.latency_ms,
             self.error,
+            self.prediction_low,
+            self.prediction_high,
         )
         more = [*self.features.values(), *self.class_probabilities.values(), *self.segments.values()]
         return list(dict.fromkeys([*(name for name in own if name is not None), *more]))
@@ -53,10 +57,18 @@ class OutcomeMapping:
     actual_value: str | None
     actual_label: str | None
     was_acted_on: str | None
+    labelling_probability: str | None = None
 
     def columns(self) -> list[str]:
         """All columns that are needed."""
-        own = (self.actual_timestamp, self.prediction_id, self.actual_value, self.actual_label, self.was_acted_on)
+        own = (
+            self.actual_timestamp,
+            self.prediction_id,
+            self.actual_value,
+            self.actual_label,
+            self.was_acted_on,
+            self.labelling_probability,
+        )
         return list(dict.fromkeys(name for name in own if name is not None))
 
 
@@ -74,6 +86,15 @@ class _Finder:
         if given is not None:
             return self.required(name)
         return name if name in self._known else None
+
+    def both(self, one: str, other: str) -> tuple[str | None, str | None]:
+        """The columns of two fields of which neither makes sense alone."""
+        found = self.optional(one), self.optional(other)
+        if found[0] is None and found[1] is not None:
+            self.required(one, what=f"{one} beside {other}")
+        if found[1] is None and found[0] is not None:
+            self.required(other, what=f"{other} beside {one}")
+        return found
 
     def required(self, name: str, *, own: Sequence[str] = (), what: str | None = None) -> str:
         """The same for a field that has to be there."""
@@ -108,9 +129,11 @@ def prediction_mapping(spec: DeploymentSpec, names: Sequence[str], source: str) 
         source: The file, for errors.
 
     Raises:
-        FileError: A column that the specification names, or a watched feature, or the time is not there.
+        FileError: A column that the specification names, or a watched feature, or the time is not there, or one end of
+            the intervals without the other.
     """
     find = _Finder(spec, names, source)
+    low, high = find.both("prediction_low", "prediction_high")
     return PredictionMapping(
         timestamp=find.required("timestamp"),
         prediction_id=find.optional("prediction_id"),
@@ -119,6 +142,8 @@ def prediction_mapping(spec: DeploymentSpec, names: Sequence[str], source: str) 
         prediction_label=find.optional("prediction_label"),
         latency_ms=find.optional("latency_ms"),
         error=find.optional("error"),
+        prediction_low=low,
+        prediction_high=high,
         features={
             f.name: find.required(
                 _FEATURE + f.name, own=[f.name, _NESTED_FEATURES + f.name], what=f"the feature {f.name!r}"
@@ -146,4 +171,5 @@ def outcome_mapping(spec: DeploymentSpec, names: Sequence[str], source: str) -> 
         actual_value=value,
         actual_label=label,
         was_acted_on=find.optional("was_acted_on"),
+        labelling_probability=find.optional("labelling_probability"),
     )

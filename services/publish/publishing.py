@@ -174,6 +174,8 @@ def _log_predictions(client: Client, columns: PredictionColumns) -> None:
         latency_ms=columns.latency_ms,
         error=None if columns.error is None else _texts(columns.error),
         model_version=columns.model_version,
+        prediction_low=columns.prediction_low,
+        prediction_high=columns.prediction_high,
     )
 
 
@@ -185,6 +187,7 @@ def _log_outcomes(client: Client, columns: OutcomeColumns) -> None:
         None if columns.actual_label is None else _texts(columns.actual_label),
         columns.actual_timestamps_us,
         None if acted is None else [None if flag > 1 else bool(flag) for flag in acted.tolist()],
+        labelling_probability=columns.labelling_probability,
     )
 
 

@@ -18,10 +18,13 @@ from services.publish.convert import (
     to_booleans,
     to_categories,
     to_errors,
+    to_finite_numbers,
     to_flags,
     to_ids,
     to_numbers,
+    to_probabilities,
     to_times,
+    unfit_intervals,
 )
 from services.publish.errors import BadValue, BadValueError, FileError
 from services.publish.files import Column, Part, RowFile
@@ -247,6 +250,13 @@ def _read_part(
     vectors = {
         name: _remember(found, column, to_vectors(_column(part, column))) for name, column in of_kind[EMBEDDING].items()
     }
+    low, high = (
+        None if column is None else numbers(column) for column in (mapping.prediction_low, mapping.prediction_high)
+    )
+    if mapping.prediction_low is not None and low is not None and high is not None:
+        known = found[mapping.prediction_low].bad | found[mapping.prediction_high or ""].bad
+        unfit = {row: message for row, message in unfit_intervals(low, high).items() if row not in known}
+        _remember(found, mapping.prediction_low, Converted(low, unfit))
     ids: list[str] = _remember(found, mapping.prediction_id or "", reader.ids(part, mapping.prediction_id))
     whole = PredictionColumns(
         deployment_id=reader.spec.deployment_id,
@@ -266,6 +276,8 @@ def _read_part(
         if mapping.error is None
         else _remember(found, mapping.error, to_errors(_column(part, mapping.error))),
         model_id=reader.spec.model_id,
+        prediction_low=low,
+        prediction_high=high,
     )
     versions = None
     if version is None and mapping.model_version is not None:
@@ -304,10 +316,10 @@ def read_outcomes(
 def _read_outcome_part(reader: _Reader, mapping: OutcomeMapping, part: Part) -> tuple[OutcomeColumns, Rows]:
     times = reader.times(part, mapping.actual_timestamp)
     found: dict[str, Converted[Any]] = {mapping.actual_timestamp: times}
-    value = label = flags = None
+    value = label = flags = chances = None
     resolved = np.zeros(part.rows, dtype=bool)
     if mapping.actual_value is not None:
-        value = _remember(found, mapping.actual_value, to_numbers(_column(part, mapping.actual_value)))
+        value = _remember(found, mapping.actual_value, to_finite_numbers(_column(part, mapping.actual_value)))
         resolved |= ~np.isnan(value)
         resolved[list(found[mapping.actual_value].bad)] = True
     if mapping.actual_label is not None:
@@ -316,6 +328,9 @@ def _read_outcome_part(reader: _Reader, mapping: OutcomeMapping, part: Part) -> 
         resolved[list(found[mapping.actual_label].bad)] = True
     if mapping.was_acted_on is not None:
         flags = _remember(found, mapping.was_acted_on, to_flags(_column(part, mapping.was_acted_on)))
+    if mapping.labelling_probability is not None:
+        column = mapping.labelling_probability
+        chances = _remember(found, column, to_probabilities(_column(part, column)))
     ids: list[str] = _remember(found, mapping.prediction_id or "", reader.ids(part, mapping.prediction_id))
     whole = OutcomeColumns(
         deployment_id=reader.spec.deployment_id,
@@ -324,6 +339,7 @@ def _read_outcome_part(reader: _Reader, mapping: OutcomeMapping, part: Part) -> 
         actual_value=value,
         actual_label=label,
         was_acted_on=flags,
+        labelling_probability=chances,
     )
     reader.tally.unresolved += int((~resolved).sum())
     inside = reader.within(times)

@@ -558,6 +558,76 @@ def test_an_outcome_file_without_an_outcome_is_refused(tmp_path: Path) -> None:
         list(read_outcomes(open_file(path), SPEC))
 
 
+INTERVALS = DeploymentSpec("d", "m", "regression", (), columns={"prediction_low": "p05", "timezone": "UTC"})
+
+
+def test_intervals_are_read_where_both_ends_are_there(tmp_path: Path) -> None:
+    text = "timestamp,prediction,p05,prediction_high\n2024-01-01,2,1,3\n2024-01-01,5,,NA\n2024-01-01,2,2,inf\n"
+    columns = predictions(write(tmp_path / "f.csv", text), INTERVALS)
+    np.testing.assert_array_equal(columns.prediction_low, [1.0, math.nan, 2.0])
+    np.testing.assert_array_equal(columns.prediction_high, [3.0, math.nan, math.inf])
+    part = take(columns, np.array([2, 0]))
+    np.testing.assert_array_equal(part.prediction_low, [2.0, 1.0])
+    assert predictions(write(tmp_path / "g.csv", "timestamp,x\n2024-01-01,2\n"), _plain()).prediction_low is None
+
+
+def _plain() -> DeploymentSpec:
+    return DeploymentSpec("d", "m", "regression", (), columns={"timezone": "UTC"})
+
+
+@pytest.mark.parametrize(
+    ("row", "came"), [("3,1", "came 3.0 and 1.0"), ("3,", "came 3.0 and nothing"), (",3", "came nothing and 3.0")]
+)
+def test_an_interval_that_is_none_is_named_with_its_line(tmp_path: Path, row: str, came: str) -> None:
+    path = write(tmp_path / "f.csv", f"timestamp,p05,prediction_high\n2024-01-01,1,1\n2024-01-01,{row}\n")
+    text = refusal(path, INTERVALS)
+    assert "line 3, column 'p05': expected both ends of an interval, the lower first, or neither; " + came in text
+    tally = Tally()
+    assert predictions(path, INTERVALS, on_error="skip", tally=tally).rows == 1 and tally.rejected == 1
+
+
+def test_an_end_that_is_no_number_is_named_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.csv", "timestamp,p05,prediction_high\n2024-01-01,low,1\n2024-01-01,1,high\n")
+    tally = Tally()
+    assert not list(read_predictions(open_file(path), INTERVALS, version="1", on_error="skip", tally=tally))
+    assert [(value.line, value.column) for value in tally.examples] == [(2, "p05"), (3, "prediction_high")]
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"), [("prediction_low", "prediction_high"), ("prediction_high", "prediction_low")]
+)
+def test_one_end_of_an_interval_alone_is_refused(tmp_path: Path, there: str, missing: str) -> None:
+    path = write(tmp_path / "f.csv", f"timestamp,{there}\n2024-01-01,1\n")
+    assert f"no column {missing!r} for {missing} beside {there}" in refusal(path, _plain())
+
+
+def test_labelling_probabilities_are_read_and_unresolved_rows_need_none(tmp_path: Path) -> None:
+    spec = DeploymentSpec("d", "m", "regression", (), columns={"timezone": "UTC", "labelling_probability": "chance"})
+    text = "prediction_id,actual_timestamp,actual_value,chance\na,2024-01-01,1,0.25\nb,,,\nc,2024-01-01,2,1\n"
+    (columns,) = read_outcomes(open_file(write(tmp_path / "f.csv", text)), spec)
+    assert columns.labelling_probability is not None and columns.labelling_probability.tolist() == [0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "chance", "message"),
+    [
+        ("1", "0", "column 'labelling_probability': expected a probability above 0 and at most 1, came 0.0"),
+        ("1", "1.5", "expected a probability above 0 and at most 1, came 1.5"),
+        ("1", "", "expected a probability above 0 and at most 1, came nothing"),
+        ("1", "often", "column 'labelling_probability': expected a number, came 'often'"),
+        ("inf", "1", "column 'actual_value': expected a finite number, came inf"),
+    ],
+)
+def test_what_cannot_be_an_outcome_is_named_with_its_line(
+    tmp_path: Path, value: str, chance: str, message: str
+) -> None:
+    header = "prediction_id,actual_timestamp,actual_value,labelling_probability"
+    path = write(tmp_path / "f.csv", f"{header}\na,2024-01-01,1,1\nb,2024-01-01,{value},{chance}\n")
+    with pytest.raises(BadValueError) as caught:
+        list(read_outcomes(open_file(path), _plain()))
+    assert "line 3" in str(caught.value) and message in str(caught.value)
+
+
 def test_hostile_names_and_values_stay_data(tmp_path: Path) -> None:
     evil = "=cmd|' /C calc'!A0\x1b[31m<script>"
     spec = DeploymentSpec("d", "m", "other", (FeatureSpec(evil, "categorical"),), columns={"timezone": "UTC"})

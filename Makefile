@@ -50,7 +50,7 @@ bench-detection: setup ## Measure false alarms, delays and the known detectors o
 
 lock: $(VENV)/.ready ## Pin the dependencies anew (needs uv)
 	@uv pip compile -q pyproject.toml --extra demo --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package driftline --no-emit-index-url --no-header -o requirements/all.lock
-	@uv pip compile -q requirements/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/peers.lock
+	@uv pip compile -q requirements/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-package nvidia-nccl-cu12 --no-emit-index-url --no-header -o requirements/peers.lock
 	@uv pip compile -q requirements/build.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements/build.lock
 
 clean: ## Remove what the commands made, but not the broker's jars

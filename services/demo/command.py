@@ -279,8 +279,9 @@ def _effects(settings: KafkaSettings) -> tuple[list[str], dict[str, list[float]]
     """PSI of every stream by month, from sums of the windows' counts, and by day."""
     latest: dict[str, Mapping[str, Any]] = {}
     for message in read_to_end(settings, settings.topics.windows):
-        record = decode(message.value())[1]
-        latest[record["id"]] = record
+        name, record = decode(message.value())
+        if name == "WindowSummary":
+            latest[record["id"]] = record
     reference = {stream.name: stream.counts for stream in _baseline(settings).streams if not stream.segment}
     sums: dict[str, dict[str, Any]] = {}
     daily: dict[str, list[tuple[str, float]]] = {}

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streams.baseline import ASSOCIATION_PREFIX, RATE_ROLE, Baseline
+from streams.baseline import ASSOCIATION_PREFIX, LABELS_ROLE, RATE, RATE_ROLE, Baseline
 from streams.blocks import CONFIDENCE_ERROR, Block
 from streams.derived import ASSOCIATION as ASSOCIATION_KIND
 from streams.effects import effect_sizes
@@ -49,8 +49,8 @@ def alert_fired(
     """The firing ``Alert`` of an alarm, and its audit event."""
     episode, monitor = alarm.episode, alarm.monitor
     inputs = _inputs(monitors.baseline)
-    interval_ms = 0 if monitors.rate is None else monitors.rate.interval_us // 1000
-    causes = [_cause(monitors.blocks[cause.block], cause, inputs, interval_ms) for cause in alarm.causes[:MOST_CAUSES]]
+    lengths = _lengths_ms(monitors)
+    causes = [_cause(monitors.blocks[cause.block], cause, inputs, lengths) for cause in alarm.causes[:MOST_CAUSES]]
     alert = _alert(spec, monitors, monitor, episode, message, "firing", episode.fired_us, model_id) | {
         "log_evidence_nats": alarm.log_evidence_nats,
         "rows_since_change": int(alarm.causes[0].counts.sum()),
@@ -153,7 +153,17 @@ def _inputs(baseline: Baseline) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _cause(block: Block, cause: Cause, inputs: Mapping[str, Sequence[str]], interval_ms: int) -> dict[str, Any]:
+def _lengths_ms(monitors: Monitors) -> dict[tuple[str, str], int]:
+    """By role and name: the intervals of time that the rate counts, the ages at which labels are looked for."""
+    found = {} if monitors.rate is None else {(RATE_ROLE, RATE): monitors.rate.interval_us // 1000}
+    labels = next((derived for derived in monitors.baseline.derived if derived.kind == LABELS_ROLE), None)
+    ages_us = [] if labels is None else labels.arrays["ages_us"].tolist()
+    return found | {(LABELS_ROLE, f"{LABELS_ROLE}:{j}"): int(age) // 1000 for j, age in enumerate(ages_us, start=1)}
+
+
+def _cause(
+    block: Block, cause: Cause, inputs: Mapping[str, Sequence[str]], lengths_ms: Mapping[tuple[str, str], int]
+) -> dict[str, Any]:
     stream, p0 = block.streams[cause.index], block.p0[cause.index]
     rows = int(cause.counts.sum())
     independence = block.independence[cause.index]
@@ -175,7 +185,7 @@ def _cause(block: Block, cause: Cause, inputs: Mapping[str, Sequence[str]], inte
         "observed": cause.counts.tolist(),
         "segment": stream.segment,
         "inputs": [_shortened(name) for name in inputs.get(stream.name, ())],
-        "interval_ms": interval_ms if stream.role == RATE_ROLE else 0,
+        "interval_ms": lengths_ms.get((stream.role, stream.name), 0),
     }
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record
-from services.alerting.readings import percent, reading, stream_name, telling, unit
-from services.alerting.text import Line, Value, line, value, web_link
-from streams.baseline import ASSOCIATION_ROLE, ERROR, JOINT_ROLE, QUALITY_ROLE, RATE_ROLE
+from services.alerting.outcomes import concept_words, labels_words, outcome_steps
+from services.alerting.readings import moved, reading, stream_name, telling, unit
+from services.alerting.sizes import how_bad, number_text, sizes
+from services.alerting.statements import Statement, percent
+from services.alerting.text import Line, Value, command, line, value, web_link
+from streams.baseline import LABELS_ROLE
 from streams.detectors import MONITOR_PREFIX
+from streams.specification import CONCEPT_DRIFT, FAIRNESS, LABELS
 
 SHOWN_CAUSES = 5
 
@@ -26,12 +29,17 @@ _MONITORS = {
     "prediction_drift": "Prediction drift",
     "data_quality": "Data quality",
     "service": "Service",
+    CONCEPT_DRIFT: "Concept drift",
+    LABELS: "Label arrival",
+    FAIRNESS: "Fairness",
 }
+_OF_OUTCOMES = (CONCEPT_DRIFT, LABELS, FAIRNESS)
 _CHANGED = {
     "data_drift": ("The inputs of ", " no longer look like the reference"),
     "prediction_drift": ("The predictions of ", " no longer look like the reference"),
     "data_quality": ("The data of ", " are no longer as usable as in the reference"),
     "service": ("The service of ", " no longer behaves as in the reference"),
+    FAIRNESS: ("Parts of the traffic of ", " are treated otherwise than in the reference"),
 }
 _WHERE_TO_LOOK = {
     "data_quality": "look where these values come from: the source, the join, the unit, a new category",
@@ -96,7 +104,7 @@ def cause_line(cause: Record) -> Line:
     parts = [*stream_line(cause).parts, ": "]
     if told is not None:
         parts += [*told.parts, ". "]
-    parts.append(_sizes(cause))
+    parts.append(sizes(cause))
     if math.isfinite(share := cause["evidence_share"]):
         parts.append(f"; {percent(share)} of the evidence")
     return line(*parts)
@@ -120,7 +128,7 @@ def monitor_title(monitor: str) -> Line:
 def _headline(record: Record, resolved: bool) -> Line:
     """At most 147 characters, so that it fits Slack's header of 150 with a mark before it."""
     title = monitor_title(record["monitor"])
-    if record["monitor"] in ("data_quality", "service"):
+    if record["monitor"] in ("data_quality", "service", LABELS, FAIRNESS):
         title = line(*title.parts, " change")
     if resolved:
         title = line("Resolved: ", *title.parts)
@@ -139,7 +147,7 @@ def _summary(headline: Line, causes: Sequence[Record]) -> Line:
 def _firing_sentences(record: Record) -> list[Line]:
     sentences = [_what(record), _since(record), _how_sure(record)]
     if record["causes"]:
-        sentences.append(_how_bad(record["causes"][0]))
+        sentences.append(how_bad(record["causes"][0]))
     return sentences
 
 
@@ -173,9 +181,7 @@ def _signal_sentences(record: Record, *, resolved: bool) -> list[Line]:
 
 
 def _what(record: Record) -> Line:
-    opening, changed = _CHANGED.get(record["monitor"], ("The streams of ", " no longer look like the reference"))
-    parts = [opening, value(record["deployment_id"]), changed]
-    causes = record["causes"]
+    parts, causes = [*_changed(record)], record["causes"]
     if not causes:
         return line(*parts, ".")
     names = [stream_name(cause).parts for cause in causes[:_SENTENCE_NAMES]]
@@ -187,28 +193,45 @@ def _what(record: Record) -> Line:
     return line(*parts, ".")
 
 
+def _changed(record: Record) -> tuple[str, ...]:
+    deployment, causes = value(record["deployment_id"]), record["causes"]
+    if record["monitor"] == CONCEPT_DRIFT:
+        return concept_words(record.get("diagnosis", ""), deployment, moved(causes[0]) if causes else "")
+    if record["monitor"] == LABELS:
+        return labels_words(_known(record), deployment)
+    opening, changed = _CHANGED.get(record["monitor"], ("The streams of ", " no longer look like the reference"))
+    return (opening, deployment, changed)
+
+
+def _known(record: Record) -> Statement | None:
+    """How many of the labels are known, by the strongest cause that says so."""
+    cause = next((cause for cause in record["causes"] if cause["role"] == LABELS_ROLE), None)
+    found = None if cause is None else telling(cause)
+    return None if found is None else found[0]
+
+
 def _since(record: Record) -> Line:
     start, found = record["change_time_us"], record["detection_time_us"]
     rows, first = record["rows_since_change"], record["causes"][:1]
-    counted = [f"{rows:,} {unit(first[0]) if first else 'rows'}"]
+    many = [f"{rows:,} {unit(first[0]) if first else 'rows'}"]
     if first and first[0].get("segment"):
-        counted += [" of ", value(first[0]["segment"])]
+        many += [" of ", value(first[0]["segment"])]
+    estimated = "estimated, by when outcomes came" if record["monitor"] in _OF_OUTCOMES else "estimated"
     return line(
         "Since about ",
         format_time(start),
-        " (estimated); noticed at ",
+        f" ({estimated}); noticed at ",
         format_time(found),
         f", {format_span(found - start)} and ",
-        *counted,
+        *many,
         " later.",
     )
 
 
 def _how_sure(record: Record) -> Line:
     evidence, threshold = record["log_evidence_nats"], record["threshold_nats"]
-    parts = [
-        f"Evidence {_number(evidence)} nats against a threshold of {_number(threshold)}{_times(evidence - threshold)}."
-    ]
+    times = _times(evidence - threshold)
+    parts = [f"Evidence {number_text(evidence)} nats against a threshold of {number_text(threshold)}{times}."]
     if record["false_alarms"]:
         parts += [
             " The threshold keeps this promise on false alarms: ",
@@ -228,43 +251,6 @@ def _times(excess_nats: float) -> str:
     return f": {rounded} times what it asks"
 
 
-def _how_bad(cause: Record) -> Line:
-    """How large the change is: as a count where few rows matter, else as a total variation, which is the share of rows
-    that would have to be others for the difference to be gone.
-    """
-    if _is_counted(cause):
-        return _how_many(cause)
-    distance = cause["effects"]["total_variation"]
-    interval = _interval(cause)
-    parts = [
-        f"The change is {_psi_in_words(cause['effects']['psi'])} by the usual reading of PSI: ",
-        f"{percent(distance)} of rows{interval} would have to ",
-    ]
-    if cause["role"] in (JOINT_ROLE, ASSOCIATION_ROLE):
-        parts.append("be combined otherwise")
-    else:
-        parts += ["have other values of ", *stream_line(cause).parts]
-    return line(*parts, " to look like the reference again.", "" if interval else _why_no_interval(cause))
-
-
-def _is_counted(cause: Record) -> bool:
-    """Whether a change is told by how many rows (or intervals) are affected: PSI calls a hundredth of them small."""
-    return cause["role"] in (QUALITY_ROLE, RATE_ROLE) or cause["stream"] == ERROR
-
-
-def _how_many(cause: Record) -> Line:
-    found = telling(cause)
-    if found is None:
-        return line("How large the change is cannot be told: the alert has no counts.")
-    statement, total = found
-    expected = statement.expected * total
-    usual = "fewer than 1" if expected < 1 else f"about {expected:,.0f}"
-    affected = f"Since then {round(statement.observed * total):,} of {total:,} {unit(cause)}"
-    where = (" of ", value(cause["segment"])) if cause.get("segment") else ()
-    name = () if cause["role"] != QUALITY_ROLE else (" (", *stream_line(cause | {"segment": ""}).parts, ")")
-    return line(affected, *where, " ", *statement.words, *name, f"; the reference leads to expect {usual}.")
-
-
 def _steps(record: Record) -> Line:
     """What to do next. Names go into commands quoted, so that none becomes a command of its own."""
     deployment, version = record["deployment_id"], record["model_version"]
@@ -274,19 +260,20 @@ def _steps(record: Record) -> Line:
     monitor, causes = record["monitor"], record["causes"]
     if monitor.startswith(MONITOR_PREFIX):
         stream = monitor.removeprefix(MONITOR_PREFIX).partition(":")[2]
-        return line(*parts, "see how far it went: ", _command("windows show", deployment, "--stream", stream), ".")
-    if monitor in _WHERE_TO_LOOK:
+        return line(*parts, "see how far it went: ", command("windows show", deployment, "--stream", stream), ".")
+    if monitor in _OF_OUTCOMES:
+        parts += outcome_steps(record, _known(record))
+    elif monitor in _WHERE_TO_LOOK:
         parts.append(_WHERE_TO_LOOK[monitor])
     else:
         stream = ("--stream", causes[0]["stream"]) if causes else ()
-        parts += ["see how far and when: ", _command("windows show", deployment, *stream)]
+        parts += ["see how far and when: ", command("windows show", deployment, *stream)]
     since = _day(record["change_time_us"])
-    build = _command("baseline build", deployment, "--from-topic", "--version", version, "--from", since)
-    return line(*parts, ". If this is how things are to be, a baseline of the time since ends the alarm: ", build, ".")
-
-
-def _command(name: str, *arguments: str) -> Value:
-    return Value(f"driftline {name} " + " ".join(shlex.quote(value(argument)) for argument in arguments))
+    build = command("baseline build", deployment, "--from-topic", "--version", version, "--from", since)
+    ends = "a baseline of the time since ends the alarm"
+    if monitor in _OF_OUTCOMES:
+        ends = "a baseline of the time since, once its outcomes are known, ends the alarm"
+    return line(*parts, f". If this is how things are to be, {ends}: ", build, ".")
 
 
 def _day(time_us: int) -> str:
@@ -295,47 +282,6 @@ def _day(time_us: int) -> str:
         return (_EPOCH + dt.timedelta(microseconds=time_us, days=1)).date().isoformat()
     except OverflowError:
         return "DAY"
-
-
-def _sizes(cause: Record) -> str:
-    effects = cause["effects"]
-    psi, distance = effects["psi"], effects["total_variation"]
-    size = "Total variation" if _is_counted(cause) else f"PSI {_number(psi)} ({_psi_in_words(psi)}), total variation"
-    return f"{size} {percent(distance)}{_interval(cause)}, {cause['rows']:,} {unit(cause)}"
-
-
-def _interval(cause: Record) -> str:
-    """The 95 % interval of the total variation; empty where it spans all there is and so says nothing.
-
-    Alerts of earlier releases have one-sided limits only, which hold at 90 % together.
-    """
-    both = cause["effects"]["intervals"].get("total_variation", ())
-    level = "95 %" if len(both) == 2 else "90 %"
-    low, high = both if len(both) == 2 else (cause["tv_low"], cause["tv_high"])
-    if not math.isfinite(low + high) or (low <= 0 and high >= 1):
-        return ""
-    if high >= 1:
-        return f" (at {level} confidence at least {percent(low)})"
-    return f" ({level} interval {percent(low)} to {percent(high)})"
-
-
-def _why_no_interval(cause: Record) -> str:
-    """Rows in a row are alike: a week of one sort of weather is one observation of the weather, not a thousand."""
-    independent = cause["effects"]["independent_rows"]
-    if independent is None or not 0 < independent < cause["rows"]:
-        return ""
-    worth = "one" if independent < 1.5 else f"{independent:,.0f}" if independent < 1e15 else "many"
-    return (
-        " How exact that share is cannot be told: successive rows are so much alike that these "
-        f"{cause['rows']:,} are worth no more than {worth} independent of each other."
-    )
-
-
-def _psi_in_words(psi: float) -> str:
-    """The rule of thumb of credit scoring: below 0.1 small, to 0.25 moderate, above large."""
-    if not math.isfinite(psi):
-        return "of unknown size"
-    return "small" if psi < 0.1 else "moderate" if psi < 0.25 else "large"
 
 
 def _facts(record: Record) -> Sequence[tuple[str, Value]]:
@@ -348,8 +294,8 @@ def _facts(record: Record) -> Sequence[tuple[str, Value]]:
     ]
     if record["status"] != "resolved" and not record["monitor"].startswith(MONITOR_PREFIX):
         first = record["causes"][:1]
-        counted = unit(first[0]) if first else "rows"
-        facts.append((f"{counted.capitalize()} since the change", Value(f"{record['rows_since_change']:,}")))
+        what = unit(first[0]) if first else "rows"
+        facts.append((f"{what.capitalize()} since the change", Value(f"{record['rows_since_change']:,}")))
     tags = list(record["tags"].items())
     if tags:
         shown = ", ".join(f"{value(k, 40)}={value(v, 40)}" for k, v in tags[:6])
@@ -379,9 +325,3 @@ def format_span(span_us: int) -> str:
     if hours < 48:
         return f"{sign}{hours} h {rest} min" if rest else f"{sign}{hours} h"
     return f"{sign}{round(hours / 24):,} days"
-
-
-def _number(number: float) -> str:
-    if not math.isfinite(number):
-        return "unknown"
-    return f"{number:.2f}" if abs(number) < 10 else f"{number:,.1f}" if abs(number) < 1e6 else f"{number:.3g}"

@@ -111,6 +111,7 @@ def _details(alert: Record) -> dict[str, Any]:
     return {
         "what_happened": " ".join(map(str, text.sentences)),
         "what_to_do": "" if text.steps is None else str(text.steps),
+        "diagnosis": _field(alert.get("diagnosis", "")),
         "causes": [_cause(cause) for cause in alert["causes"][:_DETAILED_CAUSES]],
         "causes_in_words": list(map(str, text.causes)),
         "model_version": _field(alert["model_version"]),

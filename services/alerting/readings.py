@@ -9,9 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from driftline.codec import Record
+from services.alerting.outcomes import (
+    OUTCOME_ROLES,
+    fairness_reading,
+    moved_text,
+    outcome_name,
+    outcome_statements,
+    outcome_unit,
+    waiting,
+)
+from services.alerting.statements import Statement, expected_share, percent, statement
 from services.alerting.text import Line, Value, line, value
 from streams.baseline import (
     ASSOCIATION_ROLE,
@@ -66,41 +75,6 @@ _COMPUTED = {
 
 _INTERVALS = {60: "minute", 300: "5 minutes", 900: "15 minutes", 3_600: "hour", 21_600: "6 hours", 86_400: "day"}
 _INPUTS_NAMED = 4
-_NEXT_TO_NONE = 1e-4
-_LEAST_SHARE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """``words``: what holds for the rows ("lie above …"); shares 0 to 1 of all rows."""
-
-    words: tuple[str, ...]
-    observed: float
-    expected: float
-
-    @property
-    def divergence_nats(self) -> float:
-        """How much the statement sets observed and expected apart."""
-        o = min(max(self.observed, 0.0), 1.0)
-        e = min(max(self.expected, _LEAST_SHARE), 1 - _LEAST_SHARE)
-        return (o * math.log(o / e) if o > 0 else 0.0) + ((1 - o) * math.log((1 - o) / (1 - e)) if o < 1 else 0.0)
-
-
-def percent(share: float) -> str:
-    """A share 0 to 1 as people write it: '62 %', '0.4 %', 'under 0.01 %'."""
-    if not math.isfinite(share):
-        return "an unknown share"
-    p = 100 * share
-    if p == 0 or p >= 9.95:
-        return f"{p:.0f} %"
-    if p < 0.01:
-        return "under 0.01 %"
-    return f"{p:.1f} %" if p >= 0.1 else f"{p:.2g} %"
-
-
-def expected_share(share: float) -> str:
-    """The share that the reference leads to expect; its bins are never quite empty."""
-    return "next to none" if 0 < share < _NEXT_TO_NONE else percent(share)
 
 
 def stream_label(cause: Record) -> str:
@@ -117,6 +91,8 @@ def stream_name(cause: Record) -> Line:
 
 def _whole_name(cause: Record) -> Line:
     stream, role, inputs = cause["stream"], cause["role"], cause.get("inputs", ())
+    if role in OUTCOME_ROLES:
+        return line(*outcome_name(cause))
     if role == RATE_ROLE:
         return line("the rate of rows")
     if role == QUALITY_ROLE:
@@ -170,7 +146,9 @@ def _listed(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def unit(cause: Record) -> str:
-    """What the counts of a ``Cause`` count: 'rows', or 'intervals of 5 minutes'."""
+    """What the counts of a ``Cause`` count: 'rows', 'outcomes', or 'intervals of 5 minutes'."""
+    if cause["role"] in OUTCOME_ROLES:
+        return outcome_unit(cause)
     if cause["role"] != RATE_ROLE:
         return "rows"
     seconds = cause.get("interval_ms", 0) // 1000
@@ -181,30 +159,54 @@ def unit(cause: Record) -> str:
     return f"intervals of {article}{length}"
 
 
+def counted(cause: Record) -> str:
+    """The same where it is said what holds for them: 'predictions that still waited'."""
+    return waiting(cause) if cause["role"] in OUTCOME_ROLES else unit(cause)
+
+
 def telling(cause: Record) -> tuple[Statement, int] | None:
     """The most telling statement about a ``Cause``, and of how many rows (or intervals); None when it has no counts."""
-    observed_rows = [max(int(n), 0) for n in cause["observed"]]
-    expected = [e if math.isfinite(e) and e > 0 else 0.0 for e in cause["expected"]]
-    total, expected_total = sum(observed_rows), sum(expected)
-    if not total or expected_total <= 0 or not len(cause["bins"]) == len(observed_rows) == len(expected):
+    found = _shares(cause)
+    if found is None:
         return None
-    observed = [n / total for n in observed_rows]
-    expected = [e / expected_total for e in expected]
+    observed, expected, total = found
     return max(_statements(cause, observed, expected), key=lambda s: s.divergence_nats), total
 
 
 def reading(cause: Record) -> Line | None:
     """The most telling statement as shares: '62 % of rows lie above …, expected 10 %'; None without counts."""
+    shares = _shares(cause)
+    group = None if shares is None else fairness_reading(cause, *shares[:2])
+    if group is not None:
+        return group
     found = telling(cause)
     if found is None:
         return None
     best, _ = found
-    of = f"{percent(best.observed)} of {unit(cause)} "
+    of = f"{percent(best.observed)} of {counted(cause)} "
     return line(of, *best.words, f", expected {expected_share(best.expected)}")
+
+
+def moved(cause: Record) -> str:
+    """To which side a stream of outcomes moved, in a sentence; empty where to none, and for other streams."""
+    shares = _shares(cause)
+    return "" if shares is None else moved_text(cause, *shares[:2])
+
+
+def _shares(cause: Record) -> tuple[list[float], list[float], int] | None:
+    """Observed and expected share per bin, and how many were observed; None without counts."""
+    observed_rows = [max(int(n), 0) for n in cause["observed"]]
+    expected = [e if math.isfinite(e) and e > 0 else 0.0 for e in cause["expected"]]
+    total, expected_total = sum(observed_rows), sum(expected)
+    if not total or expected_total <= 0 or not len(cause["bins"]) == len(observed_rows) == len(expected):
+        return None
+    return [n / total for n in observed_rows], [e / expected_total for e in expected], total
 
 
 def _statements(cause: Record, observed: Sequence[float], expected: Sequence[float]) -> Iterator[Statement]:
     labels, role = list(cause["bins"]), cause["role"]
+    if role in OUTCOME_ROLES and (about := outcome_statements(cause, observed, expected)) is not None:
+        return about
     if role == QUALITY_ROLE and len(labels) == QUALITY.size:
         kinds = range(QUALITY_VALID + 1, QUALITY.size)
         return (Statement((_QUALITY[i],), observed[i], expected[i]) for i in kinds)
@@ -229,41 +231,35 @@ def is_numeric(labels: Sequence[str]) -> bool:
 def _numeric(
     labels: Sequence[str], observed: Sequence[float], expected: Sequence[float], lie: str = "lie", unit: str = ""
 ) -> Iterator[Statement]:
-    yield _statement(observed, expected, ("have no value",), [NUMERIC_MISSING])
-    yield _statement(observed, expected, (f"{lie} below everything in the reference",), [BELOW_MIN])
-    yield _statement(observed, expected, (f"{lie} above everything in the reference",), [ABOVE_MAX])
+    yield statement(observed, expected, ("have no value",), [NUMERIC_MISSING])
+    yield statement(observed, expected, (f"{lie} below everything in the reference",), [BELOW_MIN])
+    yield statement(observed, expected, (f"{lie} above everything in the reference",), [ABOVE_MAX])
     for decile in range(1, CORE_BINS):
         cut = FIRST_CORE + decile
         name = _ORDINALS[decile]
         edge = _edge(labels, cut)
         at = () if edge is None else (" (", Value(f"{_rounded(edge)}{unit}"), ")")
         above, below = range(cut, NUMERIC_MISSING), range(cut)
-        yield _statement(observed, expected, (f"{lie} above the reference's {name} decile", *at), above)
-        yield _statement(observed, expected, (f"{lie} below the reference's {name} decile", *at), below)
+        yield statement(observed, expected, (f"{lie} above the reference's {name} decile", *at), above)
+        yield statement(observed, expected, (f"{lie} below the reference's {name} decile", *at), below)
     for decile in range(1, CORE_BINS // 2):
         low, high = FIRST_CORE + decile, FIRST_CORE + CORE_BINS - decile
         between = f"the reference's {_ORDINALS[decile]} and {_ORDINALS[CORE_BINS - decile]} decile"
         outside = [*range(low), *range(high, NUMERIC_MISSING)]
-        yield _statement(observed, expected, (f"{lie} outside {between}",), outside)
-        yield _statement(observed, expected, (f"{lie} between {between}",), range(low, high))
+        yield statement(observed, expected, (f"{lie} outside {between}",), outside)
+        yield statement(observed, expected, (f"{lie} between {between}",), range(low, high))
 
 
 def _rate(labels: Sequence[str], observed: Sequence[float], expected: Sequence[float]) -> Iterator[Statement]:
     """Of intervals of time: their rows over what is usual at that hour."""
-    yield _statement(observed, expected, ("had fewer rows than any in the reference, or none",), [BELOW_MIN])
-    yield _statement(observed, expected, ("had more rows than any in the reference",), [ABOVE_MAX])
+    yield statement(observed, expected, ("had fewer rows than any in the reference, or none",), [BELOW_MIN])
+    yield statement(observed, expected, ("had more rows than any in the reference",), [ABOVE_MAX])
     for cut in range(FIRST_CORE + 1, FIRST_CORE + CORE_BINS):
         edge = _edge(labels, cut)
         if edge is not None and edge > 0:
             usual = f"{percent(edge)} of the usual number of rows"
-            yield _statement(observed, expected, (f"had less than {usual}",), range(cut))
-            yield _statement(observed, expected, (f"had more than {usual}",), range(cut, NUMERIC_MISSING))
-
-
-def _statement(
-    observed: Sequence[float], expected: Sequence[float], words: tuple[str, ...], bins: Sequence[int]
-) -> Statement:
-    return Statement(words, sum(observed[i] for i in bins), sum(expected[i] for i in bins))
+            yield statement(observed, expected, (f"had less than {usual}",), range(cut))
+            yield statement(observed, expected, (f"had more than {usual}",), range(cut, NUMERIC_MISSING))
 
 
 def _rounded(edge: float) -> str:
@@ -289,7 +285,7 @@ def _pairs(cause: Record, observed: Sequence[float], expected: Sequence[float]) 
             words = (f"have a {low} ", *_column_name(feature, ()).parts, f" and a {high} ")
             cell = len(THIRDS) * i + j
             yield Statement((*words, *_column_name(target, ()).parts), observed[cell], expected[cell])
-    yield _statement(observed, expected, ("lack one of the two",), [ASSOCIATION_MISSING])
+    yield statement(observed, expected, ("lack one of the two",), [ASSOCIATION_MISSING])
 
 
 def _categorical(

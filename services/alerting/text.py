@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
@@ -61,6 +62,11 @@ class Line:
 def line(*parts: str) -> Line:
     """Put a line together."""
     return Line(parts)
+
+
+def command(name: str, *arguments: str) -> Value:
+    """A command to copy. Arguments come from data: they are quoted, so that none becomes a command of its own."""
+    return Value(" ".join([f"driftline {name}", *(shlex.quote(value(argument)) for argument in arguments)]))
 
 
 def web_link(url: str | None) -> str | None:

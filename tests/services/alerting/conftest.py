@@ -104,6 +104,7 @@ def build_alert(number: int = 1, status: str = "firing", **changes: Any) -> Reco
         "owner": "risk-team",
         "tags": {"tier": "1"},
         "runbook_url": "https://wiki.example.org/runbooks/drift",
+        "diagnosis": "",
     }
     return {**alert, **changes}
 

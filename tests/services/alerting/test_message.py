@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 from driftline.codec import SCHEMAS, decode, encode
 from services.alerting.message import describe_alert, format_span, format_time
 from services.alerting.pagerduty import MAX_BODY_BYTES, dedup_key, resolve_event, trigger_event
-from services.alerting.readings import percent, reading
+from services.alerting.readings import reading
 from services.alerting.slack import slack_message
+from services.alerting.statements import percent
 from services.alerting.text import clean, shorten, web_link
 from services.demo.receivers import pagerduty_problems, slack_problems
 from streams.statistics.layouts import ASSOCIATION, QUALITY
 
 ROLES = ["feature", "prediction", "joint", "association", "quality", "service", "rate", "something else"]
+ROLES += ["outcome", "labels", "fairness"]
+STREAMS = ["loss", "loss_tail", "calibration", "residual", "outcome", "labels:1", "labels:x", "selected"]
+MONITORS = ["concept_drift", "labels", "fairness", "data_quality"]
 
 HOSTILE = [
     "<!channel>",
@@ -370,7 +374,8 @@ def test_a_reading_never_fails(
         fit = [(x * size)[:size] if x else [] for x in (counts, expected, labels)]
         cause = {"observed": fit[0], "expected": fit[1], "bins": fit[2], "role": role, "inputs": inputs, "stream": "x"}
         reading(cause)
-        reading(cause | {"stream": "error"})
+        for stream in ("error", *STREAMS):
+            reading(cause | {"stream": stream})
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -430,7 +435,7 @@ def any_cause(draw: st.DrawFn) -> dict[str, Any]:
     names = _text | st.sampled_from(["psi", "total_variation"])
     intervals = draw(st.dictionaries(names, st.lists(_double, max_size=3), max_size=3))
     return {
-        "stream": draw(_text | st.sampled_from(["prediction", "prediction_label", "probability:<!here>"])),
+        "stream": draw(_text | st.sampled_from(["prediction", "prediction_label", "probability:<!here>", *STREAMS])),
         "role": draw(_text | st.sampled_from(ROLES)),
         "segment": draw(_text),
         "inputs": draw(st.lists(_text, max_size=3)),
@@ -453,8 +458,9 @@ def any_alert(draw: st.DrawFn) -> dict[str, Any]:
     names = ("id", "incident_key", "deployment_id", "model_id", "model_version", "monitor", "baseline_digest", "owner")
     times = ("episode", "change_time_us", "detection_time_us", "trigger_time_ms", "rows_since_change", "spec_revision")
     return {
-        **{name: draw(_text) for name in (*names, "false_alarms")},
+        **{name: draw(_text) for name in (*names, "false_alarms", "diagnosis")},
         **{name: draw(_long) for name in times},
+        **draw(st.fixed_dictionaries({}, optional={"monitor": st.sampled_from(MONITORS)})),
         "severity": draw(st.sampled_from(["critical", "error", "warning", "info"])),
         "status": draw(st.sampled_from(["firing", "resolved"])),
         "log_evidence_nats": draw(_double),

@@ -46,8 +46,8 @@ def learn_classes(
     names = given or tuple(sorted(actual | predicted | numbered))
     if len(names) < 2:
         raise BaselineError(
-            f"expected at least two classes among the reference's outcomes and predictions, came {_listed(names)}: name "
-            "them in the specification (outcomes: classes:), or give a reference that has them"
+            f"expected at least two classes among the reference's outcomes and predictions, came {_listed(names)}: "
+            "name them in the specification (outcomes: classes:), or give a reference that has them"
         )
     if len(names) > MOST_CLASSES:
         raise BaselineError(

@@ -1,4 +1,4 @@
-"""The four layouts in which every stream of evidence is counted, and how values become bins.
+"""The five layouts in which every stream of evidence is counted, and how values become bins.
 
 A *stream* is one watched column: a feature, a prediction, an error indicator. Whatever its type, its values become
 counts in one of few fixed layouts, so that everything downstream (evidence, distances, merging of shards) is
@@ -78,13 +78,17 @@ ASSOCIATION = Layout(
 )
 """Row by row: the third of the feature, then that of the prediction. ``missing``: one of the two is."""
 
-LAYOUTS = {layout.name: layout for layout in (NUMERIC, CATEGORICAL, QUALITY, ASSOCIATION)}
+LOSS = Layout("loss", ("usual", *(f"tail_{i}" for i in range(CORE_BINS + 3)), "missing"), rare_bins=(CORE_BINS + 4,))
+"""As many bins as ``NUMERIC`` and cut by the same :class:`NumericBins`, so that the same code counts both."""
+
+LAYOUTS = {layout.name: layout for layout in (NUMERIC, CATEGORICAL, QUALITY, ASSOCIATION, LOSS)}
 """Every layout by its name."""
 
 BELOW_MIN, LOW_TAIL, FIRST_CORE, HIGH_TAIL, ABOVE_MAX, NUMERIC_MISSING = 0, 1, 2, 12, 13, 14
 OTHER, UNSEEN, CATEGORICAL_MISSING = 20, 21, 22
 QUALITY_VALID, QUALITY_OUT_OF_RANGE, QUALITY_UNSEEN, QUALITY_MISSING, QUALITY_REFUSED = range(5)
 ASSOCIATION_MISSING = 9
+LOSS_USUAL, LOSS_FIRST_TAIL, LOSS_LAST_TAIL, LOSS_MISSING = 0, 1, 13, 14
 
 _EDGE_COUNT = CORE_BINS + 3
 _EDGE_PROBABILITIES = np.concatenate(
@@ -96,6 +100,23 @@ def nominal_probabilities() -> NDArray[np.float64]:
     """Probability float64[15] that a continuous, never missing feature has by construction in each ``NUMERIC`` bin."""
     inside = np.diff(_EDGE_PROBABILITIES)
     return np.concatenate(([0.0], inside, [0.0, 0.0]))
+
+
+LOSS_THRESHOLD_QUANTILE = 0.95
+"""What the reference exceeds less often is its tail."""
+
+LOSS_MARGIN_RATE, LOSS_MARGIN_SCALE = 1.1, 1.25
+"""The margin of a loss lies in its cuts: a tenth more exceedances, a quarter larger ones, are no change."""
+
+LOSS_STEP_NATS = 1.3
+"""From one tail bin to the next the probability falls by exp(1.3); beyond the last edge it is 1e-8."""
+
+
+def loss_probabilities() -> NDArray[np.float64]:
+    """Probability float64[15] of each ``LOSS`` bin, the same for every loss: the cuts carry what differs."""
+    tails = LOSS_LAST_TAIL - LOSS_USUAL
+    beyond = LOSS_MARGIN_RATE * (1 - LOSS_THRESHOLD_QUANTILE) * np.exp(-LOSS_STEP_NATS * np.arange(tails))
+    return np.concatenate(([1 - beyond[0]], beyond - np.append(beyond[1:], 0.0), [0.0]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,12 @@ score clipped at 0.7 by 0.0109, and no e-value by more than 0.0112 (the divergen
 the ball). Without a margin it is the other way round: the tails carry information, and clipping throws it away. So a
 table has both, and the margin decides which of them get prior weight (:func:`log_prior`).
 
+**Losses.** What is bet on a loss is only that it grew: a share w of the events comes from elsewhere, (1 - w) P0 + w G
+(the gross-error model of Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 35,
+1964), with G spread evenly over the bins of the tail or over the outer half of them. These likelihood ratios do not
+decrease from bin to bin, so the e-values hold for every distribution that is stochastically no larger than P0, not for
+P0 alone.
+
 **Weights.** A nat of prior weight costs 1/KL events of delay: 200 at a shift of 0.1 standard deviations, 2 at 1. The
 smaller the shift a tilt looks for, the larger is its weight.
 
@@ -42,6 +48,9 @@ from streams.statistics.layouts import (
     CORE_BINS,
     FIRST_CORE,
     HIGH_TAIL,
+    LOSS,
+    LOSS_FIRST_TAIL,
+    LOSS_LAST_TAIL,
     LOW_TAIL,
     NUMERIC,
     NUMERIC_MISSING,
@@ -50,6 +59,7 @@ from streams.statistics.layouts import (
     QUALITY_VALID,
     THIRDS,
     Layout,
+    loss_probabilities,
     nominal_probabilities,
 )
 
@@ -62,6 +72,9 @@ LEAST_RISE_NATS = float(np.log(1.75))
 """A rare bin that the reference never filled is only bet on to rise by more than this ratio. Without a margin the
 largest ratio finds any rise soonest; with one, a lesser rise hardly exceeds it.
 """
+
+CONTAMINATIONS = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""Shares w of losses that come from elsewhere: one event in 300 to one in three."""
 
 Shape = NDArray[np.float64]
 Members = list[tuple[int, Shape]]
@@ -265,12 +278,27 @@ def _association_tilts() -> Tilts:
     )
 
 
+def _loss_tilts() -> Tilts:
+    p0 = loss_probabilities()
+    members: Members = []
+    for first in (LOSS_FIRST_TAIL, (LOSS_FIRST_TAIL + LOSS_LAST_TAIL) // 2):
+        elsewhere = np.zeros(LOSS.size)
+        elsewhere[first : LOSS_LAST_TAIL + 1] = 1 / (LOSS_LAST_TAIL + 1 - first)
+        ratio = np.divide(elsewhere, p0, out=np.ones_like(p0), where=p0 > 0)
+        members += [(-1, np.log1p(share * (ratio - 1))) for share in CONTAMINATIONS]
+    return _table(LOSS, {"contamination": (1.0, 1.0, members)})
+
+
 NUMERIC_TILTS = _numeric_tilts()
 CATEGORICAL_TILTS = _categorical_tilts()
 QUALITY_TILTS = _quality_tilts()
 ASSOCIATION_TILTS = _association_tilts()
+LOSS_TILTS = _loss_tilts()
 
-TILTS = {tilts.layout.name: tilts for tilts in (NUMERIC_TILTS, CATEGORICAL_TILTS, QUALITY_TILTS, ASSOCIATION_TILTS)}
+TILTS = {
+    tilts.layout.name: tilts
+    for tilts in (NUMERIC_TILTS, CATEGORICAL_TILTS, QUALITY_TILTS, ASSOCIATION_TILTS, LOSS_TILTS)
+}
 """The table of every layout, by the layout's name."""
 
 

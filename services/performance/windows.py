@@ -1,0 +1,246 @@
+"""The accuracy windows on the topic: the latest revision of each, merged over partitions and calendar periods.
+
+What a window holds are sums, so merging is adding and any grouping gives the same numbers. Windows whose bins were
+those of different baselines are merged in coarser bins, those of the edges that all of them have: what depends on no
+edge (the confusion matrix, losses, errors) is as exact as ever; what depends on them is not shown of such windows
+(:attr:`Window.mixed_edges`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from driftline.codec import Record
+from driftline.settings import KafkaSettings
+from services.errors import ServicesError
+from services.performance.edges import coarsened, common_edges
+from services.windows import Period, latest_records, period_bounds
+from streams.specification import DeploymentSpec
+from streams.statistics.performance.pairs import BINARY, MULTICLASS, PerformanceLayout
+from streams.statistics.performance.sums import Sums, from_fields, merge
+
+ALL = ""
+"""The part that is all of the traffic."""
+
+FINAL, PROVISIONAL = "final", "provisional"
+
+
+class UnreadableWindowError(ServicesError):
+    """A window's numbers do not fit its own layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What is known of one window on one partition: up to ``clock_us``, of so many predictions."""
+
+    start_us: int
+    end_us: int
+    clock_us: int
+    horizon_us: int
+    predictions: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Window:
+    """Predictions of one version in one period of event time, with what is known of their outcomes.
+
+    Attributes:
+        deployment_id: The deployment.
+        model_version: The version that predicted.
+        role: What it was, ``champion`` or ``challenger``.
+        start_us: Start of the period, microseconds since 1970 UTC.
+        end_us: Its end, exclusive.
+        status: ``final`` once every window in it is, else ``provisional``.
+        windows: Their number.
+        layout: What the sums are.
+        parts: Sums by part of the traffic, ``SEGMENTATION=VALUE``; empty for all of it.
+        spans: The windows it was merged from, by partition.
+        baselines: Digests of the baselines whose bins they had.
+        mixed_edges: Whether the bins are merged ones: nothing that depends on them may be shown.
+        corrections: Outcomes that replaced an earlier one.
+        superseded: Outcomes that came after a later one, or said the same again.
+    """
+
+    deployment_id: str
+    model_version: str
+    role: str
+    start_us: int
+    end_us: int
+    status: str
+    windows: int
+    layout: PerformanceLayout
+    parts: Mapping[str, Sums]
+    spans: tuple[Span, ...]
+    baselines: tuple[str, ...]
+    mixed_edges: bool
+    corrections: int
+    superseded: int
+
+    @property
+    def final_at_us(self) -> int:
+        """Event time at which the last of its predictions' horizons passes."""
+        return max(span.end_us + span.horizon_us for span in self.spans)
+
+    @property
+    def clock_us(self) -> int:
+        """Event time up to which all of it is known."""
+        return min(span.clock_us for span in self.spans)
+
+
+def performance_windows(
+    settings: KafkaSettings,
+    spec: DeploymentSpec,
+    *,
+    by: Period = "window",
+    version: str | None = None,
+    role: str | None = None,
+    from_us: int | None = None,
+    to_us: int | None = None,
+) -> list[Window]:
+    """The accuracy windows of a deployment, in order of their start, version and role.
+
+    Args:
+        settings: How to reach Kafka.
+        spec: The deployment.
+        by: What to add up to, UTC; a window belongs to the period in which it starts.
+        version: This model version only.
+        role: This role only.
+        from_us: Windows that end after this event time only.
+        to_us: Windows that start before this event time only.
+
+    Raises:
+        ClusterError: Kafka does not answer, or the topic is missing.
+        UnreadableWindowError: A record's numbers do not fit its layout.
+    """
+    records = latest_records(
+        settings, spec.deployment_id, "PerformanceWindow", version=version, from_us=from_us, to_us=to_us
+    )
+    return merge_records(records, spec, by, role=role)
+
+
+def merge_records(
+    records: Iterable[Record], spec: DeploymentSpec, by: Period = "window", *, role: str | None = None
+) -> list[Window]:
+    """Merge ``PerformanceWindow`` records, each window once.
+
+    Windows of other tasks or classes (an earlier specification) have nothing in common with the others and are kept
+    apart. A version's role in a window is what the partition that knows most says.
+
+    Raises:
+        UnreadableWindowError: A record's numbers do not fit its layout.
+    """
+    known = list(records)
+    roles = _roles(known)
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in known:
+        played = roles[_window_key(record)]
+        if role is None or played == role:
+            start_us, end_us = period_bounds(record, by)
+            kind = (record["task"], tuple(record["classes"]))
+            groups.setdefault((start_us, record["model_version"], played, end_us, *kind), []).append(record)
+    return [_merged(groups[key], spec, key) for key in sorted(groups)]
+
+
+def layout_of(record: Record, spec: DeploymentSpec) -> PerformanceLayout:
+    """The layout of a record's sums: its own classes and edges, thresholds and values of the specification."""
+    outcomes, sums = spec.outcomes, record["parts"][0]["sums"] if record["parts"] else {}
+    classes = tuple(record["classes"])
+    values = None
+    if "value" in sums and record["task"] in (BINARY, MULTICLASS):
+        values = np.zeros((len(classes), len(classes)))  # that there are any decides what is kept
+        at = {name: code for code, name in enumerate(classes)}
+        for each in outcomes.values if outcomes else ():
+            if each.predicted in at and each.actual in at:
+                values[at[each.predicted], at[each.actual]] = each.value
+    quantile = (outcomes.quantile if outcomes else None) or 0.5
+    return PerformanceLayout(
+        task=record["task"],
+        classes=classes,
+        score_edges=np.array(record["score_edges"], np.float64),
+        age_edges_us=np.array(record["age_edges_us"], np.int64),
+        threshold=0.5 if outcomes is None else outcomes.threshold,
+        values=values,
+        quantile=quantile if "quantile_loss" in sums else None,
+    )
+
+
+def parts_of(windows: Iterable[Window], segment: str) -> list[str]:
+    """The parts of a segmentation that the windows have, ``SEGMENTATION=VALUE``, in alphabetical order."""
+    return sorted({part for window in windows for part in window.parts if part.startswith(f"{segment}=")})
+
+
+def segments_of(windows: Iterable[Window]) -> list[str]:
+    """The segmentations that the windows have parts of, in alphabetical order."""
+    return sorted({part.split("=", 1)[0] for window in windows for part in window.parts if part != ALL})
+
+
+def _window_key(record: Record) -> tuple[Any, ...]:
+    return record["model_version"], record["window_start_us"], record["window_end_us"]
+
+
+def _roles(records: Sequence[Record]) -> dict[tuple[Any, ...], str]:
+    roles: dict[tuple[Any, ...], str] = {}
+    for record in sorted(records, key=lambda r: (r["clock_us"], r["revision"], r["partition"])):
+        roles[_window_key(record)] = record["role"]
+    return roles
+
+
+def _merged(group: Sequence[Record], spec: DeploymentSpec, key: tuple[Any, ...]) -> Window:
+    start_us, version, role, end_us = key[:4]
+    layouts = [layout_of(record, spec) for record in group]
+    scores, ages = (common_edges([getattr(one, name) for one in layouts]) for name in ("score_edges", "age_edges_us"))
+    # what a period keeps is what all of its windows kept
+    target = dataclasses.replace(
+        layouts[-1],
+        score_edges=scores,
+        age_edges_us=ages,
+        values=layouts[-1].values if all(one.values is not None for one in layouts) else None,
+        quantile=layouts[-1].quantile if all(one.quantile is not None for one in layouts) else None,
+    )
+    parts: dict[str, list[Sums]] = {}
+    for record, layout in zip(group, layouts, strict=True):
+        for name, sums in _parts(record, layout).items():
+            parts.setdefault(name, []).append(coarsened(layout, sums, target))
+    merged = {name: merge(parts[name]) for name in sorted(parts)}
+    return Window(
+        deployment_id=group[0]["deployment_id"],
+        model_version=version,
+        role=role,
+        start_us=start_us,
+        end_us=end_us,
+        status=FINAL if all(record["status"] == FINAL for record in group) else PROVISIONAL,
+        windows=len({record["window_start_us"] for record in group}),
+        layout=target,
+        parts=merged,
+        spans=tuple(_span(record) for record in group),
+        baselines=tuple(sorted({record["baseline_digest"] for record in group})),
+        mixed_edges=any(len(one.score_edges) != len(scores) for one in layouts),
+        corrections=sum(record["corrections"] for record in group),
+        superseded=sum(record["superseded"] for record in group),
+    )
+
+
+def _parts(record: Record, layout: PerformanceLayout) -> dict[str, Sums]:
+    try:
+        return {part["segment"]: from_fields(layout, part["counts"], part["sums"]) for part in record["parts"]}
+    except (ValueError, KeyError) as error:
+        raise UnreadableWindowError(
+            f"the accuracy window {record['id'][:80]!r} of {record['deployment_id']!r} on the topic of windows cannot "
+            f"be read: {error}. It was written by another release, or not by the streams."
+        ) from error
+
+
+def _span(record: Record) -> Span:
+    whole = next((part["counts"].get("predictions", [0]) for part in record["parts"] if part["segment"] == ALL), [0])
+    return Span(
+        start_us=record["window_start_us"],
+        end_us=record["window_end_us"],
+        clock_us=record["clock_us"],
+        horizon_us=record["horizon_ms"] * 1000,
+        predictions=int(whole[0]),
+    )

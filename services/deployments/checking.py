@@ -13,6 +13,7 @@ from services.deployments.contradictions import contradictions
 from services.deployments.document import MAX_BYTES, Path, read_document
 from services.deployments.errors import DeploymentError, Flaw, SpecificationError
 from services.deployments.form import Form, normal_form
+from services.deployments.outcomes import Outcomes, Value
 from services.deployments.specification import (
     Columns,
     Detector,
@@ -29,6 +30,7 @@ _ITEMS: Mapping[str, type[pydantic.BaseModel]] = {
     "false_alarms": FalseAlarms,
     "segments": Segment,
     "detectors": Detector,
+    "outcomes": Outcomes,
 }
 
 
@@ -122,4 +124,6 @@ def _bound(kind: str, context: Mapping[str, Any]) -> str:
 
 def _section(path: Path) -> type[pydantic.BaseModel]:
     """The model that stands at a path."""
+    if path[:2] == ("outcomes", "values"):
+        return Value
     return Specification if not path else _ITEMS.get(str(path[0]), Specification)

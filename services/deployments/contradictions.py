@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from services.deployments.document import Path
 from services.deployments.errors import Flaw
 from services.deployments.form import Form
+from services.deployments.impossible_outcomes import OUTCOME_STREAMS, impossible_outcomes, repeated
 from services.deployments.specification import Segment, Specification
 from services.deployments.wording import did_you_mean
 from streams.baseline import ASSOCIATION_PREFIX, ERROR, LATENCY, QUALITY_PREFIX, RATE, SCHEMA
@@ -35,6 +36,10 @@ def contradictions(form: Form, specification: Specification) -> Iterator[Flaw]:
     yield from _overspent_kinds(form, specification)
     yield from _impossible_segments(form, specification)
     yield from _impossible_detectors(form, specification)
+    yield from impossible_outcomes(form, specification)
+    for index in repeated(specification.challengers):
+        version = specification.challengers[index]
+        yield form.flaw(("challengers", index), f"the challenger {version!r} is given twice")
 
 
 def _repeated_features(form: Form, specification: Specification) -> Iterator[Flaw]:
@@ -53,6 +58,8 @@ def _reserved_names(form: Form, specification: Specification) -> Iterator[Flaw]:
     kinds = {feature.name: feature.kind for feature in specification.features}
     for index, feature in enumerate(specification.features):
         reason = _reserved(feature.name, kinds)
+        if not reason and specification.outcomes is not None and OUTCOME_STREAMS.fullmatch(feature.name):
+            reason = f"with outcomes, Driftline has a stream {feature.name!r} of its own"
         if reason:
             message = (
                 f"a feature cannot be called {feature.name!r}: {reason}; rename it, and give this name as its column"
@@ -122,9 +129,8 @@ def _contradictory_segment(form: Form, path: Path, segment: Segment) -> Iterator
         yield form.flaw((*path, "most"), "the listed values are all watched: leave most out, or the values")
     if segment.low is not None and segment.below is not None and not segment.low < segment.below:
         yield form.flaw((*path, "below"), f"expected a number above from, {segment.low:g}, came {segment.below:g}")
-    for index, value in enumerate(segment.values):
-        if value in segment.values[:index]:
-            yield form.flaw((*path, "values", index), f"the value {value!r} is given twice")
+    for index in repeated(segment.values):
+        yield form.flaw((*path, "values", index), f"the value {segment.values[index]!r} is given twice")
 
 
 def _impossible_detectors(form: Form, specification: Specification) -> Iterator[Flaw]:

@@ -41,7 +41,18 @@ def normal_form(document: Document) -> Form:
     """Bring the short ways of writing to the long one, every value with its place."""
     form = _listed(Form(document), "features", "name", "kind", {"kind": "numeric"}, either(typing.get_args(Kind)))
     form = _listed(form, "detectors", "stream", "detector", {"detector": "adwin"}, "the name of a detector")
-    return _with_segments(form)
+    return _with_horizon(_with_segments(form))
+
+
+def _with_horizon(form: Form) -> Form:
+    """Bring ``outcomes: 30d`` to ``outcomes: {horizon: 30d}``."""
+    given, path = form.document.value.get("outcomes"), ("outcomes",)
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        return form
+    document = form.document
+    marks = {**document.marks, (*path, "horizon"): document.mark(path)}
+    value = {**document.value, "outcomes": {"horizon": given}}
+    return Form(Document(value, marks, document.key_marks), form.names, form.flaws)
 
 
 def _listed(form: Form, section: str, key: str, main: str, harmless: Mapping[str, str], expected: str) -> Form:

@@ -5,6 +5,7 @@ Example::
     deployment: delays
     model: delay-classifier
     task: binary_classification
+    positive_class: late
     owner: operations
     features:
       distance_km: numeric
@@ -21,19 +22,37 @@ Example::
     segments: {by_carrier: {column: carrier, most: 5}, long_haul: {column: distance_km, from: 3000}}
     monitors: {data_quality: off}
     detectors: {prediction: adwin}
+    outcomes: {horizon: 30d, window: 1d, classes: [on_time, late], fairness: [by_carrier]}
+    challengers: [2026-04]
 """
 
 from __future__ import annotations
 
-import difflib
-import zoneinfo
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from driftline.errors import EventError
-from driftline.rows import timestamp_us
-from services.deployments.durations import duration_ms, duration_text
+from services.deployments.durations import duration_text
+from services.deployments.fields import (
+    DAY_MS,
+    HOUR_MS,
+    MAX_NAME,
+    MINUTE_MS,
+    Column,
+    Label,
+    Margin,
+    Moment,
+    Name,
+    Part,
+    Runbook,
+    Section,
+    Segmentation,
+    Switch,
+    Version,
+    Zone,
+    duration_from,
+)
+from services.deployments.outcomes import Outcomes, outcomes_document
 from services.event_time import rfc3339
 from streams.specification import (
     MONITORS,
@@ -46,131 +65,45 @@ from streams.specification import (
 
 Kind = Literal["numeric", "categorical", "boolean", "text", "embedding"]
 Severity = Literal["critical", "error", "warning", "info"]
-Monitor = Literal["data_drift", "prediction_drift", "data_quality", "service"]
+Monitor = Literal["data_drift", "prediction_drift", "data_quality", "service", "concept_drift", "labels", "fairness"]
 BudgetKind = Literal["outcomes", "features", "operations"]
 DetectorName = Literal["adwin", "page_hinkley", "kswin", "ddm", "eddm", "hddm_a", "hddm_w"]
 TimestampFormat = Literal["rfc3339", "epoch_s", "epoch_ms", "epoch_us"]
 
 _DEFAULTS = DeploymentSpec("-", "-", "other", ())
 _DEFAULT_MOST = SegmentSpec("-", "-").most
-_MAX_NAME = 256
-_DAY_MS = 86_400_000
 MOST_PARTS = 100
 """Parts of one segmentation that are watched on their own; each has streams and memory of its own."""
+
+MOST_CHALLENGERS = 100
+"""Versions that are named as challengers."""
+
 
 _CLASS_PREFIX, _SEGMENT_PREFIX, _FEATURE_PREFIX = "probability:", "segment:", "feature:"
 
 
-def _name(text: str) -> str:
-    if not text or len(text) > _MAX_NAME or not text.isprintable() or "#" in text or "@" in text:
-        raise ValueError(
-            f"expected 1 to {_MAX_NAME} printable characters without '#' and '@' (they separate keys), "
-            f"came {text[:80]!r}"
-        )
-    return text
-
-
-def _column(text: str) -> str:
-    if not text or len(text) > _MAX_NAME or not text.isprintable():
-        raise ValueError(f"expected the name of a column, 1 to {_MAX_NAME} printable characters, came {text[:80]!r}")
-    return text
-
-
-def _label(value: Any) -> Any:
-    """A class may look like a number or a boolean; it is text all the same."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int) else value
-
-
-def _segmentation(text: str) -> str:
-    if not text or len(text) > _MAX_NAME or not text.isprintable() or "=" in text:
-        raise ValueError(
-            f"expected 1 to {_MAX_NAME} printable characters without '=' (it separates a part from its value), "
-            f"came {text[:80]!r}"
-        )
-    return text
-
-
-def _on_or_off(value: Any) -> Any:
-    """In YAML 1.2 ``off`` is a word and ``false`` is not; people write both."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return value
-
-
-def _zone(text: str) -> str:
-    try:
-        zoneinfo.ZoneInfo(text)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-        close = difflib.get_close_matches(text, sorted(zoneinfo.available_timezones()), 1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"expected a time zone such as UTC or Europe/Berlin, came {text[:60]!r}{hint}") from error
-    return text
-
-
-def _moment_us(value: Any) -> int:
-    try:
-        if not isinstance(value, str):
-            raise EventError(f"expected an RFC 3339 time such as 2000-01-01T00:00:00Z, came {value!r}")
-        return timestamp_us(value)
-    except EventError as error:
-        raise ValueError(str(error)) from error
-
-
-def _duration_from(low_ms: int, high_ms: int) -> BeforeValidator:
-    def check(value: Any) -> int:
-        given = duration_ms(value)
-        if not low_ms <= given <= high_ms:
-            raise ValueError(
-                f"expected {duration_text(low_ms)} to {duration_text(high_ms)}, came {duration_text(given)}"
-            )
-        return given
-
-    return BeforeValidator(check)
-
-
-def _runbook(text: str) -> str:
-    if not text.startswith(("https://", "http://")) or any(c.isspace() or not c.isprintable() for c in text):
-        raise ValueError(f"expected an http(s) address, came {text[:80]!r}")
-    return text
-
-
-Name = Annotated[str, AfterValidator(_name)]
-Column = Annotated[str, AfterValidator(_column)]
-Label = Annotated[str, BeforeValidator(_label), Field(min_length=1, max_length=_MAX_NAME)]
-Segmentation = Annotated[str, AfterValidator(_segmentation)]
-Margin = Annotated[float, Field(ge=0, lt=0.5)]
-Part = Annotated[float, Field(ge=0, le=1)]
-Switch = Annotated[Literal["on", "off"], BeforeValidator(_on_or_off)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Feature(_Section):
+class Feature(Section):
     """A watched feature. ``column`` is its name in files, where that differs; ``margin`` its own, where it has one."""
 
-    name: Annotated[str, Field(min_length=1, max_length=_MAX_NAME)]
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     kind: Kind
     importance: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     margin: Margin | None = None
     column: Column | None = None
 
 
-class Columns(_Section):
+class Columns(Section):
     """Which column of a file holds what. A field left out is looked for under its own name."""
 
     prediction_id: Column | None = None
     timestamp: Column | None = None
     timestamp_format: TimestampFormat | None = None
-    timezone: Annotated[str, AfterValidator(_zone)] | None = None
+    timezone: Zone | None = None
     model_version: Column | None = None
     prediction: Column | None = None
     prediction_label: Column | None = None
     class_probabilities: dict[Label, Column] = Field(default_factory=dict)
-    segments: dict[Annotated[str, Field(min_length=1, max_length=_MAX_NAME)], Column] = Field(default_factory=dict)
+    segments: dict[Annotated[str, Field(min_length=1, max_length=MAX_NAME)], Column] = Field(default_factory=dict)
     latency_ms: Column | None = None
     error: Column | None = None
     prediction_low: Column | None = None
@@ -182,7 +115,7 @@ class Columns(_Section):
     labelling_probability: Column | None = None
 
 
-class FalseAlarms(_Section):
+class FalseAlarms(Section):
     """At most ``count`` false alarms expected in ``per`` of event time, for the fleet or for this deployment alone.
 
     ``kinds`` says how a deployment's part is shared between streams of outcomes and scores, of features, and of
@@ -190,12 +123,12 @@ class FalseAlarms(_Section):
     """
 
     count: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    per: Annotated[int, _duration_from(3_600_000, 3650 * _DAY_MS)] = _DEFAULTS.false_alarms.per_ms
+    per: Annotated[int, duration_from(HOUR_MS, 3650 * DAY_MS)] = _DEFAULTS.false_alarms.per_ms
     scope: Literal["fleet", "deployment"] = "fleet"
     kinds: dict[BudgetKind, Part] = Field(default_factory=dict)
 
 
-class Segment(_Section):
+class Segment(Section):
     """Parts of the traffic that are watched on their own.
 
     Either values of a column (``values``, or the ``most`` frequent of the reference), or a rule on a numeric feature:
@@ -226,11 +159,11 @@ class Segment(_Section):
         )
 
 
-class Detector(_Section):
+class Detector(Section):
     """A detector from the literature that follows a stream besides, outside the false-alarm budget."""
 
     detector: DetectorName
-    stream: Annotated[str, Field(min_length=1, max_length=_MAX_NAME)]
+    stream: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     parameters: dict[str, float] = Field(default_factory=dict)
 
     def to_spec(self) -> DetectorSpec:
@@ -238,7 +171,7 @@ class Detector(_Section):
         return DetectorSpec(self.detector, self.stream, {name: float(value) for name, value in self.parameters.items()})
 
 
-class Specification(_Section):
+class Specification(Section):
     """The whole file."""
 
     deployment: Name
@@ -251,13 +184,13 @@ class Specification(_Section):
     positive_class: Label | None = None
     columns: Columns = Columns()
     shards: Annotated[int, Field(ge=1, le=1024)] = 1
-    window: Annotated[int, _duration_from(60_000, 31 * _DAY_MS)] = _DEFAULTS.window_ms
-    lateness: Annotated[int, _duration_from(0, 31 * _DAY_MS)] = _DEFAULTS.lateness_ms
-    start_slot: Annotated[int, _duration_from(60_000, 31 * _DAY_MS)] = _DEFAULTS.start_slot_ms
+    window: Annotated[int, duration_from(MINUTE_MS, 31 * DAY_MS)] = _DEFAULTS.window_ms
+    lateness: Annotated[int, duration_from(0, 31 * DAY_MS)] = _DEFAULTS.lateness_ms
+    start_slot: Annotated[int, duration_from(MINUTE_MS, 31 * DAY_MS)] = _DEFAULTS.start_slot_ms
     margin: Margin = _DEFAULTS.margin_tv
     quality_margin: Margin = _DEFAULTS.quality_margin_tv
-    earliest_event_time: Annotated[int, BeforeValidator(_moment_us)] = _DEFAULTS.earliest_event_time_us
-    clock_skew: Annotated[int, _duration_from(0, 3650 * _DAY_MS)] = _DEFAULTS.clock_skew_ms
+    earliest_event_time: Moment = _DEFAULTS.earliest_event_time_us
+    clock_skew: Annotated[int, duration_from(0, 3650 * DAY_MS)] = _DEFAULTS.clock_skew_ms
     risk: Literal["high", "medium", "low"] = "medium"
     false_alarms: FalseAlarms = FalseAlarms()
     importance: Literal["given", "estimated"] = "given"
@@ -265,7 +198,9 @@ class Specification(_Section):
     severities: dict[Monitor, Severity] = Field(default_factory=dict)
     segments: dict[Segmentation, Segment] = Field(default_factory=dict)
     detectors: list[Detector] = Field(default_factory=list)
-    runbook: Annotated[str, AfterValidator(_runbook)] | None = None
+    outcomes: Outcomes | None = None
+    challengers: Annotated[list[Version], Field(max_length=MOST_CHALLENGERS)] = Field(default_factory=list)
+    runbook: Runbook | None = None
 
     def to_spec(self) -> DeploymentSpec:
         """What the streams see; revision and share of the budget are filled in when it is applied."""
@@ -304,6 +239,8 @@ class Specification(_Section):
             detectors=tuple(detector.to_spec() for detector in self.detectors),
             severities={str(monitor): str(severity) for monitor, severity in self.severities.items()},
             runbook_url=self.runbook,
+            outcomes=None if self.outcomes is None else self.outcomes.to_spec(),
+            challengers=tuple(self.challengers),
         )
 
     def _column_map(self) -> dict[str, str]:
@@ -355,6 +292,8 @@ def to_document(spec: DeploymentSpec) -> dict[str, Any]:
         "severities": dict(spec.severities),
         "segments": {segment.name: _segment_document(segment) for segment in spec.segments},
         "detectors": [_detector_document(detector) for detector in spec.detectors],
+        "outcomes": outcomes_document(spec),
+        "challengers": list(spec.challengers),
         "runbook": spec.runbook_url,
     }
     return {name: value for name, value in document.items() if name == "features" or value not in (None, "", {}, [])}

@@ -3,12 +3,14 @@
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.deployments import outcomes as outcomes_module
 from services.deployments import specification as module
 from services.deployments.checking import load_specification, parse_specification
 from services.deployments.contradictions import RESERVED_NAMES, RESERVED_PREFIXES
@@ -17,13 +19,19 @@ from services.deployments.errors import DeploymentError, Flaw, SpecificationErro
 from services.deployments.specification import Specification, to_document
 from streams.detectors import DETECTORS, MOST_DETECTORS
 from streams.specification import (
+    BINARY,
     KINDS,
     MONITORS,
+    MULTICLASS,
+    OTHER_TASK,
+    REGRESSION,
     RISK_WEIGHTS,
+    DecisionValue,
     DeploymentSpec,
     DetectorSpec,
     FalseAlarmBudget,
     FeatureSpec,
+    OutcomeSpec,
     SegmentSpec,
 )
 
@@ -69,9 +77,23 @@ segments:
 detectors:
 - {detector: adwin, stream: prediction, parameters: {delta: 0.01}}
 - {detector: kswin, stream: distance_km}
+outcomes:
+  horizon: 45d
+  window: 12h
+  lateness: 36h
+  classes: [0, 1]
+  threshold: 0.25
+  values:
+  - {predicted: 1, actual: 0, value: -20}
+  - {predicted: 1, actual: 1, value: 2.5}
+  margin: 0.03
+  fairness: [by_carrier, by_airport]
+challengers: [2, 2026-04]
 runbook: https://example.org/late
 """
 MINIMAL = "deployment: d\nmodel: m\ntask: other\nfeatures: {x: numeric}\n"
+BINARY_CLASSES = MINIMAL.replace("other", "binary_classification") + "positive_class: late\n"
+NUMBERS = MINIMAL.replace("other", "regression")
 
 
 def with_features(features: str) -> str:
@@ -131,6 +153,17 @@ def test_every_field_reaches_the_streams() -> None:
             SegmentSpec("medium_haul", "distance_km", low=800.0, high=3000.5),
         ),
         detectors=(DetectorSpec("adwin", "prediction", {"delta": 0.01}), DetectorSpec("kswin", "distance_km")),
+        outcomes=OutcomeSpec(
+            horizon_ms=45 * 86_400_000,
+            window_ms=43_200_000,
+            lateness_ms=36 * 3_600_000,
+            classes=("0", "1"),
+            threshold=0.25,
+            values=(DecisionValue("1", "0", -20.0), DecisionValue("1", "1", 2.5)),
+            margin_tv=0.03,
+            fairness=("by_carrier", "by_airport"),
+        ),
+        challengers=("2", "2026-04"),
     )
     assert [(f.name, f.kind, f.importance, f.margin_tv) for f in spec.features] == [
         ("distance_km", "numeric", 1.0, None),
@@ -172,6 +205,33 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @st.composite
+def outcome_specs(draw: st.DrawFn, task: str, segments: list[str]) -> OutcomeSpec:
+    """What can be said of the outcomes of a task."""
+    shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    changes: dict[str, Any] = {}
+    if task in (BINARY, MULTICLASS):
+        fixed = 2 if task == BINARY else 0
+        classes = draw(st.just([]) | st.lists(words, min_size=2, max_size=fixed or 5, unique=True))
+        pairs = draw(st.lists(st.tuples(*[st.sampled_from(classes)] * 2), max_size=4, unique=True)) if classes else []
+        values = tuple(DecisionValue(predicted, actual, draw(st.floats(-1e12, 1e12))) for predicted, actual in pairs)
+        changes |= {"classes": tuple(classes), "values": values}
+    if task == BINARY:
+        changes["threshold"] = draw(shares)
+    if task == REGRESSION:
+        changes |= {"quantile": draw(st.none() | shares), "interval_coverage": draw(shares)}
+    if task != OTHER_TASK and segments:
+        changes["fairness"] = tuple(draw(st.lists(st.sampled_from(segments), unique=True)))
+    horizon_ms = draw(st.integers(60_000, 400 * 86_400_000))
+    return OutcomeSpec(
+        horizon_ms,
+        draw(st.integers(max(60_000, horizon_ms // 1000), 31 * 86_400_000)),
+        draw(st.none() | st.integers(0, horizon_ms)),
+        margin_tv=draw(margins),
+        **changes,
+    )
+
+
+@st.composite
 def specifications(draw: st.DrawFn) -> DeploymentSpec:
     """Everything that the streams can be told and no contradiction."""
     names = draw(st.lists(feature_names, min_size=3, max_size=6, unique=True))
@@ -200,11 +260,20 @@ def specifications(draw: st.DrawFn) -> DeploymentSpec:
         draw(st.sampled_from(["fleet", "deployment"])),
         kinds={kind: kinds_of_budget[kind] for kind in draw(st.sets(st.sampled_from(sorted(kinds_of_budget))))},
     )
+    task = draw(st.sampled_from([BINARY, MULTICLASS, REGRESSION, OTHER_TASK]))
+    chosen = tuple(draw(st.lists(st.sampled_from(segments), unique_by=lambda s: s.name)))
+    outcomes = draw(st.none() | outcome_specs(task, [segment.name for segment in chosen]))
+    positive = draw(words) if task == BINARY else None
+    if outcomes is not None and outcomes.classes and positive is not None:
+        positive = draw(st.sampled_from(outcomes.classes))
     return DeploymentSpec(
         draw(words),
         draw(words),
-        "other",
+        task,
         features,
+        positive_class=positive,
+        outcomes=outcomes,
+        challengers=tuple(draw(st.lists(words, max_size=3, unique=True))),
         description=draw(words | st.just("")),
         columns={"segment:" + attribute: "S", "probability:no": "p", "feature:" + number: draw(words)},
         shards=draw(st.integers(1, 1024)),
@@ -215,7 +284,7 @@ def specifications(draw: st.DrawFn) -> DeploymentSpec:
         risk=draw(st.sampled_from(sorted(RISK_WEIGHTS))),
         importance_source=draw(st.sampled_from(["given", "estimated"])),
         disabled_monitors=tuple(m for m in MONITORS if draw(st.booleans())),
-        segments=tuple(draw(st.lists(st.sampled_from(segments), unique_by=lambda s: s.name))),
+        segments=chosen,
         detectors=tuple(draw(st.lists(st.sampled_from(detectors), unique_by=lambda d: d.stream))),
     )
 
@@ -238,6 +307,24 @@ def test_the_example_of_the_module_is_a_specification() -> None:
     assert [s.name for s in spec.segments] == ["by_carrier", "long_haul"] and spec.disabled_monitors == (
         "data_quality",
     )
+    assert spec.outcomes == OutcomeSpec(2_592_000_000, classes=("on_time", "late"), fairness=("by_carrier",))
+    assert spec.challengers == ("2026-04",)
+
+
+def test_the_example_of_outcomes_is_one() -> None:
+    text = textwrap.dedent((outcomes_module.__doc__ or "").partition("Example::\n")[2])
+    kept = BINARY_CLASSES + "segments: {by_carrier: x}\n" + text
+    spec = parse(kept.replace("{x: numeric}", "{x: categorical}")).to_spec()
+    assert spec.outcomes is not None and spec.outcomes.values == (DecisionValue("late", "on_time", -20.0),)
+
+
+def test_the_schema_for_editors_says_what_people_write() -> None:
+    defined = Specification.model_json_schema()["$defs"]
+    outcomes = defined["Outcomes"]["properties"]
+    assert [outcomes[name]["type"] for name in ("horizon", "window")] == ["string", "string"]
+    assert {"type": "string"} in outcomes["lateness"]["anyOf"]
+    assert {kind["type"] for kind in outcomes["classes"]["items"]["anyOf"]} == {"string", "integer", "boolean"}
+    assert defined["Outcomes"]["required"] == ["horizon"]
 
 
 def test_short_ways_of_writing_mean_the_long_ones() -> None:
@@ -258,6 +345,7 @@ def test_short_ways_of_writing_mean_the_long_ones() -> None:
     assert spec.disabled_monitors == ("service",)
     named = with_features("{carrier: categorical}") + "segments: {by: carrier}\n"
     assert parse(named).to_spec().segments == (SegmentSpec("by", "carrier"),)
+    assert parse(MINIMAL + "outcomes: 1h30m\n").to_spec().outcomes == OutcomeSpec(5_400_000)
 
 
 def test_a_suffix_is_reserved_under_its_parent_only() -> None:
@@ -493,6 +581,159 @@ def test_monitors_that_can_have_a_severity_are_those_of_the_streams() -> None:
 def test_a_flaw_is_named_with_line_and_field(text: str, line: int, field: str, says: str) -> None:
     found = flaws(text)
     assert any((f.line, f.field) == (line, field) and says in f.message for f in found), [str(f) for f in found]
+
+
+def with_outcomes(lines: str, before: str = BINARY_CLASSES) -> str:
+    """Outcomes begin on line 6 of a binary classification, on line 5 of the others."""
+    return before + "outcomes:\n" + textwrap.indent(textwrap.dedent(lines).strip() + "\n", "  ")
+
+
+MANY = MINIMAL.replace("other", "multiclass_classification")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "says"),
+    [
+        (with_outcomes("window: 1d"), 7, "outcomes.horizon", "required, and missing"),
+        (BINARY_CLASSES + "outcomes: soon\n", 6, "outcomes.horizon", "expected a duration such as 10m, 1h or 30d"),
+        (BINARY_CLASSES + "outcomes: 30\n", 6, "outcomes.horizon", "with its unit"),
+        (BINARY_CLASSES + "outcomes: [30d]\n", 6, "outcomes", "expected 'key: value' lines, came a list"),
+        (with_outcomes("horizon: 401d"), 7, "outcomes.horizon", "expected 1m to 400d, came 401d"),
+        (with_outcomes("horizon: 30s"), 7, "outcomes.horizon", "expected 1m to 400d, came 30s"),
+        (with_outcomes("horizon: 30d\nwindow: 1s"), 8, "outcomes.window", "expected 1m to 31d, came 1s"),
+        (
+            with_outcomes("horizon: 30d\nwindow: 10m"),
+            8,
+            "outcomes.window",
+            "a window of 10m waits 33d for its outcomes (horizon and lateness): 4,753 would be open at a time",
+        ),
+        (with_outcomes("horizon: 1d\nlateness: -1d"), 8, "outcomes.lateness", "expected a duration"),
+        (with_outcomes("horizon: 1d\nhorizn: 1d"), 8, "outcomes.horizn", "did you mean 'horizon'?"),
+        (with_outcomes("horizon: 1d\nthreshold: 1"), 8, "outcomes.threshold", "expected a number below 1.0, came 1"),
+        (with_outcomes("horizon: 1d\nthreshold: 0"), 8, "outcomes.threshold", "expected a number above 0.0, came 0"),
+        (with_outcomes("horizon: 1d\nthreshold: high"), 8, "outcomes.threshold", "expected a number, came the text"),
+        (with_outcomes("horizon: 1d\nmargin: 0.5"), 8, "outcomes.margin", "expected a number below 0.5"),
+        (with_outcomes("horizon: 1d\nquantile: 0.9"), 8, "outcomes.quantile", "it is for regression, the task is bin"),
+        (with_outcomes("horizon: 1d\ninterval_coverage: 0.9"), 8, "outcomes.interval_coverage", "it is for regression"),
+        (with_outcomes("horizon: 1d\nclasses: [on_time]"), 8, "outcomes.classes", "has 2 classes, came 1"),
+        (with_outcomes("horizon: 1d\nclasses: [a, late, b]"), 8, "outcomes.classes", "has 2 classes, came 3"),
+        (with_outcomes("horizon: 1d\nclasses: [late, late]"), 8, "outcomes.classes[1]", "'late' is given twice"),
+        (
+            with_outcomes("horizon: 1d\nclasses: [later, on_time]"),
+            5,
+            "positive_class",
+            "'late' is not among the classes 'later', 'on_time' (did you mean 'later'?)",
+        ),
+        (
+            with_outcomes("horizon: 1d", BINARY_CLASSES.replace("positive_class: late\n", "owner: me\n")),
+            6,
+            "outcomes",
+            "need a positive class: give positive_class, as in positive_class: late",
+        ),
+        (
+            with_outcomes("horizon: 1d\nvalues: [{predicted: late, actual: late, value: 1}]"),
+            8,
+            "outcomes.values",
+            "need outcomes.classes",
+        ),
+        (
+            with_outcomes(
+                """
+                horizon: 1d
+                classes: [on_time, late]
+                values:
+                - {predicted: late, actual: ontime, value: 1}
+                """
+            ),
+            10,
+            "outcomes.values[0].actual",
+            "expected one of the classes 'on_time', 'late', came 'ontime' (did you mean 'on_time'?)",
+        ),
+        (
+            with_outcomes(
+                """
+                horizon: 1d
+                classes: [on_time, late]
+                values:
+                - {predicted: late, actual: late, value: 1}
+                - {predicted: on_time, actual: late, value: 1}
+                - {predicted: late, actual: late, value: 2}
+                """
+            ),
+            12,
+            "outcomes.values[2]",
+            "predicted 'late' and actual 'late' is given twice, first on line 10",
+        ),
+        (
+            with_outcomes("horizon: 1d\nclasses: [a, late]\nvalues:\n- {predicted: a, actul: a, value: 1}"),
+            10,
+            "outcomes.values[0].actul",
+            "did you mean 'actual'?",
+        ),
+        (
+            with_outcomes("horizon: 1d\nclasses: [a, late]\nvalues:\n- {predicted: a, actual: a, value: .inf}"),
+            10,
+            "outcomes.values[0].value",
+            "expected a number",
+        ),
+        (
+            with_outcomes("horizon: 1d\nfairness: [carrier]"),
+            8,
+            "outcomes.fairness[0]",
+            "the parts of a segmentation under segments:, and 'carrier' is none; none is declared",
+        ),
+        (
+            with_outcomes("horizon: 1d\nfairness: [byx]") + "segments: {by_x: {column: x, from: 1}}\n",
+            8,
+            "outcomes.fairness[0]",
+            "'byx' is none (did you mean 'by_x'?)",
+        ),
+        (
+            with_outcomes("horizon: 1d\nfairness: [by, by]") + "segments: {by: {column: x, from: 1}}\n",
+            8,
+            "outcomes.fairness[1]",
+            "the segmentation 'by' is given twice",
+        ),
+        (with_outcomes("horizon: 1d\nfairness: carrier"), 8, "outcomes.fairness", "expected a list"),
+        (with_outcomes("horizon: 1d\nvalues: []", NUMBERS), 7, "outcomes.values", "it is for binary_classification or"),
+        (with_outcomes("horizon: 1d\nthreshold: 0.3", NUMBERS), 7, "outcomes.threshold", "the task is regression"),
+        (with_outcomes("horizon: 1d\nclasses: [a, b]", NUMBERS), 7, "outcomes.classes", "the task is regression"),
+        (with_outcomes("horizon: 1d\nquantile: 1.5", NUMBERS), 7, "outcomes.quantile", "below 1.0, came 1.5"),
+        (with_outcomes("horizon: 1d\ninterval_coverage: 0", NUMBERS), 7, "outcomes.interval_coverage", "above 0"),
+        (with_outcomes("horizon: 1d\nclasses: [a]", MANY), 7, "outcomes.classes", "at least 2 classes, came 1"),
+        (with_outcomes("horizon: 1d\nthreshold: 0.3", MANY), 7, "outcomes.threshold", "it is for binary_class"),
+        (
+            with_outcomes("horizon: 1d\nfairness: [x]", MINIMAL),
+            7,
+            "outcomes.fairness",
+            "only the coverage and the delays",
+        ),
+        (with_outcomes("horizon: 1d\nclasses: [a, b]", MINIMAL), 7, "outcomes.classes", "leave it out"),
+        (MINIMAL + "challengers: [2, '2']\n", 5, "challengers[1]", "the challenger '2' is given twice"),
+        (MINIMAL + "challengers: 2\n", 5, "challengers", "expected a list, came the number 2"),
+        (MINIMAL + "challengers: ['v#2']\n", 5, "challengers[0]", "without '#' and '@'"),
+        (
+            MINIMAL.replace("x:", "loss:") + "outcomes: 1d\n",
+            4,
+            "features.loss.name",
+            "with outcomes, Driftline has a stream 'loss' of its own; rename it",
+        ),
+        (MINIMAL.replace("x:", "'labels:1':") + "outcomes: 1d\n", 4, "features.labels:1.name", "of its own"),
+    ],
+)
+def test_a_flaw_in_outcomes_is_named_with_line_and_field(text: str, line: int, field: str, says: str) -> None:
+    found = flaws(text)
+    assert any((f.line, f.field) == (line, field) and says in f.message for f in found), [str(f) for f in found]
+
+
+def test_of_an_other_task_the_coverage_and_the_delays_of_outcomes_can_be_watched() -> None:
+    spec = parse(MINIMAL + "outcomes: {horizon: 30d, window: 1d, lateness: 1d, margin: 0.1}\n").to_spec()
+    assert spec.outcomes == OutcomeSpec(2_592_000_000, 86_400_000, 86_400_000, margin_tv=0.1)
+
+
+@pytest.mark.parametrize("name", ["loss", "outcome", "selected", "labels:1"])
+def test_without_outcomes_a_feature_may_be_called_like_one_of_their_streams(name: str) -> None:
+    parse(with_features(f"{{'{name}': numeric}}"))
 
 
 def test_all_flaws_are_named_at_once_in_the_order_of_the_file() -> None:

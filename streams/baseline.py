@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 from driftline.codec import Record, encode
 from streams.derived import Derived
 from streams.errors import BaselineError
+from streams.statistics.conditional import AGE, AGE_AND_SCORE, ConditionalBins
 from streams.statistics.layouts import (
     ASSOCIATION,
     CATEGORICAL,
+    EDGE_COUNT,
+    LOSS,
+    LOSS_LAST_TAIL,
     NUMERIC,
     QUALITY,
     CategoricalBins,
@@ -51,9 +55,10 @@ OTHER_PART = "(other)"
 RULE_PART = "in"
 """Names of parts of the traffic: the values that are not watched on their own; the rows that a rule holds for."""
 
-Bins = NumericBins | CategoricalBins | SeasonalBins
+Bins = NumericBins | CategoricalBins | ConditionalBins
+"""How values become bins; what is judged by seasons is judged under conditions (:class:`SeasonalBins`)."""
 
-LAYOUTS = {layout.name: layout for layout in (NUMERIC, CATEGORICAL, QUALITY, ASSOCIATION)}
+LAYOUTS = {layout.name: layout for layout in (NUMERIC, CATEGORICAL, QUALITY, ASSOCIATION, LOSS)}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -63,11 +68,11 @@ class BaselineStream:
     Attributes:
         name: A feature, ``prediction``, ``prediction_label``, ``probability:CLASS``, a derived column (see
             :mod:`streams.derived`), ``quality:STREAM``, ``association:FEATURE``, ``latency_ms``, ``error``, ``schema``
-            or ``rate``.
+            or ``rate``; of outcomes those of :mod:`streams.outcomes.evidence`, and ``labels:j``.
         role: What it is; one of the roles above.
         layout: The layout it is counted in.
         bins: How values become bins; None where bins are derived from those of other streams.
-        counts: int64[K], reference counts.
+        counts: int64[K], reference counts; of a loss nominal ones (:mod:`streams.statistics.losses`).
         margin_tv: Total-variation margin in force; 1 for a stream that arming refused (:mod:`streams.arming`).
         tempering: float32[I], exponent per tilt, 1 / variance inflation.
         importance: Weight in the monitor's evidence.
@@ -96,17 +101,17 @@ class BaselineStream:
             return [*self.bins.top, *unused, "(other)", "(unseen)", "(missing)"]
         if isinstance(self.bins, NumericBins):
             return _numeric_labels(self.bins)
-        if isinstance(self.bins, SeasonalBins):
-            return list(_SEASONAL_LABELS)
+        if isinstance(self.bins, ConditionalBins):
+            return list(_LOSS_LABELS if self.layout is LOSS else _CONDITIONAL_LABELS[self.bins.condition])
         return [name.replace("_", " ") for name in self.layout.bin_names]
 
     def to_record(self) -> Record:
         """The fields of a ``BaselineStream``."""
         bins = self.bins
         cuts: Record = {}
-        if isinstance(bins, SeasonalBins):
+        if isinstance(bins, ConditionalBins):
             edges = bins.edges.astype("<f8").tobytes()
-            cuts = {"season": bins.season, "seasonal_edges": edges, "remap": bins.remap.tobytes()}
+            cuts = {"season": bins.condition, "seasonal_edges": edges, "remap": bins.remap.tobytes()}
         elif isinstance(bins, NumericBins):
             cuts = {"edges": bins.edges.tolist(), "remap": bins.remap.tobytes()}
         elif isinstance(bins, CategoricalBins):
@@ -129,9 +134,7 @@ class BaselineStream:
         layout = LAYOUTS[record["layout"]]
         bins: Bins | None = None
         if record["season"]:
-            size = SEASONS[record["season"]]
-            edges = np.frombuffer(record["seasonal_edges"], "<f8").reshape(size, -1)
-            bins = SeasonalBins(record["season"], edges, np.frombuffer(record["remap"], np.uint8).reshape(size, -1))
+            bins = _conditional_bins(record)
         elif layout is NUMERIC:
             bins = NumericBins(np.array(record["edges"]), np.frombuffer(record["remap"], np.uint8))
         elif layout is CATEGORICAL:
@@ -359,11 +362,32 @@ def _numeric_labels(bins: NumericBins) -> list[str]:
     return labels
 
 
-_SEASONAL_LABELS = (
-    "below the minimum",
-    "lowest 0.5 % of its hour",
-    *(f"{low}0 – {low + 1}0 % of its hour" for low in range(10)),
-    "highest 0.5 % of its hour",
-    "above the maximum",
+def _conditional_bins(record: Record) -> ConditionalBins:
+    condition, edges = record["season"], np.frombuffer(record["seasonal_edges"], "<f8")
+    kind = SeasonalBins if condition in SEASONS else ConditionalBins
+    size = edges.size // EDGE_COUNT
+    return kind(condition, edges.reshape(size, -1), np.frombuffer(record["remap"], np.uint8).reshape(size, -1))
+
+
+def _labels_of(condition: str) -> tuple[str, ...]:
+    return (
+        "below the minimum",
+        f"lowest 0.5 % {condition}",
+        *(f"{low}0 – {low + 1}0 % {condition}" for low in range(10)),
+        f"highest 0.5 % {condition}",
+        "above the maximum",
+        "(missing)",
+    )
+
+
+_CONDITIONAL_LABELS = {
+    **dict.fromkeys(SEASONS, _labels_of("of its hour")),
+    AGE: _labels_of("at its age"),
+    AGE_AND_SCORE: _labels_of("at its age and score"),
+}
+
+_LOSS_LABELS = (
+    "as usual",
+    *(f"beyond the usual, {step} of {LOSS_LAST_TAIL}" for step in range(1, LOSS_LAST_TAIL + 1)),
     "(missing)",
 )

@@ -15,8 +15,11 @@ from driftline.events import CategoricalColumn, Floats, PredictionColumns
 from streams.association import AssociationCounter
 from streams.baseline import (
     ERROR,
+    FAIRNESS_ROLE,
     FEATURE,
+    LABELS_ROLE,
     LATENCY,
+    OUTCOME_ROLE,
     QUALITY_PREFIX,
     RATE_ROLE,
     SCHEMA,
@@ -39,6 +42,7 @@ from streams.statistics.arrays import adjacent, places
 from streams.statistics.counting import batch_lookups, count_categorical_block, count_numeric_block, stack_numeric
 from streams.statistics.layouts import (
     CATEGORICAL,
+    LOSS,
     NUMERIC,
     QUALITY,
     QUALITY_VALID,
@@ -59,6 +63,9 @@ ASSOCIATION_BLOCK = "association"
 NUMERIC_PARTS_BLOCK = "numeric parts"
 CATEGORICAL_PARTS_BLOCK = "categorical parts"
 RATE_BLOCK = "rate"
+OUTCOME_BLOCK = "outcome"
+LOSS_BLOCK = "loss"
+LABELS_BLOCK = "labels"
 BLOCKS = (
     NUMERIC_BLOCK,
     *SEASONAL_BLOCKS,
@@ -68,14 +75,28 @@ BLOCKS = (
     NUMERIC_PARTS_BLOCK,
     CATEGORICAL_PARTS_BLOCK,
     RATE_BLOCK,
+    OUTCOME_BLOCK,
+    LOSS_BLOCK,
+    LABELS_BLOCK,
 )
-"""Values; what is derived from them; values of parts of the traffic; rows per interval of time."""
+"""Values; what is derived from them; values of parts of the traffic; rows per interval of time; predictions beside
+their outcomes (all under conditions; the tail of losses), and whether outcomes come."""
+
+OUTCOME_BLOCKS = (OUTCOME_BLOCK, LOSS_BLOCK)
+"""What :class:`streams.outcomes.evidence.OutcomeCounter` counts."""
+
+NOT_ROWS_BLOCKS = (RATE_BLOCK, *OUTCOME_BLOCKS, LABELS_BLOCK)
+"""What is not counted in the rows of predictions as they come."""
 
 
 def block_of(stream: BaselineStream) -> str:
     """The block a stream belongs to."""
     if stream.role == RATE_ROLE:
         return RATE_BLOCK
+    if stream.role == LABELS_ROLE:
+        return LABELS_BLOCK
+    if stream.role in (OUTCOME_ROLE, FAIRNESS_ROLE):
+        return LOSS_BLOCK if stream.layout is LOSS else OUTCOME_BLOCK
     if isinstance(stream.bins, SeasonalBins):
         return stream.bins.season
     if stream.segment:
@@ -115,7 +136,11 @@ class RowCounter:
         self._quality = _QualitySources(blocks.get(QUALITY_BLOCK, ()), self._numeric, self._categorical, self._derived)
         associations = blocks.get(ASSOCIATION_BLOCK, ())
         self._association = AssociationCounter(associations, baseline.derived, self._numeric, self._categorical)
-        self._parts = PartCounter(baseline.segments, baseline.streams, self._numeric, self._categorical)
+        in_parts = [s for name in (NUMERIC_PARTS_BLOCK, CATEGORICAL_PARTS_BLOCK) for s in blocks.get(name, ())]
+        self._parts = PartCounter(baseline.segments, in_parts, self._numeric, self._categorical)
+        self._not_rows = [
+            (name, len(blocks[name]), blocks[name][0].layout.size) for name in NOT_ROWS_BLOCKS if name in blocks
+        ]
 
     def read(self, columns: PredictionColumns) -> Watched:
         """The watched columns of a batch.
@@ -148,7 +173,7 @@ class RowCounter:
             groups: Number of groups, G.
 
         Returns:
-            Per block int64[G, S, K]; zeros for the block that counts time.
+            Per block int64[G, S, K]; zeros for those that count no rows of predictions (``NOT_ROWS_BLOCKS``).
         """
         found = self._count_numbers(watched, index, groups)
         numbers = None
@@ -169,8 +194,8 @@ class RowCounter:
                 found[name] = self._parts.count_numeric(watched, index, groups)
             elif name == CATEGORICAL_PARTS_BLOCK:
                 found[name] = self._parts.count_categorical(watched, lookups, index, groups)
-            elif name == RATE_BLOCK:
-                found[name] = np.zeros((groups, 1, NUMERIC.size), np.int64)
+        for name, streams, bins in self._not_rows:
+            found[name] = np.zeros((groups, streams, bins), np.int64)
         return [found[name] for name in self._names]
 
     def _count_numbers(self, watched: Watched, index: Codes | None, groups: int) -> dict[str, Counts]:

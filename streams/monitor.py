@@ -22,7 +22,7 @@ from streams.baseline import (
     SCHEMA,
     Baseline,
 )
-from streams.blocks import CONFIDENCE_ERROR, Block, BlockState, back_margin, compile_block
+from streams.blocks import Block, BlockState, compile_block, is_back
 from streams.counting import QUALITY_BLOCK, RATE_BLOCK, blocks_of
 from streams.derived import ASSOCIATION, JOINT
 from streams.derived import RATE as RATE_KIND
@@ -32,7 +32,6 @@ from streams.specification import (
     MONITORS,
     DeploymentSpec,
 )
-from streams.statistics import distances
 from streams.statistics.arrays import log_sum_exp
 from streams.statistics.budget import alarm_threshold_nats
 from streams.statistics.evidence import (
@@ -48,7 +47,6 @@ from streams.statistics.layouts import (
     QUALITY_REFUSED,
     NumericBins,
 )
-from streams.statistics.margins import reference_radius
 from streams.weights import importances, stream_weights
 
 Counts = NDArray[np.int64]
@@ -418,16 +416,8 @@ class Monitors:
         return resolved
 
     def _look_back(self, b: int, index: int) -> None:
-        block, state = self.blocks[b], self.states[b]
-        counts, stream = state.resolve_counts[index], block.streams[index]
-        events = counts.sum() * block.independence[index]
-        observed = distances.total_variation(counts, block.p0[index])
-        upper = float(distances.tv_upper_limit(observed, events, CONFIDENCE_ERROR))
-        if block.layout is QUALITY:
-            # exact limits for events that are rare: a few unusable values among thousands
-            independent = np.floor(counts * block.independence[index]).astype(np.int64)
-            upper = min(upper, float(observed + reference_radius(independent[None], CONFIDENCE_ERROR)[0]))
-        if upper > back_margin(stream):
+        state = self.states[b]
+        if not is_back(self.blocks[b], index, state.resolve_counts[index]):
             state.resolve_counts[index] = 0
             return
         self._mute(b, index, muted=False)

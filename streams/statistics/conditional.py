@@ -51,6 +51,9 @@ from streams.statistics.layouts import (
 )
 from streams.statistics.tilts import NUMERIC_TILTS
 
+AGE, AGE_AND_SCORE = "age", "age_and_score"
+"""Conditions of outcomes: how long after its prediction one came; that and what was predicted."""
+
 MINIMUM_CONDITION_ROWS = 200
 """Fewer rows do not tell a condition's 0.5 % quantile; such a condition keeps the edges of more of the reference."""
 

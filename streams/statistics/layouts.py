@@ -90,7 +90,9 @@ QUALITY_VALID, QUALITY_OUT_OF_RANGE, QUALITY_UNSEEN, QUALITY_MISSING, QUALITY_RE
 ASSOCIATION_MISSING = 9
 LOSS_USUAL, LOSS_FIRST_TAIL, LOSS_LAST_TAIL, LOSS_MISSING = 0, 1, 13, 14
 
-_EDGE_COUNT = CORE_BINS + 3
+EDGE_COUNT = CORE_BINS + 3
+"""Edges of a numeric column."""
+
 _EDGE_PROBABILITIES = np.concatenate(
     ([0.0], TAIL_PROBABILITY + (1 - 2 * TAIL_PROBABILITY) * np.arange(CORE_BINS + 1) / CORE_BINS, [1.0])
 )
@@ -135,7 +137,7 @@ class NumericBins:
 
     def __post_init__(self) -> None:
         edges, remap = np.asarray(self.edges, np.float64), np.asarray(self.remap, np.uint8)
-        if edges.shape != (_EDGE_COUNT,) or remap.shape != (_EDGE_COUNT + 1,):
+        if edges.shape != (EDGE_COUNT,) or remap.shape != (EDGE_COUNT + 1,):
             raise ValueError(f"expected 13 edges and 14 remapped bins, got {edges.shape} and {remap.shape}")
         if np.isnan(edges).any() or (edges[1:] < edges[:-1]).any():
             raise ValueError("the edges of a numeric column must not decrease and not be NaN; fit the bins again")
@@ -161,16 +163,16 @@ def fit_numeric(values: ArrayLike) -> NumericBins:
     """
     column = np.asarray(values, np.float64)
     finite = np.sort(column[np.isfinite(column)])
-    remap = np.arange(_EDGE_COUNT + 1, dtype=np.uint8)
+    remap = np.arange(EDGE_COUNT + 1, dtype=np.uint8)
     if not finite.size:
         remap[:-1] = BELOW_MIN
-        return NumericBins(np.full(_EDGE_COUNT, np.inf), remap)
+        return NumericBins(np.full(EDGE_COUNT, np.inf), remap)
     # Quantiles that are values of the column (no interpolation): then no raw bin between two distinct edges is empty.
     edges = np.quantile(finite, _EDGE_PROBABILITIES, method="inverted_cdf")
     with np.errstate(over="ignore"):
         edges[-1] = np.nextafter(finite[-1], np.inf)
     occupied = np.flatnonzero(np.diff(edges) > 0)
-    if occupied.size < _EDGE_COUNT - 1:
+    if occupied.size < EDGE_COUNT - 1:
         below = np.searchsorted(finite, edges, side="left") / finite.size
         middle = (below[occupied] + below[occupied + 1]) / 2
         nominal = np.searchsorted(_EDGE_PROBABILITIES[1:-1], middle, side="right")

@@ -21,8 +21,9 @@ numbers is taken on the safe side of what the reference can tell.
 - s: from the mean excess over u, s = mean (1 - xi), times a quarter more or its own upper limit, 99 % for exponential
   excesses, if that is more.
 - xi: by L-moments, xi = 2 - l1 / l2 (Hosking and Wallis, "Parameter and quantile estimation for the generalized Pareto
-  distribution", Technometrics 29, 1987), where the reference can tell it from zero. Squares of normal residuals have
-  an exponential tail; absolute errors of a quantity that varies by orders of magnitude do not. Excesses of all conditions, each in units of its own mean, tell it together.
+  distribution", Technometrics 29, 1987), where the reference can tell it from zero. Squares of normal residuals have an
+  exponential tail; absolute errors of a quantity that varies by orders of magnitude do not. Excesses of all conditions,
+  each in units of its own mean, tell it together.
 """
 
 from __future__ import annotations

@@ -36,12 +36,17 @@ class UnreadableWindowError(ServicesError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is known of one window on one partition: up to ``clock_us``, of so many predictions."""
+    """What is known of one window on one partition: up to ``clock_us``, of so many predictions.
+
+    ``final_at_us`` is the event time at which the horizons of all of them have passed, and the time after that in which
+    outcomes may still be published.
+    """
 
     start_us: int
     end_us: int
     clock_us: int
     horizon_us: int
+    final_at_us: int
     predictions: int
 
 
@@ -83,8 +88,8 @@ class Window:
 
     @property
     def final_at_us(self) -> int:
-        """Event time at which the last of its predictions' horizons passes."""
-        return max(span.end_us + span.horizon_us for span in self.spans)
+        """Event time at which the last of it is final."""
+        return max(span.final_at_us for span in self.spans)
 
     @property
     def clock_us(self) -> int:
@@ -217,7 +222,7 @@ def _merged(group: Sequence[Record], spec: DeploymentSpec, key: tuple[Any, ...])
         windows=len({record["window_start_us"] for record in group}),
         layout=target,
         parts=merged,
-        spans=tuple(_span(record) for record in group),
+        spans=tuple(_span(record, spec) for record in group),
         baselines=tuple(sorted({record["baseline_digest"] for record in group})),
         mixed_edges=any(len(one.score_edges) != len(scores) for one in layouts),
         corrections=sum(record["corrections"] for record in group),
@@ -235,12 +240,15 @@ def _parts(record: Record, layout: PerformanceLayout) -> dict[str, Sums]:
         ) from error
 
 
-def _span(record: Record) -> Span:
+def _span(record: Record, spec: DeploymentSpec) -> Span:
     whole = next((part["counts"].get("predictions", [0]) for part in record["parts"] if part["segment"] == ALL), [0])
+    outcomes = spec.outcomes
+    lateness_ms = 0 if outcomes is None else outcomes.final_after_ms - outcomes.horizon_ms
     return Span(
         start_us=record["window_start_us"],
         end_us=record["window_end_us"],
         clock_us=record["clock_us"],
         horizon_us=record["horizon_ms"] * 1000,
+        final_at_us=record["window_end_us"] + (record["horizon_ms"] + lateness_ms) * 1000,
         predictions=int(whole[0]),
     )

@@ -36,7 +36,7 @@ from scipy.special import stdtrit
 
 from streams.statistics.performance import shares
 from streams.statistics.performance.fields import Sums, weighted
-from streams.statistics.performance.grid import GRID
+from streams.statistics.performance.intervals import design_effect
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout
 from streams.statistics.performance.shares import Interval
 
@@ -347,7 +347,7 @@ def _absolute(low: float, high: float) -> Interval:
 
 
 def _binary(sums: Sums) -> dict[str, Rate]:
-    rows, weights, effect = sums["confusion"], weighted(sums, "confusion"), _kish(sums)
+    rows, weights, effect = sums["confusion"], weighted(sums, "confusion"), design_effect(sums)
     (true_negative, false_negative), (false_positive, true_positive) = weights.tolist()
     positive, negative = true_positive + false_negative, true_negative + false_positive
     actual, every = rows.sum(axis=0).tolist(), int(rows.sum())
@@ -365,11 +365,11 @@ def _binary(sums: Sums) -> dict[str, Rate]:
 
 def _classes(sums: Sums) -> dict[str, Rate]:
     weights = weighted(sums, "confusion")
-    return {"accuracy": _share(np.trace(weights), weights.sum(), int(sums["confusion"].sum()), _kish(sums))}
+    return {"accuracy": _share(np.trace(weights), weights.sum(), int(sums["confusion"].sum()), design_effect(sums))}
 
 
 def _numbers(sums: Sums) -> dict[str, Rate]:
-    weight, rows, effect = int(weighted(sums, "with_prediction")), int(sums["with_prediction"]), _kish(sums)
+    weight, rows, effect = int(weighted(sums, "with_prediction")), int(sums["with_prediction"]), design_effect(sums)
     means = {
         "mae": ("absolute_error", "squared_error"),
         "bias": ("error", "squared_error"),
@@ -398,12 +398,3 @@ def _mean(total: int, squares: int, weight: int, rows: int, effect: float) -> Ra
     low, high = Rate(value, None, None, rows, effective, deviation).interval(0.05)
     told = math.isfinite(low)
     return Rate(value, low if told else None, high if told else None, rows, effective, deviation)
-
-
-def _kish(sums: Sums) -> float:
-    """Independent rows that one row is worth: Kish's effective sample size over the number of rows; at most 1."""
-    weight, squares, rows = int(sums["weights"]), int(sums["weights_squared"]), int(sums["resolved"])
-    if not squares or not rows:
-        return 1.0
-    # both are multiples of the grid: weight^2 has it twice
-    return min(weight**2 * GRID / squares / rows, 1.0)

@@ -31,7 +31,11 @@ HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
 LAYOUT = PerformanceLayout(BINARY, ("no", "yes"), np.linspace(0.1, 0.9, 9), np.array([HOUR_US, 5 * HOUR_US]))
 SPEC = DeploymentSpec(
-    "delays", "m", BINARY, (FeatureSpec("x", "numeric"),), outcomes=OutcomeSpec(horizon_ms=48 * 3_600_000)
+    "delays",
+    "m",
+    BINARY,
+    (FeatureSpec("x", "numeric"),),
+    outcomes=OutcomeSpec(48 * 3_600_000, lateness_ms=3 * 3_600_000),
 )
 Make = Callable[..., Any]
 
@@ -90,7 +94,7 @@ def test_versions_roles_and_classes_are_kept_apart_and_a_role_is_that_of_who_kno
         ("1", "champion", "provisional", 2),
         ("2", "challenger", "final", 1),
     ]
-    assert found[1].clock_us == 10 * HOUR_US and found[1].final_at_us == 49 * HOUR_US
+    assert found[1].clock_us == 10 * HOUR_US and found[1].final_at_us == (1 + 48 + 3) * HOUR_US
     assert [w.model_version for w in merge_records(records, SPEC, "day", role="challenger")] == ["2"]
 
 

@@ -1,0 +1,89 @@
+"""The names of the metrics: which there are for a task, and which way each is better."""
+
+from __future__ import annotations
+
+from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION
+
+_AVERAGED = ("precision", "recall", "f1")
+
+METRICS: dict[str, tuple[str, ...]] = {
+    BINARY: (
+        "accuracy",
+        "balanced_accuracy",
+        *_AVERAGED,
+        "matthews_corrcoef",
+        "log_loss",
+        "brier",
+        "roc_auc",
+        "average_precision",
+        "expected_calibration_error",
+        "smooth_calibration_error",
+        "lift",
+        "value",
+        "prevalence",
+        "predicted_positive_rate",
+    ),
+    MULTICLASS: (
+        "accuracy",
+        "balanced_accuracy",
+        *(f"{name}_{how}" for name in _AVERAGED for how in ("macro", "weighted")),
+        "matthews_corrcoef",
+        "log_loss",
+        "brier",
+        "roc_auc_macro",
+        "roc_auc_weighted",
+        "average_precision_macro",
+        "expected_calibration_error",
+        "smooth_calibration_error",
+        "value",
+    ),
+    REGRESSION: (
+        "mae",
+        "rmse",
+        "mape",
+        "smape",
+        "r2",
+        "bias",
+        "quantile_loss",
+        "interval_coverage",
+        "interval_width",
+    ),
+}
+"""What :func:`streams.statistics.performance.metrics.metrics` gives, by task, in the order they are listed in."""
+
+CALIBRATION, CONFUSION, FAIRNESS = "calibration", "confusion", "fairness"
+"""What is no number: a reliability curve, a confusion matrix, rates by group."""
+
+TABLES: dict[str, tuple[str, ...]] = {
+    BINARY: (CALIBRATION, CONFUSION, FAIRNESS),
+    MULTICLASS: (CALIBRATION, CONFUSION, FAIRNESS),
+    REGRESSION: (FAIRNESS,),
+}
+
+_LESS_IS_BETTER = {
+    "log_loss",
+    "brier",
+    "expected_calibration_error",
+    "smooth_calibration_error",
+    "mae",
+    "rmse",
+    "mape",
+    "smape",
+    "quantile_loss",
+}
+_NEITHER = {"prevalence", "predicted_positive_rate", "bias", "interval_coverage", "interval_width"}
+
+
+def names_for(task: str) -> tuple[str, ...]:
+    """Everything that can be shown of a task."""
+    return METRICS.get(task, ()) + TABLES.get(task, ())
+
+
+def every_name() -> list[str]:
+    """What can be shown of any task, in alphabetical order."""
+    return sorted({name for task in METRICS for name in names_for(task)})
+
+
+def more_is_better(metric: str) -> bool | None:
+    """Whether a larger value is better; None where neither direction is."""
+    return None if metric in _NEITHER else metric not in _LESS_IS_BETTER

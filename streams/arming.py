@@ -43,10 +43,26 @@ def arm_baseline(spec: DeploymentSpec, baseline: Baseline, columns: Sequence[Pre
         The same with its arming, the tempering and margins that are to be in force, and its digest.
     """
     blocks = list(blocks_of(baseline.streams).values())
+    return arm_streams(spec, baseline, blocks, _counts_in_steps(spec, baseline, blocks, columns))
+
+
+def arm_streams(
+    spec: DeploymentSpec, baseline: Baseline, blocks: Sequence[Sequence[BaselineStream]], counts: Sequence[Counts]
+) -> Baseline:
+    """Replay some streams of a baseline through their monitors; what these showed is added to its arming.
+
+    Args:
+        spec: Gives the weights of the streams.
+        baseline: As it was learnt; its digest is not looked at.
+        blocks: All streams of the monitors that are tried, each block of one layout.
+        counts: Per block int64[T, S, K], the reference in T steps in order, the same T for all blocks.
+
+    Returns:
+        As :func:`arm_baseline`.
+    """
     streams = [stream for block in blocks for stream in block]
     importance = importances(spec, baseline)
     seed = int(dataclasses.replace(baseline, arming=()).content_digest()[:16], 16)
-    counts = _counts_in_steps(spec, baseline, blocks, columns)
     changed: dict[int, BaselineStream] = {}
     arming = []
     for monitor in MONITORS:
@@ -63,7 +79,7 @@ def arm_baseline(spec: DeploymentSpec, baseline: Baseline, columns: Sequence[Pre
     armed_baseline = dataclasses.replace(
         baseline,
         streams=tuple(changed.get(id(stream), stream) for stream in baseline.streams),
-        arming=tuple(arming),
+        arming=(*baseline.arming, *arming),
         digest="",
     )
     return dataclasses.replace(armed_baseline, digest=armed_baseline.content_digest())

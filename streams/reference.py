@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import Floats, PredictionColumns
+from driftline.events import Floats, OutcomeColumns, PredictionColumns
 from streams.arming import arm_baseline
 from streams.association import association_margin, fit_thirds, table_cells
 from streams.baseline import (
@@ -100,19 +100,26 @@ def build_baseline(
     columns: Sequence[PredictionColumns],
     *,
     source: str,
+    outcomes: Sequence[OutcomeColumns] = (),
     progress: Callable[[str], None] = lambda _: None,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Baseline:
     """Learn a baseline from reference predictions, and try its monitors on them (:mod:`streams.arming`).
+
+    Outcomes are learnt from last (:mod:`streams.outcomes.reference`), and change nothing of what the predictions gave.
 
     Args:
         spec: Names the features that are watched, the segments, and the operator's margins.
         model_version: The version the reference belongs to.
         columns: The reference, in any number of batches.
         source: Where it came from, for people.
+        outcomes: What turned out of the reference's predictions, in any number of batches, and maybe of others.
         progress: Told what is being learnt.
+        notice: Told, in a sentence each, what is worth knowing of the outcomes.
 
     Raises:
-        BaselineError: Too few rows, a declared feature that no row has, or too many parts of the traffic.
+        BaselineError: Too few rows, a declared feature that no row has, or too many parts of the traffic; or nothing
+            can be learnt from the outcomes that were given.
         EventError: A column cannot be read in the kind that the specification declares.
     """
     rows = sum(batch.rows for batch in columns)
@@ -146,7 +153,42 @@ def build_baseline(
         segments=tuple(reference.segments),
     )
     progress("arming")
-    return arm_baseline(spec, baseline, columns)
+    armed = arm_baseline(spec, baseline, columns)
+    if spec.outcomes is None or not outcomes:
+        for text in _without_outcomes(spec, given=bool(outcomes)):
+            notice(text)
+        return armed
+    from streams.outcomes.arming import arm_outcomes
+    from streams.outcomes.reference import learn_outcomes
+
+    progress("outcomes")
+    learnt = learn_outcomes(spec, armed, columns, outcomes)
+    for text in learnt.notices:
+        notice(text)
+    whole = dataclasses.replace(
+        armed,
+        streams=(*armed.streams, *learnt.streams),
+        derived=(*armed.derived, *learnt.derived),
+        outcomes=learnt.reference,
+    )
+    progress("arming of outcomes")
+    return arm_outcomes(spec, whole, learnt.pairs, learnt.known_us)
+
+
+def _without_outcomes(spec: DeploymentSpec, *, given: bool) -> list[str]:
+    """What is to be told of a baseline that learns nothing from outcomes."""
+    if spec.outcomes is not None:
+        return [
+            f"{spec.deployment_id} expects outcomes, and the reference has none: concept drift, labels that are late "
+            "or missing, and fairness will not be watched, and nothing is estimated before outcomes come; windows show "
+            "them as they come"
+        ]
+    if given:
+        return [
+            f"the specification of {spec.deployment_id} expects no outcomes, so those of the reference are not used: "
+            "declare them with outcomes: horizon:"
+        ]
+    return []
 
 
 @dataclass(frozen=True, eq=False, slots=True)

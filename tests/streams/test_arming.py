@@ -16,7 +16,7 @@ from streams.arming import REFUSED_MARGIN, arm_baseline, is_refused, refused
 from streams.baseline import Baseline
 from streams.counting import blocks_of
 from streams.reference import build_baseline
-from streams.specification import DATA_DRIFT, MONITORS, DeploymentSpec, FeatureSpec, SegmentSpec
+from streams.specification import DATA_DRIFT, DATA_QUALITY, PREDICTION_DRIFT, SERVICE, DeploymentSpec, FeatureSpec, SegmentSpec
 from streams.statistics.evidence import log_e_values, make_bets
 from streams.statistics.seasons import SeasonalBins
 from streams.statistics.tilts import tilts_of
@@ -75,7 +75,7 @@ def untempered(baseline: Baseline, name: str) -> Baseline:
 
 
 def test_each_monitor_is_armed_when_a_baseline_is_built(baseline: Baseline) -> None:
-    assert [item.monitor for item in baseline.arming] == list(MONITORS)
+    assert [item.monitor for item in baseline.arming] == [DATA_DRIFT, PREDICTION_DRIFT, DATA_QUALITY, SERVICE]
     for item in baseline.arming:
         assert item.alarms <= item.bound
         assert item.bound == pytest.approx(item.starts / np.exp(item.threshold_nats))

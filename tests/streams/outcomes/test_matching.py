@@ -44,7 +44,7 @@ def naive(times: dict[int, int], rows: list[Row]) -> tuple[dict[int, Row], dict[
     first: dict[int, int] = {}
     replaced = late = unknown = 0
     for row in rows:
-        number, known, value, acted, weight = row
+        number, known = row[:2]
         if number not in times:
             unknown += 1
             continue

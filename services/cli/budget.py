@@ -14,6 +14,7 @@ from services.cli.output import JSON_OPTION, print_json, print_table, safe, stde
 if TYPE_CHECKING:
     from services.deployments.accounts import DeploymentAccount, Fleet, MonitorAccount
     from services.deployments.delays import MonitorDelay, StreamDelay
+    from services.deployments.outcome_delays import OutcomeDelay
 
 EXAMPLES = (
     "Examples:\n\n  driftline budget\n\n  driftline budget delays\n\n  driftline budget --all --json\n\n"
@@ -98,6 +99,8 @@ def _document(account: DeploymentAccount) -> dict[str, Any]:
         "model_version": account.model_version,
         "rows_per_day": account.rate and account.rate.rows_per_day,
         "rows_per_day_from": account.rate and account.rate.source,
+        "outcomes_per_day": account.outcome_rate and account.outcome_rate.rows_per_day,
+        "outcomes_per_day_from": account.outcome_rate and account.outcome_rate.source,
         "monitors": [
             {
                 "monitor": m.monitor,
@@ -106,6 +109,7 @@ def _document(account: DeploymentAccount) -> dict[str, Any]:
                 "threshold_nats": m.threshold_nats,
                 "alarms": m.alarms,
                 "delays": [_delay_document(account, delay) for delay in m.delays],
+                "changes": [_change_document(account, delay) for delay in m.changes],
             }
             for m in account.monitors
         ],
@@ -127,6 +131,20 @@ def _delay_document(account: DeploymentAccount, delay: MonitorDelay) -> dict[str
         "streams": delay.streams,
         "median": one(delay.median),
         "worst": one(delay.worst),
+    }
+
+
+def _change_document(account: DeploymentAccount, delay: OutcomeDelay) -> dict[str, Any]:
+    finite = math.isfinite(delay.events)
+    return {
+        "change": delay.change,
+        "stream": delay.stream,
+        "streams": delay.streams,
+        "events": delay.events if finite else None,
+        "counted": delay.counted,
+        "wait_us": delay.wait_us,
+        "days": account.days_of(delay) if finite else None,
+        "inside_margin": delay.inside_margin,
     }
 
 
@@ -251,7 +269,7 @@ def _monitor_row(account: DeploymentAccount, monitor: MonitorAccount) -> list[ob
     from services.deployments.durations import duration_text
 
     if monitor.threshold_nats is None:
-        return [monitor.monitor, "off", "0", "–", "–", monitor.alarms]
+        return [monitor.monitor, _why_off(account, monitor.monitor), "0", "–", "–", monitor.alarms]
     days = account.spec.false_alarms.per_ms / monitor.allowed / 86_400_000
     return [
         monitor.monitor,
@@ -263,14 +281,30 @@ def _monitor_row(account: DeploymentAccount, monitor: MonitorAccount) -> list[ob
     ]
 
 
+def _why_off(account: DeploymentAccount, monitor: str) -> str:
+    from streams.specification import FAIRNESS, MONITOR_PARTS, OUTCOMES_KIND, PREDICTION_DRIFT
+
+    spec = account.spec
+    if monitor in spec.disabled_monitors or MONITOR_PARTS[monitor][0] != OUTCOMES_KIND or monitor == PREDICTION_DRIFT:
+        return "off"
+    if spec.outcomes is None:
+        return "no outcomes"
+    return "no groups" if monitor == FAIRNESS and not spec.outcomes.fairness else "off"
+
+
 def _show_delays(account: DeploymentAccount) -> None:
-    watched = [m for m in account.monitors if m.delays]
     if account.model_version is None:
         stdout.print(
             "How fast changes are found depends on the baseline, and there is none: driftline baseline build",
             highlight=False,
         )
         return
+    _show_shifts(account)
+    _show_changes(account)
+
+
+def _show_shifts(account: DeploymentAccount) -> None:
+    watched = [m for m in account.monitors if m.delays]
     if not watched:
         stdout.print("No monitor has a numeric stream whose mean could shift.", highlight=False)
         return
@@ -300,6 +334,52 @@ def _show_delays(account: DeploymentAccount) -> None:
             "at once are found sooner. A lower margin, a larger share or a higher count finds changes sooner.",
         ]
     )
+
+
+def _show_changes(account: DeploymentAccount) -> None:
+    """What the monitors of outcomes find, and when."""
+    watched = [m for m in account.monitors if m.changes]
+    if not watched:
+        if account.spec.outcomes is not None:
+            stdout.print(
+                "How fast changes among outcomes are found depends on the reference's outcomes, and it has none: "
+                "driftline baseline build, with outcomes whose horizon has passed",
+                highlight=False,
+                soft_wrap=True,
+            )
+        return
+    rate = account.outcome_rate
+    at = f"at {rate.rows_per_day:,.0f} outcomes a day ({rate.source})" if rate else "its outcomes per day are unknown"
+    stdout.print(
+        f"[bold]Expected delay until the alarm when outcomes change[/], version {safe(account.model_version or '')}, "
+        f"{safe(at)}:",
+        highlight=False,
+        soft_wrap=True,
+    )
+    rows: list[list[object]] = []
+    for m in watched:
+        lead = m.monitor
+        for delay in m.changes:
+            of = f"{delay.stream}, the middle one of {delay.streams}" if delay.streams > 2 else delay.stream
+            rows.append([lead, delay.change, of, _change_text(account, delay)])
+            lead = ""
+    print_table(["monitor", "change", "seen in", "delay"], rows, numbers=["delay"])
+    _dim(
+        [
+            "Counted from the first outcomes that show the change: how long outcomes take comes on top, for labels the "
+            "age at which it is first looked is included. Of one stream alone; wrong predictions are taken to have "
+            "losses as the wrong ones of the reference, errors of numbers to be normal, rates of groups to be one "
+            "half, where a move is hardest to tell.",
+        ]
+    )
+
+
+def _change_text(account: DeploymentAccount, delay: OutcomeDelay) -> str:
+    if not math.isfinite(delay.events):
+        return "in the margin" if delay.inside_margin else "at its edge"
+    days = account.days_of(delay)
+    events = f"{math.ceil(delay.events):,} {delay.counted}"
+    return events if days is None else f"{events} · {_time_text(days)}"
 
 
 def _delay_text(account: DeploymentAccount, delay: StreamDelay, *, with_events: bool = True) -> str:

@@ -5,6 +5,7 @@ Nothing is decided here; everything is read from the topics.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,9 +16,10 @@ from driftline.errors import CodecError
 from driftline.settings import KafkaSettings
 from services.deployments.budget import FLEET, fleet_capacity, handed_out, promises, promises_text
 from services.deployments.delays import MonitorDelay, monitor_delays
+from services.deployments.outcome_delays import OutcomeDelay, outcome_delays
 from services.kafka import latest_by_key, read_to_end
 from services.status import deployment_states
-from services.windows import latest_windows
+from services.windows import latest_records, latest_windows
 from streams.baseline import Baseline
 from streams.errors import BaselineError
 from streams.monitor import Monitors
@@ -38,6 +40,7 @@ class MonitorAccount:
         threshold_nats: Evidence at which it alarms; None where it is switched off.
         alarms: Alarms it raised in the last period, real changes included.
         delays: Expected delays, one entry per shift; empty where there is no baseline or no numeric stream.
+        changes: Of a monitor of outcomes the expected delays, one entry per change.
     """
 
     monitor: str
@@ -46,11 +49,12 @@ class MonitorAccount:
     threshold_nats: float | None
     alarms: int
     delays: Sequence[MonitorDelay] = ()
+    changes: Sequence[OutcomeDelay] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Rows per day of event time, and what says so."""
+    """Rows, or outcomes, per day of event time, and what says so."""
 
     rows_per_day: float
     source: str
@@ -66,6 +70,7 @@ class DeploymentAccount:
         period_end_us: The event time its last period ends with; None where nothing has come yet.
         model_version: The version whose baseline the delays are about; None where there is no baseline.
         rate: Its rows per day, None where unknown.
+        outcome_rate: Its outcomes per day, None where none are expected, or the number is unknown.
     """
 
     spec: DeploymentSpec
@@ -73,6 +78,7 @@ class DeploymentAccount:
     period_end_us: int | None = None
     model_version: str | None = None
     rate: Rate | None = None
+    outcome_rate: Rate | None = None
 
     @property
     def allowed(self) -> float:
@@ -94,6 +100,16 @@ class DeploymentAccount:
         if self.rate is None or self.rate.rows_per_day <= 0:
             return None
         return events * self.spec.shards / self.rate.rows_per_day
+
+    def days_of(self, delay: OutcomeDelay) -> float | None:
+        """How many days pass until a change among outcomes is noticed; None where the rate is unknown."""
+        rate, events = self.outcome_rate, delay.per_outcome
+        if events is None:
+            rate, events = self.rate, delay.per_prediction
+        events_per_day = rate.rows_per_day * events if rate is not None else 0.0
+        if events_per_day <= 0:
+            return None
+        return delay.wait_us / _DAY_US + delay.events * self.spec.shards / events_per_day
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,20 +211,34 @@ def detailed(settings: KafkaSettings, found: Sequence[DeploymentAccount], *, obs
     """
     by_name = {account.spec.deployment_id: account for account in found}
     for baseline in _latest_baselines(settings, by_name):
-        account = by_name[baseline.deployment_id]
-        seen = _observed_rate(settings, account, baseline.model_version) if observed else None
-        by_name[baseline.deployment_id] = _with_delays(account, baseline, seen or _reference_rate(baseline))
+        account, version = by_name[baseline.deployment_id], baseline.model_version
+        rate = (_observed_rate(settings, account, version) if observed else None) or _reference_rate(baseline)
+        seen = _observed_outcome_rate(settings, account, version) if observed and baseline.outcomes else None
+        outcomes = seen or _reference_outcome_rate(baseline, rate)
+        by_name[baseline.deployment_id] = _with_delays(account, baseline, rate, outcomes)
     return list(by_name.values())
 
 
-def _with_delays(account: DeploymentAccount, baseline: Baseline, rate: Rate | None) -> DeploymentAccount:
+def _with_delays(
+    account: DeploymentAccount, baseline: Baseline, rate: Rate | None, outcome_rate: Rate | None
+) -> DeploymentAccount:
     """The same with the expected delays of a version."""
     compiled = Monitors(account.spec, baseline, 0, 0)
     monitors = [
-        MonitorAccount(m.monitor, m.part, m.allowed, m.threshold_nats, m.alarms, monitor_delays(compiled, m.monitor))
+        dataclasses.replace(
+            m,
+            delays=monitor_delays(compiled, m.monitor),
+            changes=outcome_delays(compiled, baseline, m.monitor),
+        )
         for m in account.monitors
     ]
-    return DeploymentAccount(account.spec, tuple(monitors), account.period_end_us, baseline.model_version, rate)
+    return dataclasses.replace(
+        account,
+        monitors=tuple(monitors),
+        model_version=baseline.model_version,
+        rate=rate,
+        outcome_rate=outcome_rate,
+    )
 
 
 def _latest_baselines(settings: KafkaSettings, deployments: Collection[str]) -> Iterator[Baseline]:
@@ -245,5 +275,33 @@ def _observed_rate(settings: KafkaSettings, account: DeploymentAccount, version:
         return None
     rows = sum(window["rows"] for window in final)
     span_us = max(w["window_end_us"] for w in final) - min(w["window_start_us"] for w in final)
-    length = f"{span_us / _DAY_US:,.1f} days" if span_us >= _DAY_US else f"{span_us * 24 / _DAY_US:.1f} hours"
-    return Rate(rows * _DAY_US / span_us, f"{rows:,} rows in windows of {length}")
+    return Rate(rows * _DAY_US / span_us, f"{rows:,} rows in windows of {_length(span_us)}")
+
+
+def _reference_outcome_rate(baseline: Baseline, rate: Rate | None) -> Rate | None:
+    """Outcomes per day if as many predictions get theirs as in the reference."""
+    outcomes = baseline.outcomes
+    if outcomes is None or rate is None or not outcomes.rows:
+        return None
+    coverage = outcomes.resolved / outcomes.rows
+    return Rate(rate.rows_per_day * coverage, f"{100 * coverage:.3g} % of the predictions get one, as in the reference")
+
+
+def _observed_outcome_rate(settings: KafkaSettings, account: DeploymentAccount, version: str) -> Rate | None:
+    """Outcomes per day of a version, from the last period of its accuracy windows that are final; None without any."""
+    if account.period_end_us is None or account.spec.outcomes is None:
+        return None
+    reach_ms = account.spec.false_alarms.per_ms + account.spec.outcomes.final_after_ms
+    since_us = account.period_end_us - reach_ms * 1000
+    name = account.spec.deployment_id
+    windows = latest_records(settings, name, "PerformanceWindow", version=version, from_us=since_us)
+    final = [window for window in windows if window["status"] == "final" and window["parts"]]
+    if not final:
+        return None
+    resolved = sum(sum(window["parts"][0]["counts"].get("resolved", ())) for window in final)
+    span_us = max(w["window_end_us"] for w in final) - min(w["window_start_us"] for w in final)
+    return Rate(resolved * _DAY_US / span_us, f"{resolved:,} in final windows of {_length(span_us)}")
+
+
+def _length(span_us: int) -> str:
+    return f"{span_us / _DAY_US:,.1f} days" if span_us >= _DAY_US else f"{span_us * 24 / _DAY_US:.1f} hours"

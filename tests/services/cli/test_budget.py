@@ -104,7 +104,8 @@ def test_one_deployment_is_shown_with_what_it_may_spend_and_has_spent(
     assert drift["threshold_nats"] == pytest.approx(np.log(720 / 0.3))
     assert drift["alarms"] == 1 and delays["alarms"] == 1
     assert monitor_of(delays, "service") == {
-        "monitor": "service", "part": 0.0, "allowed": 0.0, "threshold_nats": None, "alarms": 0, "delays": []
+        "monitor": "service", "part": 0.0, "allowed": 0.0, "threshold_nats": None, "alarms": 0, "delays": [],
+        "changes": [],
     }  # fmt: skip
     assert delays["allowed"] + delays["kept_back"] == pytest.approx(1.0)
     assert delays["rows_per_day"] == pytest.approx(400, rel=0.05) and "baseline" in delays["rows_per_day_from"]

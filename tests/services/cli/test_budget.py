@@ -16,7 +16,18 @@ from services.deployments.baselines import publish_baseline
 from services.deployments.store import get_deployment
 from services.kafka import publish
 from services.topics import ensure_topics
+from streams.baseline import Baseline, BaselineStream, OutcomeReference
+from streams.derived import Derived
 from streams.reference import build_baseline
+from streams.statistics.layouts import (
+    CATEGORICAL,
+    NUMERIC,
+    CategoricalBins,
+    bin_numeric,
+    count_codes,
+    fit_numeric,
+)
+from streams.statistics.tilts import tilts_of
 
 SPEC = """
 deployment: delays
@@ -70,16 +81,18 @@ def fleet(run: Run, settings: KafkaSettings, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def fire(settings: KafkaSettings, monitor: str, day: float, name: str, status: str = "firing") -> None:
+def fire(
+    settings: KafkaSettings, monitor: str, day: float, name: str, status: str = "firing", deployment: str = "delays"
+) -> None:
     at = MARCH_US + round(day * DAY_US)
     alert: dict[str, Any] = {
-        "id": f"{name}-{status}", "incident_key": name, "deployment_id": "delays", "model_id": "m",
+        "id": f"{name}-{status}", "incident_key": name, "deployment_id": deployment, "model_id": "m",
         "model_version": "3", "monitor": monitor, "severity": "warning", "status": status, "episode": 1,
         "change_time_us": at, "detection_time_us": at, "trigger_time_ms": at // 1000, "log_evidence_nats": 9.0,
         "threshold_nats": 8.0, "rows_since_change": 10, "causes": [], "evidence_offsets": [],
         "baseline_digest": "x", "spec_revision": 1, "false_alarms": "at most 2",
     }  # fmt: skip
-    publish(settings, settings.topics.alerts, b"delays", encode("Alert", alert))
+    publish(settings, settings.topics.alerts, deployment.encode(), encode("Alert", alert))
 
 
 def monitor_of(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -183,3 +196,89 @@ def test_without_deployments_the_command_that_makes_one_is_named(run: Run) -> No
 def test_a_deployment_without_a_baseline_has_thresholds_and_no_delays(run: Run, fleet: Path) -> None:
     status, out, _ = run("budget", "churn")
     assert status == 0 and "there is none: driftline baseline build" in out and "nats" in out
+
+
+OUTCOMES = """
+deployment: late
+model: m
+task: binary_classification
+positive_class: late
+features: {x: numeric}
+false_alarms: {count: 2, per: 30d, scope: deployment}
+outcomes: {horizon: 2d}
+"""
+
+
+def with_outcomes(settings: KafkaSettings) -> Baseline:
+    """A baseline of 4,000 rows in ten days, of which 3,000 had an outcome; a fifth were predicted wrongly."""
+    rng, rows = np.random.default_rng(5), 4000
+    columns = PredictionColumns(
+        "late",
+        "1",
+        [str(i) for i in range(rows)],
+        MARCH_US + np.arange(rows, dtype=np.int64) * (DAY_US // 400),
+        {"x": rng.normal(size=rows)},
+        prediction=rng.random(rows),
+    )
+    spec = dataclasses.replace(get_deployment(settings, "late").spec, outcomes=None)
+    plain = build_baseline(spec, "1", [columns], source="test")
+    losses = fit_numeric(np.linspace(0.0, 1.0, 3000))
+    ranks = count_codes(bin_numeric(losses, np.linspace(0.0, 1.0, 3000)), NUMERIC)
+    labels = np.bincount([0, 1], [2400, 1600], CATEGORICAL.size).astype(np.int64)
+    even = [np.ones(tilts_of(layout).size, np.float32) for layout in (NUMERIC, CATEGORICAL)]
+    streams = (
+        *plain.streams,
+        BaselineStream("loss", "outcome", NUMERIC, losses, ranks, 0.02, even[0]),
+        BaselineStream("labels:1", "labels", CATEGORICAL, CategoricalBins(("known", "open")), labels, 0.02, even[1]),
+    )
+    none, confusion = np.zeros(0), np.array([[2000, 100, 500, 400]])
+    outcomes = OutcomeReference(
+        172_800_000, 4000, 3000, np.zeros(0, np.int64), DAY_US, ("on_time", "late"), none, none, none, {},
+        {"confusion": confusion}, {}
+    )  # fmt: skip
+    derived = (*plain.derived, Derived("labels", "labels", (), {"ages_us": np.array([7.2e9])}))
+    found = dataclasses.replace(plain, streams=streams, derived=derived, outcomes=outcomes, digest="")
+    return dataclasses.replace(found, digest=found.content_digest())
+
+
+def test_what_changes_among_outcomes_cost_is_shown_at_the_deployments_own_rate_of_outcomes(
+    run: Run, settings: KafkaSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "late.yaml").write_text(OUTCOMES)
+    assert run("deployment", "apply", tmp_path / "late.yaml")[0] == 0
+    assert "depends on the baseline, and there is none" in run("budget", "late")[1]
+    assert publish_baseline(settings, with_outcomes(settings), actor="ada")
+    (late,) = json.loads(run("budget", "late", "--json")[1])["deployments"]
+    drift, labels = monitor_of(late, "concept_drift"), monitor_of(late, "labels")
+    assert drift["part"] == pytest.approx(0.5 * 0.6) and labels["part"] == pytest.approx(0.5 * 0.1)
+    assert [change["change"] for change in drift["changes"]] == [f"accuracy falls by {n} points" for n in (2, 5, 10)]
+    assert late["outcomes_per_day"] == pytest.approx(300, rel=0.01)
+    assert late["outcomes_per_day_from"] == "75 % of the predictions get one, as in the reference"
+    assert drift["changes"][0]["events"] is None, "2 points are within the margin of 0.02"
+    ten, stopped = drift["changes"][-1], labels["changes"][-1]
+    assert ten["days"] == pytest.approx(ten["events"] / late["outcomes_per_day"])
+    assert stopped["days"] == pytest.approx(2 / 24 + stopped["events"] / late["rows_per_day"])
+    text = " ".join(run("budget", "late")[1].split())
+    assert "fairness no groups" in text and "Expected delay until the alarm when outcomes change, version 1" in text
+    assert "accuracy falls by 10 points loss" in text and "no outcomes come labels:1" in text
+    assert "in the margin" in text and " outcomes · " in text and " predictions · " in text
+    window = {
+        "id": "w", "deployment_id": "late", "model_version": "1", "role": "champion", "partition": 0,
+        "window_start_us": MARCH_US, "window_end_us": MARCH_US + DAY_US, "status": "final", "revision": 1,
+        "clock_us": MARCH_US + 4 * DAY_US, "horizon_ms": 172_800_000, "task": "binary_classification",
+        "classes": ["on_time", "late"], "score_edges": [], "age_edges_us": [], "baseline_digest": "x",
+        "corrections": 0, "superseded": 0,
+        "parts": [{"segment": "", "counts": {"predictions": [900], "resolved": [600]}, "sums": {}},
+                  {"segment": "a=b", "counts": {"predictions": [300], "resolved": [200]}, "sums": {}}],
+    }  # fmt: skip
+    publish(settings, settings.topics.windows, b"late", encode("PerformanceWindow", window))
+    fire(settings, "concept_drift", 4, "now", deployment="late")
+    (late,) = json.loads(run("budget", "late", "--json")[1])["deployments"]
+    assert (late["outcomes_per_day"], late["outcomes_per_day_from"]) == (600, "600 in final windows of 1.0 days")
+    assert monitor_of(late, "concept_drift")["alarms"] == 1
+
+
+def test_a_deployment_without_outcomes_says_so_beside_its_monitors(run: Run, fleet: Path) -> None:
+    text = " ".join(run("budget", "delays")[1].split())
+    assert all(f"{monitor} no outcomes" in text for monitor in ("concept_drift", "labels", "fairness"))
+    assert "service off" in text and "when outcomes change" not in text

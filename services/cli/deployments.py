@@ -55,7 +55,8 @@ def apply(
 ) -> None:
     """Put specifications in force, all of them or none.
 
-    Exit status 2 if one is refused; every flaw is named with line and field.
+    Exit status 2 if one is refused; every flaw is named with line and field. Outcomes that would be waited for longer
+    than the topics keep their predictions are refused with exit status 1.
     """
     from services.cli.context import actor, kafka_settings
     from services.deployments.checking import load_specification
@@ -89,6 +90,7 @@ def _applied_document(applied: Applied) -> dict[str, Any]:
         "budget_share": applied.spec.false_alarms.share,
         "digest": applied.spec.digest(),
         "changes": [{"field": c.field, "before": c.before, "after": c.after} for c in applied.changes],
+        "warnings": list(applied.warnings),
     }
 
 
@@ -107,6 +109,8 @@ def _show_applied(applied: Applied, dry_run: bool) -> None:
     for change in applied.changes:
         before, after = (safe("not given" if v is None else v) for v in (change.before, change.after))
         stdout.print(f"  {safe(change.field)}: {before} → {after}", highlight=False)
+    for warning in applied.warnings:
+        stdout.print(f"  [yellow]Note:[/] {safe(warning)}", highlight=False)
 
 
 @deployment_app.command(
@@ -149,7 +153,19 @@ def list_(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
         stdout.print("no deployments yet: driftline deployment apply FILE", highlight=False)
         return
     print_table(
-        ["deployment", "model", "task", "features", "window", "risk", "false alarms", "share", "owner", "revision"],
+        [
+            "deployment",
+            "model",
+            "task",
+            "features",
+            "window",
+            "outcomes",
+            "risk",
+            "false alarms",
+            "share",
+            "owner",
+            "revision",
+        ],
         [
             (
                 spec.deployment_id,
@@ -157,6 +173,7 @@ def list_(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
                 spec.task.replace("_", " "),
                 len(spec.features),
                 duration_text(spec.window_ms),
+                "none" if spec.outcomes is None else f"within {duration_text(spec.outcomes.horizon_ms)}",
                 spec.risk,
                 f"{spec.false_alarms.count:g} per {duration_text(spec.false_alarms.per_ms)}, {spec.false_alarms.scope}",
                 f"{spec.false_alarms.share:.3g}",

@@ -6,20 +6,23 @@ from typing import Annotated
 
 import typer
 
-from services.cli.output import JSON_OPTION, fail, print_json, print_table, stdout
+from services.cli.output import JSON_OPTION, fail, print_json, print_table, safe, stdout
 
 topics_app = typer.Typer(
     add_completion=False,
     invoke_without_command=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    epilog="Examples:\n\n  driftline topics\n\n  driftline topics --json\n\n  driftline topics create --partitions 8",
+    epilog=(
+        "Examples:\n\n  driftline topics\n\n  driftline topics --json\n\n  driftline topics create --partitions 8\n\n"
+        "  driftline topics keep --days 120"
+    ),
 )
 
 
 @topics_app.callback()
 def topics(ctx: typer.Context, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
-    """List the topics with their state; [bold]create[/bold] and [bold]delete[/bold] them.
+    """List the topics with their state; [bold]create[/bold], [bold]keep[/bold] and [bold]delete[/bold] them.
 
     Exit status 1 if a topic is missing or does not fit.
     """
@@ -100,6 +103,41 @@ def create(
         f"{len(report.created)} topic(s) created, {len(report.existing)} were there; {report.partitions} partition(s)",
         highlight=False,
     )
+
+
+@topics_app.command(
+    epilog=(
+        "Examples:\n\n  driftline topics keep --days 120\n\n  driftline topics keep --days -1\n\n"
+        "Topics that are yet to be created take DRIFTLINE_RETENTION_DAYS."
+    )
+)
+def keep(
+    days: Annotated[
+        int, typer.Option(min=-1, max=36_500, help="How long after publishing they stay, in days; -1 for ever.")
+    ],
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Say how long predictions, outcomes and their order are kept (retention.ms).
+
+    Refused if a deployment in force waits longer for its outcomes: its index of waiting predictions is rebuilt from the
+    topics.
+    """
+    from services.cli.context import kafka_settings
+    from services.deployments.retention import check_retention
+    from services.deployments.store import load_deployments
+    from services.retention import FOREVER, Retention, event_retentions, set_event_retention
+
+    if days == 0:
+        raise typer.BadParameter("expected a number of days, or -1 for ever, came 0", param_hint="--days")
+    settings = kafka_settings()
+    time_ms = FOREVER if days < 0 else days * 86_400_000
+    specs = [item.spec for item in load_deployments(settings).values()]
+    check_retention(specs, [Retention(each.topic, time_ms, None) for each in event_retentions(settings)])
+    names = set_event_retention(settings, time_ms)
+    if as_json:
+        print_json({"topics": names, "retention_ms": time_ms})
+        return
+    stdout.print(f"{', '.join(map(safe, names))}: kept {'for ever' if days < 0 else f'{days} days'}", highlight=False)
 
 
 @topics_app.command(epilog="Examples:\n\n  driftline topics delete --yes")

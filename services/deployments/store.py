@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from driftline.topics import record_key
 from services.deployments.budget import shared
 from services.deployments.changes import Change, changing
 from services.deployments.errors import DeploymentError
+from services.deployments.retention import check_retention
 from services.deployments.specification import to_document
 from services.kafka import broker_time_ms, latest_by_key
+from services.retention import event_retentions
 from streams.specification import DeploymentSpec
 
 APPLIED = "deployment.applied"
@@ -51,11 +53,13 @@ class Applied:
         spec: As it is in force now.
         result: ``created``, ``changed``, ``unchanged``, or ``shared`` where only its part of the budget changed.
         changes: What differs from before.
+        warnings: What may go wrong with it, in words.
     """
 
     spec: DeploymentSpec
     result: str
     changes: Sequence[FieldChange] = ()
+    warnings: Sequence[str] = ()
 
 
 def load_deployments(settings: KafkaSettings) -> dict[str, Deployment]:
@@ -104,9 +108,10 @@ def apply(
 ) -> list[Applied]:
     """Put specifications in force, all or none, each audited.
 
-    1. Read what is in force; from here on a second person's apply refuses this one.
-    2. Share the fleet's budget anew (:func:`services.deployments.budget.shared`).
-    3. Publish what differs with the next revision, smaller shares first, with its audit record, in one transaction.
+    1. Refuse what waits longer for outcomes than the topics keep (:mod:`services.deployments.retention`).
+    2. Read what is in force; from here on a second person's apply refuses this one.
+    3. Share the fleet's budget anew (:func:`services.deployments.budget.shared`).
+    4. Publish what differs with the next revision, smaller shares first, with its audit record, in one transaction.
 
     Args:
         settings: How to reach Kafka.
@@ -117,18 +122,30 @@ def apply(
 
     Raises:
         ClusterError: Kafka does not answer, topics are missing, or somebody else applied at the same moment.
-        DeploymentError: The same deployment twice, or fleet deployments that promise different budgets.
+        DeploymentError: The same deployment twice, fleet deployments that promise different budgets, or outcomes that
+            are waited for longer than the topics keep their predictions.
     """
     _require_distinct(specs)
+    doubts = _retention_doubts(settings, specs)
     if dry_run:
-        return list(_planned(_in_force(settings), specs))
+        return _with_warnings(_planned(_in_force(settings), specs), doubts)
     with changing(settings, "deployments", actor=actor, reason=reason) as changes:
         current = _in_force(settings)
         planned = list(_planned(current, specs))
         for applied in planned:
             if applied.result != "unchanged":
                 changes.add(_change(settings, current.get(applied.spec.deployment_id), applied))
-    return planned
+    return _with_warnings(planned, doubts)
+
+
+def _retention_doubts(settings: KafkaSettings, specs: Sequence[DeploymentSpec]) -> dict[str, list[str]]:
+    if all(spec.outcomes is None for spec in specs):
+        return {}
+    return check_retention(specs, event_retentions(settings))
+
+
+def _with_warnings(planned: Iterable[Applied], warnings: Mapping[str, Sequence[str]]) -> list[Applied]:
+    return [dataclasses.replace(each, warnings=warnings.get(each.spec.deployment_id, ())) for each in planned]
 
 
 def retire(settings: KafkaSettings, deployment_id: str, *, actor: str, reason: str) -> DeploymentSpec:
@@ -226,6 +243,10 @@ def _flat(spec: DeploymentSpec) -> dict[str, Any]:
         document["detectors"] = {
             f"{detector.detector} on {detector.stream}": dict(detector.parameters) or "as in the literature"
             for detector in spec.detectors
+        }
+    if spec.outcomes is not None and spec.outcomes.values:
+        document["outcomes"]["values"] = {
+            f"{each.predicted} for {each.actual}": each.value for each in spec.outcomes.values
         }
     document["false_alarms"]["share"] = spec.false_alarms.share
     return dict(_leaves(document, ""))

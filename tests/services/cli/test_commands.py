@@ -95,6 +95,24 @@ def test_a_deployment_is_applied_listed_and_shown_as_it_can_be_applied_again(run
     assert status == 1
 
 
+def test_outcomes_are_refused_until_the_topics_keep_them_long_enough(run: Run, deployed: Path) -> None:
+    text = SPEC + "positive_class: late\noutcomes: {horizon: 200d, lateness: 0s}\n"
+    (deployed / "waiting.yaml").write_text(text)
+    status, _, err = run("deployment", "apply", deployed / "waiting.yaml")
+    assert status == 1 and "delays: horizon 200d + window 1d + lateness 10m = 201d10m; " in " ".join(err.split())
+    assert "driftline topics keep --days 202" in " ".join(err.split())
+    assert run("topics", "keep", "--days", 0)[0] == 2
+    status, out, _ = run("topics", "keep", "--days", 202, "--json")
+    assert status == 0 and json.loads(out)["retention_ms"] == 202 * 86_400_000
+    status, out, _ = run("deployment", "apply", deployed / "waiting.yaml")
+    assert status == 0 and "outcomes.horizon: not given → 200d" in out
+    assert "within 200d" in run("deployment", "list")[1]
+    status, _, err = run("topics", "keep", "--days", 100)
+    assert status == 1 and "delays: horizon 200d" in " ".join(err.split())
+    assert run("topics", "keep", "--days", -1)[0] == 0
+    assert yaml.safe_load(run("deployment", "show", "delays")[1])["outcomes"]["horizon"] == "200d"
+
+
 def test_a_second_deployment_changes_the_share_of_the_first_and_says_so(run: Run, deployed: Path) -> None:
     (deployed / "second.yaml").write_text("deployment: churn\nmodel: m\ntask: other\nfeatures: {x: numeric}\n")
     status, out, _ = run("deployment", "apply", deployed / "second.yaml", "--dry-run")

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 
 import pytest
+from confluent_kafka import admin as kafka_admin
 
 from driftline.codec import decode
 from driftline.settings import KafkaSettings
@@ -12,8 +13,17 @@ from services.deployments.changes import Change, changing
 from services.deployments.errors import DeploymentError
 from services.deployments.store import apply, get_deployment, load_deployments, retire
 from services.kafka import ClusterError, MissingTopicError, publish, read_to_end
+from services.retention import set_event_retention
 from services.topics import ensure_topics
-from streams.specification import DeploymentSpec, DetectorSpec, FalseAlarmBudget, FeatureSpec, SegmentSpec
+from streams.specification import (
+    DecisionValue,
+    DeploymentSpec,
+    DetectorSpec,
+    FalseAlarmBudget,
+    FeatureSpec,
+    OutcomeSpec,
+    SegmentSpec,
+)
 
 
 @pytest.fixture
@@ -115,6 +125,52 @@ def test_new_fields_are_named_as_they_are_written(settings: KafkaSettings) -> No
         ("detectors.adwin on x.delta", None, 0.1),
         ("monitors.service", None, "off"),
         ("false_alarms.kinds.outcomes", None, 0.2),
+    }
+
+
+DAY_MS = 86_400_000
+
+
+def test_outcomes_that_are_waited_for_longer_than_the_topics_keep_are_refused(settings: KafkaSettings) -> None:
+    waiting = spec(outcomes=OutcomeSpec(90 * DAY_MS))
+    for dry_run in (True, False):
+        with pytest.raises(DeploymentError, match=r"horizon 90d \+ .* = 100d10m; .*predictions' keeps 90d"):
+            apply(settings, [spec("b"), waiting], actor="ada", dry_run=dry_run)
+    assert load_deployments(settings) == {} and not audited(settings)
+    set_event_retention(settings, 101 * DAY_MS)
+    (applied,) = apply(settings, [waiting], actor="ada")
+    assert applied.result == "created" and applied.warnings == ()
+    assert get_deployment(settings, "a").spec.outcomes == OutcomeSpec(90 * DAY_MS)
+
+
+def test_a_topic_that_is_limited_by_its_size_is_warned_of(settings: KafkaSettings) -> None:
+    admin = kafka_admin.AdminClient(settings.client())
+    limit = kafka_admin.ConfigEntry("retention.bytes", "1000", incremental_operation=kafka_admin.AlterConfigOpType.SET)
+    resource = kafka_admin.ConfigResource(
+        kafka_admin.ResourceType.TOPIC, settings.topics.outcomes, incremental_configs=[limit]
+    )
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(10)
+    results = apply(settings, [spec("b"), spec("a", outcomes=OutcomeSpec(DAY_MS))], actor="ada")
+    by_name = {result.spec.deployment_id: result.warnings for result in results}
+    assert by_name["b"] == ()
+    (warning,) = by_name["a"]
+    assert "outcomes' keeps at most 1,000 bytes of each partition" in warning
+
+
+def test_what_is_said_of_outcomes_is_named_as_it_is_written(settings: KafkaSettings) -> None:
+    before = OutcomeSpec(DAY_MS, classes=("no", "yes"), values=(DecisionValue("yes", "no", -1.0),))
+    binary = {"task": "binary_classification", "positive_class": "yes"}
+    apply(settings, [spec(**binary, outcomes=before)], actor="ada")
+    after = OutcomeSpec(
+        2 * DAY_MS, classes=("no", "yes"), values=(DecisionValue("yes", "no", -2.0), DecisionValue("no", "yes", -5.0))
+    )
+    (again,) = apply(settings, [spec(**binary, outcomes=after, challengers=("2",))], actor="ada", dry_run=True)
+    assert {(c.field, str(c.before), str(c.after)) for c in again.changes} == {
+        ("outcomes.horizon", "1d", "2d"),
+        ("outcomes.values.yes for no", "-1.0", "-2.0"),
+        ("outcomes.values.no for yes", "None", "-5.0"),
+        ("challengers", "None", "['2']"),
     }
 
 

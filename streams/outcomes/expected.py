@@ -63,16 +63,16 @@ def learn_expected_loss(
     ]
     columns = (PREDICTION, *features)
     errors = pairs.predicted.scores[:, 0] - pairs.actual
-    return LossModel(columns, fit_expected_loss(_values(columns, predictions, rows), errors))
+    return LossModel(columns, fit_expected_loss(_values(columns, predictions, rows), columns, errors))
 
 
 def _values(columns: Sequence[str], predictions: Sequence[PredictionColumns], rows: Integers) -> Floats:
-    """The columns of some rows, float64[n, K]."""
+    """The columns of some rows, float64[K, n]."""
     whole = [
         np.concatenate([_column(batch, name, first=at == 0) for batch in predictions])[rows]
         for at, name in enumerate(columns)
     ]
-    return np.stack(whole, axis=1)
+    return np.stack(whole)
 
 
 def _column(batch: PredictionColumns, name: str, *, first: bool) -> Floats:

@@ -269,13 +269,14 @@ def outcome_steps(record: Record, known: Statement | None) -> tuple[str, ...]:
     monitor, deployment = record["monitor"], record["deployment_id"]
     if monitor == LABELS:
         sooner = known is not None and known.observed > known.expected
-        return (_LABELS_SOONER if sooner else _LABELS_LATE, command("status"))
-    residual = any(cause["stream"] == RESIDUAL for cause in record["causes"])
-    metric = ("--metric", "mae" if residual else "accuracy")
+        coverage = command("windows show", deployment, "--metric", "coverage")
+        ask = _LABELS_SOONER if sooner else _LABELS_LATE
+        return (ask, "How many came, when: ", coverage, "; how many were refused: ", command("status"))
     if monitor == FAIRNESS:
-        compare = command("windows show", deployment, *metric, *_part(record))
+        compare = command("windows show", deployment, "--metric", "fairness", *_part(record))
         return ("compare the groups, with intervals and coverage: ", compare, _FAIRNESS_STEP)
-    compare = command("windows show", deployment, *metric)
+    residual = any(cause["stream"] == RESIDUAL for cause in record["causes"])
+    compare = command("windows show", deployment, "--metric", "mae" if residual else "accuracy")
     return ("compare how right it was: ", compare, _CONCEPT_STEPS.get(record.get("diagnosis", ""), _CONCEPT_STEPS[""]))
 
 
@@ -306,11 +307,10 @@ _CONCEPT_STEPS = {
 }
 _LABELS_LATE = (
     "ask whoever delivers the outcomes: is the job late, did it stop, did the prediction ids change? Until then recent "
-    "accuracy is provisional. What was refused: "
+    "accuracy is provisional. "
 )
 _LABELS_SOONER = (
     "ask whoever delivers the outcomes whether they are taken before they are settled, or filled with a default. "
-    "What was refused: "
 )
 _FAIRNESS_STEP = (
     "; ask what changed for this group: its inputs, the threshold, who is labelled at all. A difference of rates does "

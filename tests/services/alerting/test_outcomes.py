@@ -189,7 +189,9 @@ def test_labels_stop_coming_come_later_or_come_sooner(make_alert: Any, known: in
     )
     assert first.startswith("outcomes known within 2 hours: ") and "PSI" not in first
     assert ("before they are settled" in steps) == (known > 400)
-    assert ("is the job late" in steps) == (known <= 400) and "driftline status" in steps
+    assert ("is the job late" in steps) == (
+        known <= 400
+    ) and "driftline windows show credit --metric coverage; how many were refused: driftline status." in steps
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_a_groups_rates_are_told_as_people(make_alert: Any, stream: str, after: 
     assert f" {counted} of region=north later." in since
     assert bad.startswith(f"52 % of {counted} (95 % interval 47 % to 57 %) would have to be predicted otherwise")
     assert f" in region=north: about {said}" in first and "PSI" not in first
-    assert "driftline windows show credit --metric accuracy --segment region" in steps
+    assert "driftline windows show credit --metric fairness --segment region;" in steps
     assert "does not by itself show discrimination" in steps
 
 

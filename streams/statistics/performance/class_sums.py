@@ -99,7 +99,7 @@ def multiclass_pairs(
     if has_class_scores(layout):
         sums |= _against_the_rest(
             layout,
-            scores[scored],
+            _of_all_classes(layout, scores, scored),
             actual[scored],
             _rows(cells, scored),
             groups,
@@ -144,7 +144,7 @@ def multiclass_predictions(
     calibration = np.reshape(calibration, (c, layout.bins))
     scores, scored = _class_scores(layout, predicted)
     labels = _class_labels(layout, predicted, scores, scored)[scored]
-    expected = _calibrated(layout, scores[scored], calibration)
+    expected = _calibrated(layout, _of_all_classes(layout, scores, scored), calibration)
     at = _within(labels, _rows(cells, scored), c)[:, None] * c + np.arange(c)
     sums = grouped_sums(expected.reshape(1, -1), at.ravel(), groups * c * c)
     return {"expected_confusion": sums[0].reshape(groups, c, c)}
@@ -164,7 +164,7 @@ def _calibrated(layout: PerformanceLayout, scores: Floats, calibration: Floats) 
 
 
 def _class_scores(layout: PerformanceLayout, predicted: Predicted) -> tuple[Floats, Mask]:
-    """Probabilities float64[n, C], zero in rows that lack one; and which rows have them all."""
+    """Probabilities float64[n, C], zero in rows that lack one, or [n, 0] without any; and which rows have them all."""
     scores = predicted.scores
     if scores.shape[1] != class_count(layout):
         if scores.shape[1]:
@@ -172,6 +172,11 @@ def _class_scores(layout: PerformanceLayout, predicted: Predicted) -> tuple[Floa
         return np.zeros((len(scores), 0)), np.zeros(len(scores), np.bool_)
     scored: Mask = np.asarray(_is_probability(scores).all(axis=1))
     return np.where(scored[:, None], np.ascontiguousarray(scores), 0.0), scored
+
+
+def _of_all_classes(layout: PerformanceLayout, scores: Floats, scored: Mask) -> Floats:
+    """The rows that have scores, float64[m, C] even where none were kept."""
+    return scores[scored] if scores.shape[1] else np.zeros((0, class_count(layout)))
 
 
 def _class_labels(layout: PerformanceLayout, predicted: Predicted, scores: Floats, scored: Mask) -> Integers:

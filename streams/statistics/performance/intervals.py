@@ -137,7 +137,8 @@ def logit_interval(value: float, deviation: float) -> Interval:
     """Limits of a number strictly between 0 and 1, by the delta method for its logit."""
     spread = Z * deviation / (value * (1 - value))
     middle = float(logit(value))
-    return float(expit(middle - spread)), float(expit(middle + spread))
+    # rounding must not put a limit on the other side of the value
+    return min(float(expit(middle - spread)), value), max(float(expit(middle + spread)), value)
 
 
 def mean_of(values: Sequence[float], limits: Sequence[Interval], weights: Floats) -> Interval:

@@ -87,10 +87,10 @@ def average_precision(negatives: Floats, positives: Floats, effect: float, *, wh
     relationship between precision-recall and ROC curves", ICML 2006, section 4. ``error`` is the larger distance to the
     two extreme orders within all bins: all positives first and tied; all negatives first, then positives one by one.
 
-    Limits are those of the logit, with the delta method's variance for the shares of rows in the cells of bin and class;
-    of fewer than a hundred positives not with less than the binomial variance of Boyd, Eng and Page, "Area under the
-    precision-recall curve: point estimates and confidence intervals", ECML 2013, section 3; Wilson's for the positives
-    where the value is 1. Few positives also bias the value itself upwards, by more than a tenth below about fifty.
+    Limits are those of the logit, with the delta method's variance for the shares of rows in the cells of bin and
+    class; of fewer than a hundred positives not with less than the binomial variance of Boyd, Eng and Page, "Area under
+    the precision-recall curve: point estimates and confidence intervals", ECML 2013, section 3; Wilson's for the
+    positives where the value is 1. Few positives also bias the value itself upwards.
 
     ``whole``: the numbers are rows, not weights, so that positives come one by one.
     """

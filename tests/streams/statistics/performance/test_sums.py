@@ -34,7 +34,7 @@ def random_pairs(layout: PerformanceLayout, seed: int, rows: int, *, weights: tu
     if layout.task == BINARY:
         scores = np.round(rng.random((rows, 1)), 2)
     elif layout.task == MULTICLASS:
-        scores = rng.dirichlet(np.ones(classes), rows)
+        scores = rng.dirichlet(np.ones(classes), rows) if seed % 5 else np.zeros((rows, 0))
     elif layout.task == REGRESSION:
         scores = rng.normal(10, 5, (rows, 3))
         strange = rng.random((rows, 3)) < 0.2

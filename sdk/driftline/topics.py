@@ -40,7 +40,7 @@ class Topics:
 
     @property
     def windows(self) -> str:
-        """``WindowSummary``."""
+        """``WindowSummary``, ``PerformanceWindow``."""
         return self._named("windows")
 
     @property

@@ -16,14 +16,26 @@ from services.deployments.document import read_document
 from services.deployments.errors import Flaw, SpecificationError
 from services.deployments.specification import Specification, to_document
 from streams.association import association_margin
-from streams.baseline import ASSOCIATION_ROLE, ERROR, FEATURE, QUALITY_ROLE, Baseline, BaselineStream
+from streams.baseline import (
+    ASSOCIATION_ROLE,
+    ERROR,
+    FAIRNESS_ROLE,
+    FEATURE,
+    LABELS_ROLE,
+    OUTCOME_ROLE,
+    QUALITY_ROLE,
+    Baseline,
+    BaselineStream,
+)
 from streams.reference import REFERENCE_ERROR_PROBABILITY
-from streams.specification import DeploymentSpec
+from streams.specification import DeploymentSpec, OutcomeSpec
+from streams.statistics.layouts import LOSS
 from streams.statistics.margins import effective_margins
 
 SOURCE = "--set"
 
 _ASSIGNMENT = re.compile(r"\s*([^=\s][^=]*?)\s*=(.*)", re.DOTALL)
+_WITHOUT_OUTCOMES = OutcomeSpec(1)
 _INDEX = re.compile(r"\[([0-9]{1,6})\]")
 
 
@@ -207,6 +219,9 @@ def configured_margin(stream: BaselineStream, owner: str, spec: DeploymentSpec) 
         return spec.quality_margin_tv
     if stream.role == ASSOCIATION_ROLE:
         return association_margin(spec)
+    if stream.role in (OUTCOME_ROLE, LABELS_ROLE, FAIRNESS_ROLE):
+        # bets on the tail of the losses have none: it is what a margin on all of them would hide
+        return 0.0 if stream.layout is LOSS else (spec.outcomes or _WITHOUT_OUTCOMES).margin_tv
     own = next((f.margin_tv for f in spec.features if f.name == owner and stream.role == FEATURE), None)
     return spec.margin_tv if own is None else own
 

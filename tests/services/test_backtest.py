@@ -32,9 +32,10 @@ from services.event_time import parse_moment
 from services.kafka import Publisher, admin_client, answer, consumer, read_to_end
 from services.positions import stream_positions
 from services.topics import ensure_topics
-from streams.baseline import Baseline
+from streams.baseline import FAIRNESS_ROLE, LABELS_ROLE, OUTCOME_ROLE, Baseline
 from streams.reference import build_baseline
-from streams.specification import DeploymentSpec
+from streams.specification import DecisionValue, DeploymentSpec, OutcomeSpec
+from streams.statistics.layouts import LOSS, NUMERIC
 
 SECOND = 1_000_000
 T0 = (int(time.time()) // 3600 - 24) * 3600 * SECOND
@@ -421,6 +422,9 @@ def test_silence_is_found_again_and_what_is_refused_is_passed_over(
         ("tags={team: risk, note: no}", "tags.note", "no"),
         ("runbook=", "runbook_url", None),
         ("detectors[0].parameters.delta=0.01", "detectors.0.parameters.delta", 0.01),
+        ("outcomes=3d", "outcomes.horizon_ms", 3 * 86_400_000),
+        ("outcomes.horizon=3d", "outcomes.horizon_ms", 3 * 86_400_000),
+        ("challengers=[2]", "challengers.0", "2"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -431,6 +435,18 @@ def test_any_field_can_be_set_by_its_path(text: str, field: str, value: Any) -> 
         here = here[int(part)] if isinstance(here, list | tuple) else here[part]
     assert here == value
     assert dataclasses.asdict(assigned(spec, [])) == dataclasses.asdict(spec)
+
+
+def test_what_is_said_of_outcomes_can_be_set_by_its_path() -> None:
+    said = "outcomes: {horizon: 3d, classes: [a, b], values: [{predicted: a, actual: b, value: -2}]}\n"
+    kept = SPEC.replace("task: other", "task: binary_classification\npositive_class: a")
+    assert kept != SPEC
+    spec = spec_of(kept + said)
+    for text in ("outcomes.margin=0.1", "outcomes.values[0].value=-7", "outcomes.threshold=0.25"):
+        spec = assigned(spec, [parse_assignment(text)])
+    assert spec.outcomes == OutcomeSpec(
+        259_200_000, classes=("a", "b"), values=(DecisionValue("a", "b", -7.0),), margin_tv=0.1, threshold=0.25
+    )
 
 
 WITH_MORE = "runbook: https://example.org\ndetectors: [{detector: adwin, stream: x}]\n"
@@ -447,6 +463,8 @@ WITH_MORE = "runbook: https://example.org\ndetectors: [{detector: adwin, stream:
         ("severities.data_drift=loud", "expected critical, error, warning or info"),
         ("detectors[3].stream=y", "expected the number of an item"),
         ("false_alarms.per=-1", "expected a duration"),
+        ("outcomes.margin=0.1", "outcomes.horizon: required, and missing"),
+        ("outcomes=500d", "outcomes.horizon: expected 1m to 400d, came 500d"),
     ],
     ids=lambda value: value[:30],
 )
@@ -480,6 +498,21 @@ def test_margins_from_counts_are_those_of_a_baseline_built_anew() -> None:
         ours = {s.name + s.segment: s.margin_tv for s in with_margins(built, base, changed).streams}
         assert ours == again != {s.name + s.segment: s.margin_tv for s in built.streams}
     assert with_margins(built, base, assigned(base, [parse_assignment("owner=ada")])) is built
+
+
+def test_margins_of_what_outcomes_teach_follow_their_own_setting() -> None:
+    base = dataclasses.replace(spec_of(), outcomes=OutcomeSpec(86_400_000, margin_tv=0.2))
+    wider, other = (assigned(base, [parse_assignment(text)]) for text in ("outcomes.margin=0.4", "margin=0.3"))
+    number = next(stream for stream in reference(spec_of()).streams if stream.layout is NUMERIC)
+    streams = tuple(
+        dataclasses.replace(number, name=role, role=role, margin_tv=0.2)
+        for role in (OUTCOME_ROLE, LABELS_ROLE, FAIRNESS_ROLE)
+    )
+    built = dataclasses.replace(reference(spec_of()), streams=streams)
+    assert [stream.margin_tv for stream in with_margins(built, base, wider).streams] == [0.4] * 3
+    assert [stream.margin_tv for stream in with_margins(built, base, other).streams] == [0.2] * 3
+    tail = dataclasses.replace(streams[0], name="loss_tail", layout=LOSS, margin_tv=0.0)
+    assert with_margins(dataclasses.replace(built, streams=(tail,)), base, wider).streams == (tail,)
 
 
 # Pairs

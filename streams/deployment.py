@@ -17,8 +17,12 @@ from streams.counting import RowCounter
 from streams.followers import Followers
 from streams.limits import Limits
 from streams.monitor import Monitors
+from streams.outcomes.evidence import OutcomeCounter
+from streams.outcomes.join import Join
+from streams.outcomes.windows import PerformanceWindow
 from streams.specification import DeploymentSpec
 from streams.statistics.layouts import NUMERIC
+from streams.statistics.performance.pairs import Pairs
 from streams.windows import Window
 
 NO_SLOT = -1
@@ -65,6 +69,15 @@ class Version:
     last_step_us: int = 0
     windows: dict[int, Window] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._pairs: tuple[DeploymentSpec, OutcomeCounter] | None = None
+
+    def count_pairs(self, spec: DeploymentSpec, pairs: Pairs) -> None:
+        """Let the detectors see predictions whose first outcome came, in order of arrival."""
+        if self._pairs is None or self._pairs[0] is not spec:
+            self._pairs = spec, OutcomeCounter(spec, self.baseline)
+        self.monitors.count_blocks(self._pairs[1].count(pairs))
+
 
 @dataclass(eq=False)
 class Deployment:
@@ -81,6 +94,7 @@ class Deployment:
         slot: The current start slot.
         counters: rows, late_rows, duplicate_rows, rejected_rows, outcome_rows.
         limits: What specifications asked of messages, oldest first.
+        join: Its predictions that wait for their outcomes; None where none are expected.
     """
 
     spec: DeploymentSpec
@@ -93,6 +107,12 @@ class Deployment:
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     limits: list[Limits] = field(default_factory=list)
     versions: dict[str, Version] = field(default_factory=dict)
+    join: Join | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether its rows come as they happen, and it is not being fed history."""
+        return self.delay_ms <= LIVE_MS
 
     def see(self, log_ms: int, earliest_ms: int) -> None:
         """Take note of when rows came, the earliest of which is of ``earliest_ms`` (milliseconds since 1970 UTC)."""
@@ -106,7 +126,7 @@ class Deployment:
         may collect them for an hour, and as the specification allows on top.
         """
         version = self.versions.get(self.latest_version)
-        if version is None or version.monitors.rate is None or self.clock_us is None or self.delay_ms > LIVE_MS:
+        if version is None or version.monitors.rate is None or self.clock_us is None or not self.live:
             return None
         waiting_ms = time_ms - self.seen_ms - self.spec.lateness_ms - self.delay_ms
         interval = (self.clock_us + waiting_ms * 1000) // version.monitors.rate.interval_us
@@ -226,6 +246,8 @@ def fields_of(key: bytes, dirty: Any) -> dict[str, Any] | None:
         return {"state": dirty.to_bytes()}
     if isinstance(dirty, Window):
         return state_records.window_fields(dirty)
+    if isinstance(dirty, (Join, PerformanceWindow)):
+        return dirty.to_fields()
     if isinstance(dirty, Deployment):
         return deployment_fields(dirty)
     if isinstance(dirty, Version):

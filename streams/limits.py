@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import PredictionColumns
 from driftline.topics import record_key
 from streams.messages import Message
 from streams.specification import DeploymentSpec
@@ -32,9 +31,9 @@ class Limits:
             return key == record_key(deployment_id)
         return any(key == record_key(deployment_id, shard) for shard in range(self.shards))
 
-    def on_time(self, columns: PredictionColumns, log_time_ms: int) -> NDArray[np.bool_] | None:
-        """Rows bool[n] whose event time can be believed; None if all can."""
-        times_us, latest_us = columns.timestamps_us, (log_time_ms + self.skew_ms) * 1000
+    def on_time(self, times_us: NDArray[np.int64], log_time_ms: int) -> NDArray[np.bool_] | None:
+        """Rows bool[n] whose event time, int64[n], can be believed; None if all can."""
+        latest_us = (log_time_ms + self.skew_ms) * 1000
         if times_us.min() >= self.earliest_us and times_us.max() <= latest_us:
             return None
         return np.asarray((times_us >= self.earliest_us) & (times_us <= latest_us))
@@ -45,12 +44,12 @@ def limits_of(spec: DeploymentSpec, offset: int) -> Limits:
     return Limits(offset, spec.earliest_event_time_us, spec.clock_skew_ms, spec.shards)
 
 
-def time_error(columns: PredictionColumns, message: Message, bad: list[int]) -> str:
+def time_error(times_us: NDArray[np.int64], message: Message, bad: list[int]) -> str:
     """Why rows were refused for their event time."""
-    first = int(columns.timestamps_us[bad[0]])
+    first = int(times_us[bad[0]])
     when = np.datetime64(first, "us")
     return (
-        f"{len(bad)} of {columns.rows} rows: event times must lie between the specification's earliest_event_time and "
+        f"{len(bad)} of {len(times_us)} rows: event times must lie between the specification's earliest_event_time and "
         f"the log's time {np.datetime64(message.timestamp_ms, 'ms')} plus clock_skew; row {bad[0]} says {when} "
         f"({first} microseconds since 1970: is the unit right?)"
     )

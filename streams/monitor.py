@@ -8,7 +8,7 @@ own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -144,6 +144,7 @@ class Monitors:
             ),
             None,
         )
+        self._block_of = {name: b for b, name in enumerate(blocks)}
         self.states = [BlockState.new(block) for block in self.blocks]
         self.history = History()
         self.slot_start_us, self.slot_offset = now_us, offset
@@ -247,6 +248,16 @@ class Monitors:
         for b in self._muted_blocks:
             state = self.states[b]
             state.resolve_counts[state.muted] += counts[b][state.muted]
+
+    def count_blocks(self, counts: Mapping[str, Counts]) -> None:
+        """Take in what was not counted row by row as predictions came: by the block's name int64[S, K]."""
+        for name, block_counts in counts.items():
+            b = self._block_of.get(name)
+            if b is None:
+                continue
+            state = self.states[b]
+            state.slot_counts += block_counts
+            state.resolve_counts[state.muted] += block_counts[state.muted]
 
     def count_refused(self, rows: int) -> None:
         """Take in rows that could not be read."""

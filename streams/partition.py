@@ -21,7 +21,7 @@ from streams import state as state_records
 from streams.alerts import alert_fired, alert_resolved, dead_letter, window_summary
 from streams.baseline import Baseline
 from streams.columns import Watched, numeric_column
-from streams.counting import RowCounter
+from streams.counting import LABELS_BLOCK, RowCounter
 from streams.decoding import Decoded, decode_message
 from streams.deployment import (
     NO_SLOT,
@@ -42,8 +42,15 @@ from streams.identities import Identities
 from streams.limits import limits_of, time_error
 from streams.messages import Emission, Message
 from streams.monitor import Episode, Monitor, Monitors
+from streams.outcomes.expected import expected_of
+from streams.outcomes.frames import Frame
+from streams.outcomes.join import Join
+from streams.outcomes.reading import id_keys
+from streams.outcomes.store import PendingStore
+from streams.outcomes.windows import PerformanceWindow, performance_summary
 from streams.specification import DeploymentSpec
 from streams.statistics.budget import start_mass_log
+from streams.statistics.performance.pairs import Pairs
 from streams.windows import Group, Window, closed, group_rows
 
 LONE_ROWS_STEP = 64
@@ -51,6 +58,9 @@ LONE_ROWS_STEP = 64
 
 LONE_STEP_US = 1_000_000
 """… or after this much event time, whichever comes first."""
+
+CHECKPOINT_ROWS = 131_072
+"""The store is written when so many predictions have come: what it lacks after a crash is read from the topics."""
 
 END_PREFIX = "end:"
 """What the order says, with the deployment's name, where one was retired; otherwise it names a digest."""
@@ -62,13 +72,17 @@ class Partition:
     Args:
         number: The partition.
         topics: Topic names.
+        store: Where predictions wait for their outcomes; in memory if not given.
 
     ``urgent`` says that an alarm was raised or resolved since :meth:`take`: somebody waits for it. ``notices`` has what
     there is to be said about the state that was restored.
     """
 
-    def __init__(self, number: int, topics: Topics) -> None:
+    def __init__(self, number: int, topics: Topics, store: PendingStore | None = None) -> None:
         self.number = number
+        self._store = PendingStore(None) if store is None else store
+        self._stored = 0
+        self._recover_from = self._recover_outcomes_from = 0
         self._topics = topics
         self._deployments: dict[str, Deployment] = {}
         self._identities = Identities()
@@ -129,8 +143,11 @@ class Partition:
                 self._emit_turns(deployment, version, turns, self._latest_message(), None)
                 self._touch_followers(deployment, version)
                 self._touch_version(spec.deployment_id, name, evidence=True)
+            if new_slots and deployment.join is not None:
+                deployment.join.forget_cohorts()
+        self._expect_outcomes(deployment)
         limits = limits_of(spec, offset)
-        deployment.limits = extended(deployment.limits, limits, self._identities.older_offset)
+        deployment.limits = extended(deployment.limits, limits, self._remembered_from())
         self._dirty[key_of("spec", spec.deployment_id)] = state_records.spec_fields(spec)
         self._touch_deployment(spec.deployment_id)
         self._order_control(spec.digest())
@@ -153,9 +170,11 @@ class Partition:
             self._close_windows(deployment, everything=True, only=baseline.model_version)
             self._resolve(deployment, known, known.monitors.give_up(), "a new baseline came into force")
             version.first_offset = known.first_offset
-            version.numeric = extended(known.numeric, features, self._identities.older_offset)
+            version.numeric = extended(known.numeric, features, self._remembered_from())
             version.monitors.continue_episodes(known.monitors)
         deployment.versions[baseline.model_version] = version
+        if deployment.join is not None:
+            deployment.join.begin(deployment.spec, baseline, offset)
         self._dirty[key_of("baseline", baseline.deployment_id, baseline.model_version)] = baseline_fields(version)
         self._touch_version(baseline.deployment_id, baseline.model_version, evidence=True)
         self._touch_deployment(baseline.deployment_id)
@@ -169,6 +188,7 @@ class Partition:
         """
         deployment = self._deployments[deployment_id]
         self._close_windows(deployment, everything=True)
+        self._end_join(deployment)
         self._dirty[key_of("spec", deployment_id)] = self._dirty[key_of("deployment", deployment_id)] = None
         for name, version in deployment.versions.items():
             self._resolve(deployment, version, version.monitors.give_up(), "the deployment was retired")
@@ -198,7 +218,18 @@ class Partition:
     def awaits_time(self, time_ms: int) -> bool:
         """Whether the time, milliseconds since 1970 UTC, would end an interval of a deployment that is silent."""
         return time_ms > self._time_ms and any(
-            deployment.silent_interval(time_ms) is not None for deployment in self._deployments.values()
+            deployment.silent_interval(time_ms) is not None or self._awaits_outcomes(deployment)
+            for deployment in self._deployments.values()
+        )
+
+    @staticmethod
+    def _awaits_outcomes(deployment: Deployment) -> bool:
+        join, clock_us = deployment.join, deployment.clock_us
+        return (
+            join is not None
+            and clock_us is not None
+            and deployment.live
+            and join.awaits_reading(deployment.spec, clock_us)
         )
 
     def pass_time(self, time_ms: int) -> None:
@@ -213,6 +244,8 @@ class Partition:
         self._order.append({"source": "clock", "first_offset": time_ms, "last_offset": time_ms, "digest": None})
         self._time_ms = time_ms
         for deployment_id, deployment in self._deployments.items():
+            if self._awaits_outcomes(deployment):
+                self._pass_outcome_time(deployment, self._latest_message(), read=True)
             interval = deployment.silent_interval(time_ms)
             version = deployment.versions.get(deployment.latest_version)
             if interval is None or version is None or version.monitors.rate is None:
@@ -231,7 +264,110 @@ class Partition:
             self._refuse_key(columns.deployment_id, deployment.spec.shards, message)
         else:
             deployment.counters["outcome_rows"] += columns.rows
+            if deployment.join is not None:
+                self._join_outcomes(deployment, deployment.join, columns, message)
             self._touch_deployment(columns.deployment_id)
+
+    def _join_outcomes(self, deployment: Deployment, join: Join, columns: OutcomeColumns, message: Message) -> None:
+        limits = deployment.limits[-1]
+        usable = limits.on_time(columns.actual_timestamps_us, message.timestamp_ms)
+        if usable is not None:
+            bad = np.flatnonzero(~usable).tolist()
+            join.counters["refused_outcomes"] += len(bad)
+            self._refuse_rows(message, "outcome_time", time_error(columns.actual_timestamps_us, message, bad), bad)
+        joined, refusals = join.add_outcomes(deployment.spec, columns, usable, message.offset)
+        for refusal in refusals:
+            self._refuse_rows(message, refusal.reason, refusal.error, refusal.rows)
+        self._take_pairs(deployment, joined, message)
+        self._pass_outcome_time(deployment, message)
+
+    def _take_pairs(self, deployment: Deployment, joined: Sequence[tuple[Frame, Pairs]], message: Message) -> None:
+        """Let the detectors of versions see predictions whose first outcome came, in order of arrival."""
+        for frame, pairs in joined:
+            version = deployment.versions.get(frame.model_version)
+            if version is None or frame.baseline_digest != version.baseline.digest:
+                continue  # what was predicted under another baseline is not compared with this one
+            version.count_pairs(deployment.spec, pairs)
+            if self._step_due(version, pairs.rows, deployment.clock_us or 0):
+                self._look_after_outcomes(deployment, version, message)
+            self._touch_version(deployment.spec.deployment_id, frame.model_version, evidence=False)
+
+    def _look_after_outcomes(self, deployment: Deployment, version: Version, message: Message) -> None:
+        """Look for alarms; their evidence is named by the predictions topic, up to its position."""
+        at = dataclasses.replace(self._latest_message(), timestamp_ms=message.timestamp_ms)
+        assert deployment.join is not None
+        now_us = max(deployment.clock_us or 0, deployment.join.outcome_clock_us)
+        changed = self._look_for_alarms(deployment, version, at, now_us, None)
+        self._touch_version(deployment.spec.deployment_id, version.baseline.model_version, evidence=changed)
+
+    def _pass_outcome_time(self, deployment: Deployment, message: Message, *, read: bool = False) -> None:
+        """Write the performance windows and count the cohorts that have come due."""
+        join, spec = deployment.join, deployment.spec
+        if join is None or deployment.clock_us is None or spec.outcomes is None:
+            return
+        self._dirty[key_of("join", spec.deployment_id)] = join
+        due = join.pass_time(spec, deployment.clock_us, live=deployment.live, read=read)
+        if due is None:
+            return
+        for window, final in due.windows:
+            self._emit_performance(deployment, window, final=final)
+        for offset, rows in due.unknown.items():
+            text = (
+                f"{len(rows)} outcomes waited for their predictions until outcomes.horizon and outcomes.lateness were "
+                "over: were the predictions published, with the same ids and keys?"
+            )
+            source = Message(self._topics.outcomes, self.number, offset, message.timestamp_ms, None, None)
+            self._refuse_rows(source, "unknown_prediction", text, rows)
+        for name, counts in due.labels.items():
+            version = deployment.versions.get(name)
+            if version is not None:
+                version.monitors.count_blocks({LABELS_BLOCK: counts})
+                self._look_after_outcomes(deployment, version, message)
+
+    def _emit_performance(self, deployment: Deployment, window: PerformanceWindow, *, final: bool) -> None:
+        spec, join = deployment.spec, deployment.join
+        if join is not None and spec.outcomes is not None:
+            self._emissions.append(
+                performance_summary(spec, window, self.number, join.known_us, spec.outcomes.horizon_ms, final=final)
+            )
+
+    def _expect_outcomes(self, deployment: Deployment) -> None:
+        """Begin or end to wait for outcomes, as the specification says."""
+        spec = deployment.spec
+        if spec.outcomes is None:
+            self._end_join(deployment)
+            return
+        offset = self.position[self._topics.predictions]
+        if deployment.join is None:
+            deployment.join = Join(spec.deployment_id, self._store, offset)
+        for version in deployment.versions.values():
+            deployment.join.begin(spec, version.baseline, offset)
+        self._dirty[key_of("join", spec.deployment_id)] = deployment.join
+
+    def _end_join(self, deployment: Deployment) -> None:
+        join = deployment.join
+        if join is None:
+            return
+        for window in join.close_all():
+            self._emit_performance(deployment, window, final=True)
+        self._write_performance(deployment.spec.deployment_id, join)
+        self._dirty[key_of("join", deployment.spec.deployment_id)] = None
+        deployment.join = None
+
+    def _write_performance(self, deployment_id: str, join: Join) -> None:
+        """Let the journal know of the performance windows that changed."""
+        for (frame, start_us), window in join.changed.items():
+            self._dirty[key_of("performance", deployment_id, frame, start_us)] = window
+        join.changed = {}
+
+    def _remembered_from(self) -> int:
+        """The first message of the predictions topic that may have to be read again."""
+        needed = [needs[0] for d in self._deployments.values() if d.join is not None and (needs := d.join.needs_from())]
+        return min([self._identities.older_offset, *needed])
+
+    def _refuse_rows(self, message: Message, reason: str, error: str, rows: Sequence[int]) -> None:
+        self.dead_letters += 1
+        self._emissions.append(dead_letter(message, reason, error, rows))
 
     def _apply_predictions(self, columns: PredictionColumns, message: Message) -> None:
         deployment = self._deployments.get(columns.deployment_id)
@@ -251,7 +387,7 @@ class Partition:
                 "then publish again",
             )
             return
-        on_time = deployment.limits[-1].on_time(columns, message.timestamp_ms)
+        on_time = deployment.limits[-1].on_time(columns.timestamps_us, message.timestamp_ms)
         try:
             watched = version.counter.read(columns)
         except EventError as error:
@@ -262,7 +398,30 @@ class Partition:
             self._count_refused(deployment, version, columns, message, int((~on_time).sum()))
         counted = self._count_rows(deployment, columns, message, on_time)
         self._apply_rows(deployment, version, columns, watched, message, counted)
+        if deployment.join is not None:
+            self._wait_for_outcomes(deployment, deployment.join, version, columns, watched, message, counted)
         self._touch_deployment(columns.deployment_id)
+
+    def _wait_for_outcomes(
+        self,
+        deployment: Deployment,
+        join: Join,
+        version: Version,
+        columns: PredictionColumns,
+        watched: Watched,
+        message: Message,
+        counted: NDArray[np.bool_] | None,
+    ) -> None:
+        if counted is None or counted.any():
+            keys = id_keys(_chosen(columns.prediction_ids, counted))
+            expected = _expected_loss(version.baseline, columns)
+            outcome_offset = self.position[self._topics.outcomes]
+            early = join.add_predictions(
+                deployment.spec, columns, keys, counted, expected, message.offset, outcome_offset
+            )
+            self._stored += len(keys)
+            self._take_pairs(deployment, early, message)
+        self._pass_outcome_time(deployment, message)
 
     def _count_refused(
         self, deployment: Deployment, version: Version, columns: PredictionColumns, message: Message, rows: int
@@ -283,9 +442,16 @@ class Partition:
             bad = np.flatnonzero(~on_time).tolist()
             counters["rejected_rows"] += len(bad)
             self.dead_letters += 1
-            self._emissions.append(dead_letter(message, "event_time", time_error(columns, message, bad), bad))
+            self._emissions.append(
+                dead_letter(message, "event_time", time_error(columns.timestamps_us, message, bad), bad)
+            )
             ids = [ids[row] for row in np.flatnonzero(on_time).tolist()]
         new = self._identities.unseen(columns.deployment_id, ids)
+        if deployment.join is not None:
+            # what waits for its outcome is known for longer than ids are remembered
+            waits_not = deployment.join.new_to_it(id_keys(ids))
+            if waits_not is not None:
+                new = waits_not if new is None else new & waits_not
         counters["rows"] += len(ids)
         if new is None:
             return on_time
@@ -507,10 +673,17 @@ class Partition:
 
     def take(self) -> tuple[dict[bytes, dict[str, Any] | None], list[Emission], list[dict[str, Any]]]:
         """What to commit: state records that changed (None to delete), emissions, order. Forgets all three."""
+        for deployment_id, deployment in self._deployments.items():
+            if deployment.join is not None and key_of("join", deployment_id) in self._dirty:
+                deployment.join.count()
+                self._write_performance(deployment_id, deployment.join)
         records: dict[bytes, dict[str, Any] | None] = {key: fields_of(key, dirty) for key, dirty in self._dirty.items()}
         emissions, order = self._emissions, self._order
         if order:
             records[b"position"] = self._position_fields()
+            if self._stored >= CHECKPOINT_ROWS:
+                self._store.checkpoint(self.position)
+                self._stored = 0
         self._dirty, self._emissions, self._order = {}, [], []
         self.urgent = False
         return records, emissions, order
@@ -554,8 +727,20 @@ class Partition:
             deployment_id, model_version, start_us = name.split("@")
             version = self._deployments[deployment_id].versions[model_version]
             version.windows[int(start_us)] = state_records.restore_window(records.pop(key_of("window", name)))
+        for name in names.get("join", ()):
+            deployment = self._deployments[name]
+            deployment.join = Join(name, self._store, 0)
+            deployment.join.restore(records.pop(key_of("join", name)))
+            for version in deployment.versions.values():
+                deployment.join.attach(version.baseline)
+        for name in names.get("performance", ()):
+            deployment_id, frame, start_us = name.split("@")
+            join = self._deployments[deployment_id].join
+            if join is not None:
+                join.restore_window(int(frame), int(start_us), records.pop(key_of("performance", name)))
         position = records.get(b"position")
         if position is None:
+            self._store.reset()
             return range(0)
         self.position = {
             self._topics.predictions: position["predictions"],
@@ -564,31 +749,85 @@ class Partition:
         self.messages, self.dead_letters = position["messages"], position["dead_letters"]
         self._log_time_ms, self._time_ms = position["log_time_ms"], position["time_ms"]
         self._identities.restore(position["older_ids_offset"], position["younger_ids_offset"])
-        return range(position["older_ids_offset"], position["predictions"])
+        self._open_store()
+        return range(min(position["older_ids_offset"], self._recover_from), position["predictions"])
+
+    def _open_store(self) -> None:
+        """Find out what the store lacks: it is an index of the topics, up to some position, which ours must contain."""
+        joins = [d.join for d in self._deployments.values() if d.join is not None]
+        stored = self._store.position
+        if any(offset > self.position.get(topic, 0) for topic, offset in stored.items()):
+            self._store.reset()
+            stored = {}
+        used = {name for join in joins for name in join.table_names()}
+        for name in self._store.names():
+            if name not in used:
+                self._store.drop(name)
+        needed = [needs for join in joins if (needs := join.needs_from()) is not None]
+        ends = self.position[self._topics.predictions], self.position[self._topics.outcomes]
+        begins = [min(offsets) for offsets in zip(*needed, ends, strict=True)]
+        self._recover_from = max(begins[0], stored.get(self._topics.predictions, 0))
+        self._recover_outcomes_from = max(begins[1], stored.get(self._topics.outcomes, 0))
+
+    @property
+    def outcomes_to_recover(self) -> range:
+        """Offsets of the outcomes topic that must be given to :meth:`recover_outcomes`, after :meth:`remember`."""
+        return range(self._recover_outcomes_from, self.position[self._topics.outcomes])
+
+    def recover_outcomes(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
+        """Put in force again what became known of predictions that wait, as far as the store lacks it."""
+        for message in messages:
+            columns = decode_message(message, self._topics, registry).columns
+            deployment = self._deployments.get(columns.deployment_id) if columns is not None else None
+            if not isinstance(columns, OutcomeColumns) or deployment is None or deployment.join is None:
+                continue
+            limits = at_offset(deployment.limits, self._recover_from)
+            if limits.key_fits(columns.deployment_id, message.key):
+                usable = limits.on_time(columns.actual_timestamps_us, message.timestamp_ms)
+                deployment.join.recover_outcomes(deployment.spec, columns, usable, message.offset)
+        for deployment in self._deployments.values():
+            if deployment.join is not None:
+                deployment.join.end_recovery(deployment.spec)
 
     def remember(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
         """Remember the prediction ids of messages that were applied before; see :mod:`streams.identities`."""
         for message in messages:
             columns = decode_message(message, self._topics, registry).columns
-            if isinstance(columns, PredictionColumns):
-                ids = self._counted_then(columns, message)
-                if ids is not None:
-                    self._identities.replay(columns.deployment_id, ids, message.offset)
+            if not isinstance(columns, PredictionColumns) or not self._was_applied(columns, message):
+                continue
+            limits = at_offset(self._deployments[columns.deployment_id].limits, message.offset)
+            on_time = limits.on_time(columns.timestamps_us, message.timestamp_ms)
+            if message.offset >= self._identities.older_offset:
+                ids = _chosen(columns.prediction_ids, on_time)
+                self._identities.replay(columns.deployment_id, ids, message.offset)
+            join = self._deployments[columns.deployment_id].join
+            if join is not None and message.offset >= self._recover_from:
+                join.recover_predictions(columns, on_time, message.offset)
 
-    def _counted_then(self, columns: PredictionColumns, message: Message) -> Sequence[str] | None:
-        """The ids of a message that were counted, or known, when it was applied; None if it was refused."""
+    def _was_applied(self, columns: PredictionColumns, message: Message) -> bool:
+        """Whether a message was counted, or known, when it was applied; else it was refused."""
         deployment = self._deployments.get(columns.deployment_id)
         version = None if deployment is None else deployment.versions.get(columns.model_version)
         if deployment is None or version is None or message.offset < version.first_offset:
-            return None
+            return False
         limits = at_offset(deployment.limits, message.offset)
         if not limits.key_fits(columns.deployment_id, message.key):
-            return None
+            return False
         try:
             for name in at_offset(version.numeric, message.offset).names:
                 numeric_column(columns, name)
         except EventError:
-            return None
-        on_time = limits.on_time(columns, message.timestamp_ms)
-        ids = columns.prediction_ids
-        return ids if on_time is None else [ids[row] for row in np.flatnonzero(on_time).tolist()]
+            return False
+        return True
+
+
+def _expected_loss(baseline: Baseline, columns: PredictionColumns) -> NDArray[np.float64] | None:
+    """The loss that is expected of each row, float64[n, 2]; None where the baseline has no model of it."""
+    if baseline.outcomes is None:
+        return None
+    return expected_of(baseline.outcomes.expected_loss, [columns], np.arange(columns.rows))
+
+
+def _chosen(ids: Sequence[str], rows: NDArray[np.bool_] | None) -> Sequence[str]:
+    """The ids of some rows, bool[n]; None for all."""
+    return ids if rows is None else [ids[row] for row in np.flatnonzero(rows).tolist()]

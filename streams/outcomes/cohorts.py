@@ -31,15 +31,21 @@ class Cohorts:
         self.ages_us = [int(age) for age in ages_us]
         self._slots: dict[int, list[int]] = {}  # end of the slot: stage, predictions, known by a_1, by a_2 …
 
-    def add_predictions(self, times_us: Integers, slot_us: int) -> None:
-        """Predictions began to wait, at event times int64[n]. Those of a slot that was looked at are left out."""
+    def add_predictions(self, times_us: Integers, slot_us: int) -> bool:
+        """Predictions began to wait, at event times int64[n]. Those of a slot that was looked at are left out.
+
+        Returns:
+            Whether a slot is new.
+        """
         if not self.ages_us:
-            return
+            return False
+        before = len(self._slots)
         slots, sizes = np.unique(times_us // slot_us, return_counts=True)
         for slot, size in zip(slots.tolist(), sizes.tolist(), strict=True):
             cohort = self._slots.setdefault((slot + 1) * slot_us, [0, 0] + [0] * len(self.ages_us))
             if cohort[0] == 0:
                 cohort[1] += size
+        return len(self._slots) > before
 
     def add_outcomes(self, times_us: Integers, ages_us: Integers, slot_us: int) -> None:
         """The first outcomes of predictions came: event times of the predictions and ages, int64[n]."""
@@ -91,6 +97,6 @@ class Cohorts:
         self._slots = {end: cohort for end, *cohort in rows.tolist() if len(cohort) == 2 + len(self.ages_us)}
 
 
-def cohort_ages(derived: Mapping[str, Sequence[float]] | None) -> list[int]:
+def cohort_ages(derived: Mapping[str, NDArray[np.float64]] | None) -> list[int]:
     """The ages that a baseline's record of kind ``labels`` names, microseconds."""
     return [] if derived is None else [int(age) for age in derived["ages_us"]]

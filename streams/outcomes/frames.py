@@ -8,6 +8,7 @@ judged by the old one, and windows of different frames are told apart.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Frame:
     layout: PerformanceLayout
     segments: tuple[BaselineSegment, ...]
 
-    @property
+    @functools.cached_property
     def row_dtype(self) -> np.dtype[np.void]:
         """What is kept of a prediction."""
         classes = len(self.layout.classes)
@@ -85,6 +86,11 @@ class Frame:
     def same_as(self, other: Frame) -> bool:
         """Whether rows are read and judged alike, whatever the frames' numbers."""
         return self._settings() == other._settings()
+
+    @functools.cached_property
+    def class_order(self) -> Integers:
+        """Place of each class in the order of their names, int64[C]; tells outcomes apart that were known at once."""
+        return np.argsort(np.argsort(np.array(self.layout.classes, dtype=object), kind="stable")).astype(np.int64)
 
     def window_start_us(self, times_us: Integers) -> Integers:
         """Start of the window of each prediction, int64[n]."""

@@ -101,6 +101,7 @@ def build_baseline(
     *,
     source: str,
     outcomes: Sequence[OutcomeColumns] = (),
+    outcomes_until_us: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Baseline:
@@ -114,6 +115,7 @@ def build_baseline(
         columns: The reference, in any number of batches.
         source: Where it came from, for people.
         outcomes: What turned out of the reference's predictions, in any number of batches, and maybe of others.
+        outcomes_until_us: Up to when outcomes are known, where they do not show it themselves.
         progress: Told what is being learnt.
         notice: Told, in a sentence each, what is worth knowing of the outcomes.
 
@@ -162,7 +164,7 @@ def build_baseline(
     from streams.outcomes.reference import learn_outcomes
 
     progress("outcomes")
-    learnt = learn_outcomes(spec, armed, columns, outcomes)
+    learnt = learn_outcomes(spec, armed, columns, outcomes, until_us=outcomes_until_us)
     for text in learnt.notices:
         notice(text)
     whole = dataclasses.replace(

@@ -13,7 +13,7 @@ from streams.specification import BINARY, MULTICLASS, DeploymentSpec
 
 Mask = NDArray[np.bool_]
 
-MOST_CLASSES = 200
+MOST_CLASSES = 256
 """A confusion matrix per age bucket is kept of all classes: of more, a baseline would no longer be one message."""
 
 DEFAULT_POSITIVE = "1"

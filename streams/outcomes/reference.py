@@ -29,7 +29,7 @@ from streams.outcomes.ages import (
 )
 from streams.outcomes.classes import learn_classes
 from streams.outcomes.evidence import learn_streams
-from streams.outcomes.expected import learn_expected_loss
+from streams.outcomes.expected import expected_of, learn_expected_loss
 from streams.outcomes.matching import NEVER, Matched, Outcomes, first_of_each, match, members
 from streams.outcomes.reading import Keys, id_keys, jitter, performance_layout, read_actual, read_predicted
 from streams.outcomes.scores import learn_calibration, learn_score_buckets, learn_score_edges
@@ -64,7 +64,7 @@ class LearntOutcomes:
     Attributes:
         reference: For the baseline.
         streams: The streams of losses, calibration, outcomes, fairness and labels.
-        derived: What the streams ``labels:j``, and the model of the loss, need besides.
+        derived: What the streams ``labels:j`` need besides.
         pairs: The reference's predictions beside their outcomes, in order of arrival.
         known_us: int64[n], per prediction whose horizon had passed, by event time: the age at which its outcome was
             first known; ``NEVER`` for never.
@@ -84,6 +84,8 @@ def learn_outcomes(
     baseline: Baseline,
     predictions: Sequence[PredictionColumns],
     outcomes: Sequence[OutcomeColumns],
+    *,
+    until_us: int | None = None,
 ) -> LearntOutcomes:
     """Learn from the outcomes of a reference.
 
@@ -95,6 +97,7 @@ def learn_outcomes(
         baseline: What the predictions gave: the parts of the traffic, and the features that are watched.
         predictions: The reference.
         outcomes: Their outcomes, and maybe others.
+        until_us: Up to when outcomes are known, where they do not show it themselves.
 
     Raises:
         BaselineError: Too few predictions have an outcome, or have had their time; or the outcomes are not those of the
@@ -104,7 +107,7 @@ def learn_outcomes(
     table = _read(spec, baseline, predictions, outcomes)
     horizon_us = expected.horizon_ms * 1000
     matched = match(table.keys, table.times_us, table.outcomes, horizon_us)
-    end_us = _end_us(table, horizon_us)
+    end_us = _end_us(table, horizon_us, until_us)
     ripe = np.flatnonzero(table.times_us <= end_us - horizon_us)
     _check(spec, table, matched, ripe, end_us)
     resolved = _in_order_of_arrival(table, matched, ripe)
@@ -126,12 +129,11 @@ def learn_outcomes(
     )
     layout = _layout(spec, reference)
     bucket = age_bucket(reference.age_edges_us, pairs.ages_us)
-    loss = learn_expected_loss(baseline, predictions, layout, table.rows[resolved], pairs)
     reference = dataclasses.replace(
         reference,
         score_buckets=learn_score_buckets(layout, pairs.predicted, bucket),
         calibration=learn_calibration(layout, pairs),
-        expected_loss=loss.model,
+        expected_loss=learn_expected_loss(baseline, predictions, layout, table.rows[resolved], pairs),
     )
     of_ripe = Predicted(table.predicted.scores[ripe], table.predicted.labels[ripe])
     sums = add(
@@ -142,7 +144,7 @@ def learn_outcomes(
             np.zeros(len(ripe), np.int64),
             layout.ages,
             calibration=reference.calibration if reference.calibration.size else None,
-            expected=loss.expected(predictions, table.rows[ripe]),
+            expected=expected_of(reference.expected_loss, predictions, table.rows[ripe]),
         ),
     )
     counts, numbers = sums_by_age(sums)
@@ -151,10 +153,10 @@ def learn_outcomes(
     return LearntOutcomes(
         reference=reference,
         streams=(
-            *learn_streams(spec, layout, reference, pairs),
+            *learn_streams(spec, layout, reference, pairs, baseline.segments),
             *_label_streams(expected, ages, known_us),
         ),
-        derived=(ages.to_derived(), *loss.derived),
+        derived=(ages.to_derived(),),
         pairs=pairs,
         known_us=known_us,
         notices=tuple(_notices(table, matched, reference, pairs)),
@@ -175,7 +177,8 @@ class _Table:
 
     ``rows``: int64[n], the row of each prediction in the batches, one after the other. ``refused``: outcomes that
     cannot be used, the ``refusal`` says why of the first. ``repeated``: predictions of an id that had come before.
-    ``unknown``: outcomes of other predictions, left out. ``last_outcome_us``: of all outcomes, int64[m].
+    ``unknown``: outcomes of other predictions, left out. ``outcome_times_us``: of all
+    outcomes, int64[m].
     """
 
     layout: PerformanceLayout
@@ -265,15 +268,16 @@ def _weights(batch: OutcomeColumns) -> Floats:
     return np.ones(batch.rows) if batch.labelling_probability is None else 1 / batch.labelling_probability
 
 
-def _end_us(table: _Table, horizon_us: int) -> int:
+def _end_us(table: _Table, horizon_us: int, until_us: int | None) -> int:
     """When the reference ends: its last prediction, or a later outcome.
 
     Outcomes that are known more than a horizon after the last prediction tell no more than one at that time; so a time
     that is wildly wrong says nothing, but for an end that is too late by a horizon at most.
     """
     last_us = int(table.times_us[-1])
-    later = table.outcome_times_us[table.outcome_times_us <= last_us + horizon_us]
-    return max(last_us, int(later.max(initial=last_us)))
+    latest_us = last_us + horizon_us
+    later = table.outcome_times_us[table.outcome_times_us <= latest_us]
+    return max(int(later.max(initial=last_us)), last_us if until_us is None else min(until_us, latest_us))
 
 
 def _check(spec: DeploymentSpec, table: _Table, matched: Matched, ripe: Integers, end_us: int) -> None:

@@ -86,7 +86,7 @@ def test_outcomes_of_other_predictions_name_no_class() -> None:
         (spec(BINARY, "LATE"), outcomes(["late", "on time"]), "'late', 'on time', and none is 'LATE'"),
         (spec(BINARY), outcomes(values=[0.0, 0.0]), "none is '1'"),
         (spec(MULTICLASS), outcomes(["a"]), "at least two classes.*came 'a'"),
-        (spec(MULTICLASS), outcomes([f"id{i}" for i in range(MOST_CLASSES + 1)]), "at most 200 classes.* 201"),
+        (spec(MULTICLASS), outcomes([f"id{i}" for i in range(MOST_CLASSES + 1)]), "at most 256 classes.* 257"),
     ],
 )
 def test_what_is_no_classification_is_refused(asked: DeploymentSpec, outcome: OutcomeColumns, said: str) -> None:

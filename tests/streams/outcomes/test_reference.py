@@ -31,6 +31,7 @@ from streams.specification import (
     OutcomeSpec,
     SegmentSpec,
 )
+from streams.statistics.performance.expected_loss import columns_of
 from streams.statistics.performance.pairs import PerformanceLayout
 from streams.statistics.performance.sums import Sums, from_fields, merge
 
@@ -378,8 +379,7 @@ def test_numbers(history: History) -> None:
         mean_absolute_error(numbers.actual[old], prediction[old])
     )
     assert whole["expected_rows"] == reference.rows
-    (model,) = (d for d in found.derived if d.kind == "expected_loss")
-    assert model.inputs == ("prediction",), "a baseline without features has no more"
+    assert list(columns_of(reference.expected_loss)) == ["prediction"], "a baseline without features has no more"
 
 
 def test_the_expected_loss_looks_at_the_watched_numbers_in_their_order(history: History) -> None:
@@ -387,9 +387,8 @@ def test_the_expected_loss_looks_at_the_watched_numbers_in_their_order(history: 
     built = build_baseline(
         spec_of(REGRESSION), "1", [numbers.predictions], source="", outcomes=[numbers.outcomes()]
     )  # fmt: skip
-    (model,) = (d for d in built.derived if d.kind == "expected_loss")
-    assert model.inputs == ("prediction", "x", "y")
-    assert built.outcomes is not None and built.outcomes.expected_loss
+    assert built.outcomes is not None
+    assert list(columns_of(built.outcomes.expected_loss)) == ["prediction", "x", "y"]
 
 
 def test_a_task_without_classes_or_numbers_is_watched_for_its_labels(history: History) -> None:
@@ -477,3 +476,11 @@ def test_outcomes_that_nobody_declared_are_left_alone(history: History) -> None:
         "the specification of d expects no outcomes, so those of the reference are not used: declare them with "
         "outcomes: horizon:"
     ]
+
+
+def test_a_reader_may_say_up_to_when_outcomes_are_known(history: History) -> None:
+    outcomes = [history.outcomes(NAMES)]
+    found = learn_outcomes(spec_of(), BARE, [history.predictions], outcomes, until_us=T0 + SPAN + HORIZON)
+    assert found.reference.rows == ROWS
+    far = learn_outcomes(spec_of(), BARE, [history.predictions], outcomes, until_us=2**62)
+    assert far.reference.rows == ROWS

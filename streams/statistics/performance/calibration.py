@@ -351,6 +351,8 @@ def smooth_calibration_error(
     # variance of each bin's part of the mean residual
     variance = n * share * (1 - share) / (rows**2 * scale)
     spread = _Z * math.sqrt(float(variance.sum()))
+    # wide kernels need few cosines, and these sums no more than two places
+    modes = modes[: min(_MODES, max(64, 1 << math.ceil(math.log2(2 * _NARROWEST * _MODES / width))))]
     kernels = _kernels(means, modes, width)
     noise = _FOLDED * float(np.sqrt(variance @ kernels**2).mean())
     radius = np.sqrt((above - means) * (means - below))

@@ -18,7 +18,7 @@ for rows of which the score says all that the inputs say of the outcome, or that
 things make it uncertain: outcomes are drawn, which even true probabilities leave open (Y is binomial; n p (1 - p)); and
 the probabilities were learnt from N reference rows (p (1 - p) / N_b in a bin of N_b). With g = d metric / d Y,
 
-    Var = sum_bc g_bc^2 m_bc p_b (1 - p_b)  +  sum_b (sum_c g_bc m_bc)^2 p_b (1 - p_b) / (N_b + 1)              (1)
+    Var = sum_bc g_bc^2 m_bc p_b (1 - p_b)  +  sum_b (sum_c g_bc m_bc)^2 p_b (1 - p_b) / max(N_b, 1)           (1)
 
 by the delta method; limits of shares are those of their logit. Rows count as independent. That the calibration map
 pools bins and shrinks makes its part smaller than the second sum for traffic unlike the reference, not larger. With
@@ -136,7 +136,7 @@ class _Expected:
         """Standard deviation of a metric, equation 1; ``gradient`` float64[B, 2] by positives of each cell."""
         spread = self.p * (1 - self.p)
         drawn = float(((gradient**2 * self.m).sum(axis=1) * spread).sum())
-        learnt = (gradient * self.m).sum(axis=1) ** 2 * spread / (self.learnt_from + 1)
+        learnt = (gradient * self.m).sum(axis=1) ** 2 * spread / np.maximum(self.learnt_from, 1)
         return math.sqrt(drawn + float(learnt.sum()))
 
     def share(self, value: float, gradient: Floats, rows: float, error: float = 0.0) -> Metric:
@@ -261,7 +261,7 @@ def _multiclass(layout: PerformanceLayout, reference: OutcomeReference, sums: Su
         """Each row of the matrix is as of rows with its mean probabilities, the widest spread there could be."""
         means = np.divide((gradient * cells).sum(axis=1), said, out=np.zeros(c), where=said > 0)
         drawn = ((gradient - means[:, None]) ** 2 * cells).sum(axis=1)
-        return math.sqrt(float(((1 + said / (learnt_from + 1)) * drawn).sum()))
+        return math.sqrt(float(((1 + said / np.maximum(learnt_from, 1)) * drawn).sum()))
 
     def share(value: float, gradient: Floats) -> Metric:
         return Metric(value, *_share_limits(value, deviation(gradient)), round(n))
@@ -309,7 +309,7 @@ def _regression(reference: OutcomeReference, sums: Sums) -> dict[str, Metric]:
     known = _over_ages(reference, "with_prediction")
     rows = 0.0 if known is None else float(known[0]) * _independent(reference)
     # what is drawn in n rows, and what was learnt from those of the reference
-    per_row = 1 / n + 1 / (rows + 1)
+    per_row = 1 / n + 1 / max(rows, 1.0)
     radius = Z * math.sqrt(max(mse - mae**2, 0.0) * per_row)
     found = {"mae": Metric(mae, max(mae - radius, 0.0), mae + radius, n, _unseen(mae))}
     kurtosis = _kurtosis(reference)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.output import JSON_OPTION, print_json, print_table, safe, stdout
+from services.cli.performance import Request, complete_metric, complete_role, show_performance
 from services.cli.publish import DeploymentArgument, FromOption, ToOption, selection_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ windows_app = typer.Typer(
 
 @windows_app.callback()
 def windows() -> None:
-    """Show how far each window of event time is from the baseline."""
+    """Show how far each window of event time is from the baseline, and how well its predictions turned out."""
 
 
 @windows_app.command(
@@ -51,15 +52,54 @@ def windows() -> None:
         "  driftline windows show delays --by day --parts\n\n"
         "  driftline windows show delays --stream temp --last 1 --effects all\n\n"
         "  driftline windows show delays --from 2024-04-01 --to 2024-04-02 --json\n\n"
+        "  driftline windows show delays --metric accuracy --by month --estimate\n\n"
+        "  driftline windows show delays --metric accuracy --metric brier --part carrier=UA --role challenger\n\n"
+        "  driftline windows show delays --metric accuracy --segment carrier --by month --last 1\n\n"
+        "  driftline windows show delays --metric calibration --metric confusion --by month\n\n"
+        "  driftline windows show delays --metric fairness --segment carrier --by month --reference carrier=UA\n\n"
         "PSI (nats), total variation TV and Kolmogorov-Smirnov KS (0 to 1) and Wasserstein W1 (in the feature's own "
         "unit) describe; they never raise an alarm. After PSI stands its 95 % interval, without the bias few rows give "
         "the value itself. Bins hide where within them the values lie: --effects all says by how much the distance of "
-        "the values themselves may differ. A window is open while rows may still come."
+        "the values themselves may differ. A window is open while rows may still come.\n\n"
+        "With --metric: what outcomes tell of the predictions of each window, with 95 % intervals, beside the share of "
+        "predictions whose outcome is known and beside the reference at the same ages of outcomes, since early "
+        "outcomes are no fair sample. Metrics have scikit-learn's names; an unknown one lists those there are."
     )
 )
 def show(
     deployment_id: DeploymentArgument,
-    version: Annotated[str | None, typer.Option(metavar="V", help="This model version only.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_metric,
+            help="Instead of effect sizes: accuracy, roc_auc, mae …, coverage, calibration, confusion or fairness; "
+            "repeatable.",
+        ),
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", "--model-version", metavar="V", help="This model version only.")
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(
+            metavar="champion|challenger", autocompletion=complete_role, help="Of a metric: versions of this role only."
+        ),
+    ] = None,
+    segment: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Of a metric: every part of this segmentation; repeatable."),
+    ] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of a metric: this part of the traffic; repeatable.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Of a metric: also what scores alone promise, before outcomes come.")
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=VALUE", help="Of fairness: the part to compare with; default: the best treated."),
+    ] = None,
     stream: Annotated[
         list[str] | None, typer.Option(help="A feature, prediction, prediction_label or probability:CLASS; repeatable.")
     ] = None,
@@ -78,12 +118,35 @@ def show(
     ] = "usual",
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """Show effect sizes per window and stream, the latest revision of each window."""
+    """Show effect sizes per window and stream, or with --metric accuracy; the latest revision of each window."""
+    period = _period(by)
+    if metric:
+        _refuse("with --metric", {"--stream": stream, "--parts": parts, "--effects": effects != "usual"})
+        show_performance(
+            Request(
+                deployment_id=deployment_id,
+                metrics=list(dict.fromkeys(metric)),
+                segments=list(dict.fromkeys(segment or ())),
+                parts=list(dict.fromkeys(part or ())),
+                version=version,
+                role=role,
+                period=period,
+                selection=selection_of(from_time, to_time, None),
+                last=last,
+                estimate=estimate,
+                reference=reference,
+                as_json=as_json,
+            )
+        )
+        return
+    _refuse(
+        "without --metric",
+        {"--role": role, "--segment": segment, "--part": part, "--estimate": estimate, "--reference": reference},
+    )
     from services.cli.context import kafka_settings
     from services.deployments.store import get_deployment
     from services.windows import baselines_by_digest, document, latest_windows, summarise
 
-    period = _period(by)
     if effects not in ("usual", "all"):
         raise typer.BadParameter(f"expected usual or all, came {effects[:40]!r}", param_hint="--effects")
     selection = selection_of(from_time, to_time, None)
@@ -109,6 +172,12 @@ def show(
     (_table if effects == "usual" else _long_table)(periods, period)
     more = f"; {hidden:,} streams of parts of the traffic: --parts" if hidden else ""
     stdout.print(f"[dim]the last {len(periods)}; more: --last N, --by day, --from TIME{more}[/]", highlight=False)
+
+
+def _refuse(when: str, options: Mapping[str, object]) -> None:
+    for name, value in options.items():
+        if value:
+            raise typer.BadParameter(f"has no meaning {when}: leave it out, or see --help", param_hint=name)
 
 
 def _period(by: str) -> Period:
@@ -142,7 +211,7 @@ def _table(periods: Sequence[PeriodSummary], period: Period) -> None:
     for p in periods:
         lead = _lead(p, period, several=several)
         for s in p.streams:
-            importance = [_number(s.importance)] if watched else []
+            importance = [number_text(s.importance)] if watched else []
             sizes = [_size(s, name) for name in _USUAL]
             rows.append([*lead, s.label, sizes[0], _interval(s, "psi"), *sizes[1:], *importance])
             lead = [""] * len(lead)
@@ -183,25 +252,29 @@ def _heads(*, several: bool) -> list[str]:
 
 
 def _lead(p: PeriodSummary, period: Period, *, several: bool) -> list[str]:
+    version = [p.model_version] if several else []
+    return [period_label(p.start_us, period), *version, f"{p.rows:,}" if p.status == "final" else f"open {p.rows:,}"]
+
+
+def period_label(start_us: int, period: Period) -> str:
+    """Where a period begins, no longer than it takes."""
     from services.event_time import rfc3339
 
-    start = rfc3339(p.start_us)
+    start = rfc3339(start_us)
     minute = start.removesuffix(":00Z").replace("T", " ") if start.endswith(":00Z") else start
-    label = minute if period == "window" else start[:7] if period == "month" else start[:10]
-    version = [p.model_version] if several else []
-    return [label, *version, f"{p.rows:,}" if p.status == "final" else f"open {p.rows:,}"]
+    return minute if period == "window" else start[:7] if period == "month" else start[:10]
 
 
 def _size(stream: StreamCounts, name: str) -> str:
-    return _number(None if stream.effects is None else stream.effects.get(name))
+    return number_text(None if stream.effects is None else stream.effects.get(name))
 
 
 def _interval(stream: StreamCounts, name: str) -> str:
     ends = None if stream.effects is None else stream.effects["intervals"].get(name)
-    return _DASH if ends is None else f"{_number(ends[0])}{_DASH}{_number(ends[1])}"
+    return _DASH if ends is None else f"{number_text(ends[0])}{_DASH}{number_text(ends[1])}"
 
 
-def _number(size: float | None) -> str:
+def number_text(size: float | None) -> str:
     """Three decimals, or three digits of what is larger than one: a Wasserstein distance has the feature's unit."""
     if size is None:
         return _DASH

@@ -18,6 +18,7 @@ from driftline.settings import KafkaSettings
 from services.kafka import read_to_end
 from streams.baseline import Baseline
 from streams.specification import CONCEPT_DRIFT
+from streams.statistics.performance.estimation import EstimateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,21 @@ class ConceptAlarm:
 
 @dataclass(frozen=True, slots=True)
 class EstimatorError:
-    """How far estimates of one metric were from what turned out, over windows that are final."""
+    """How far estimates of one metric were from what turned out, over windows that are final.
+
+    Attributes:
+        windows: Their number.
+        mean_absolute: Mean absolute difference.
+        largest: Largest absolute difference.
+        mean: Mean of estimate less truth.
+        inside: In how many of them the truth lay within the estimate's interval.
+    """
 
     windows: int
     mean_absolute: float
     largest: float
     mean: float
-    """Estimate less truth: above zero where estimates flattered."""
+    inside: int
 
 
 def concept_alarms(settings: KafkaSettings, deployment_id: str) -> list[ConceptAlarm]:
@@ -120,10 +129,16 @@ def doubt(alarms: Sequence[ConceptAlarm], start_us: int, end_us: int, baseline: 
     return None
 
 
-def estimator_error(pairs: Iterable[tuple[float, float]]) -> EstimatorError | None:
-    """The error of estimates, from pairs of an estimate and the truth; None without any."""
-    differences = np.array([estimate - truth for estimate, truth in pairs])
+def estimator_error(errors: Sequence[EstimateError]) -> EstimatorError | None:
+    """The errors of single estimates together; None without any."""
+    differences = np.array([error.difference for error in errors])
     if not differences.size:
         return None
     absolute = np.abs(differences)
-    return EstimatorError(len(differences), float(absolute.mean()), float(absolute.max()), float(differences.mean()))
+    return EstimatorError(
+        windows=len(differences),
+        mean_absolute=float(absolute.mean()),
+        largest=float(absolute.max()),
+        mean=float(differences.mean()),
+        inside=sum(error.inside for error in errors),
+    )

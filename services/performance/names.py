@@ -51,6 +51,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """What :func:`streams.statistics.performance.metrics.metrics` gives, by task, in the order they are listed in."""
 
+COVERAGE = "coverage"
+"""Of every task: the share of predictions with an outcome."""
+
 CALIBRATION, CONFUSION, FAIRNESS = "calibration", "confusion", "fairness"
 """What is no number: a reliability curve, a confusion matrix, rates by group."""
 
@@ -71,12 +74,12 @@ _LESS_IS_BETTER = {
     "smape",
     "quantile_loss",
 }
-_NEITHER = {"prevalence", "predicted_positive_rate", "bias", "interval_coverage", "interval_width"}
+_NEITHER = {COVERAGE, "prevalence", "predicted_positive_rate", "bias", "interval_coverage", "interval_width"}
 
 
 def names_for(task: str) -> tuple[str, ...]:
     """Everything that can be shown of a task."""
-    return METRICS.get(task, ()) + TABLES.get(task, ())
+    return (*METRICS.get(task, ()), COVERAGE, *TABLES.get(task, ()))
 
 
 def every_name() -> list[str]:

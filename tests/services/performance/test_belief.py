@@ -8,6 +8,7 @@ import pytest
 
 from services.performance.belief import ConceptAlarm, EstimatorError, alarms_of, doubt, estimator_error
 from streams.baseline import Baseline
+from streams.statistics.performance.estimation import EstimateError
 
 
 def baseline(last_event_us: int, digest: str = "new") -> Baseline:
@@ -53,5 +54,6 @@ def test_an_incident_counts_once_whatever_the_order_of_its_records() -> None:
 
 
 def test_the_error_of_estimates_says_how_far_and_in_which_direction() -> None:
-    assert estimator_error([(0.75, 0.5), (0.5, 0.625)]) == EstimatorError(2, 0.1875, 0.25, 0.0625)
+    errors = [EstimateError(0.25, False, 10), EstimateError(-0.125, True, 20)]
+    assert estimator_error(errors) == EstimatorError(2, 0.1875, 0.25, 0.0625, inside=1)
     assert estimator_error([]) is None

@@ -17,7 +17,7 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +57,7 @@ _FOOTER = np.dtype(
         ("rows_crc", "<u4"),
         ("first_us", "<i8"),
         ("last_us", "<i8"),
-        ("sample_us", "<i8", (_SAMPLES,)),
+        ("sample_us", "<i8", (_SAMPLES,)),  # times of some of the rows, sorted
     ]
 )
 
@@ -149,12 +149,10 @@ class Section:
         rows: n rows as bytes.
         first_us: The smallest time.
         last_us: The largest time.
-        sample_us: int64[_SAMPLES], times of some of the rows, sorted.
     """
 
-    def __init__(self, keys: Keys, rows: Rows, first_us: int, last_us: int, sample_us: Integers) -> None:
-        self.keys, self.rows = keys, rows
-        self.first_us, self.last_us, self.sample_us = first_us, last_us, sample_us
+    def __init__(self, keys: Keys, rows: Rows, first_us: int, last_us: int) -> None:
+        self.keys, self.rows, self.first_us, self.last_us = keys, rows, first_us, last_us
         self._below: NDArray[np.uint32] | None = None
         if len(rows) >= _LEAST_ROWS:
             below, self._shift = _directory(keys[:-1])
@@ -168,11 +166,6 @@ class Section:
     def index_bytes(self) -> int:
         """Memory of the directory."""
         return 0 if self._below is None else self._below.nbytes
-
-    @property
-    def times_us(self) -> Integers:
-        """The rows' times, a view."""
-        return field(self.rows, "time_us")
 
     def find(self, keys: Keys, checks: Keys) -> tuple[NDArray[np.intp], Rows]:
         """Look rows up.
@@ -214,14 +207,6 @@ class Section:
         found = np.flatnonzero(field(self.rows[place:end], "check") == check)
         return place + int(found[0]) if found.size else None
 
-    def forgotten(self, before_us: int) -> float:
-        """About how many rows have a smaller time."""
-        if before_us <= self.first_us:
-            return 0.0
-        if before_us > self.last_us:
-            return float(len(self))
-        return len(self) * (float(np.searchsorted(self.sample_us, before_us)) / _SAMPLES)
-
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -232,6 +217,7 @@ class Run:
         sections: By number of the table.
         path: Its file; None if it is in memory only.
         size: Bytes in all.
+        footer: What is known of the sections.
         footer_at: Where in the file the footer begins.
         footer_crc: Checksum of the footer.
     """
@@ -240,6 +226,7 @@ class Run:
     sections: dict[int, Section]
     path: Path | None
     size: int
+    footer: NDArray[np.void]
     footer_at: int
     footer_crc: int
 
@@ -248,17 +235,18 @@ class Run:
         """Memory that is not a view of the file."""
         return sum(section.index_bytes for section in self.sections.values()) + (self.size if self.path is None else 0)
 
-    def forgotten_bytes(self, tables: Mapping[int, int]) -> float:
+    def forgotten_bytes(self, before_us: Integers) -> float:
         """About how many bytes belong to rows that are not asked for any more.
 
         Args:
-            tables: The tables there are, and the time before which their rows are not asked for.
+            before_us: By number of the table, the time before which its rows are not asked for.
         """
-        total = 0.0
-        for number, section in self.sections.items():
-            rows = section.forgotten(tables[number]) if number in tables else len(section)
-            total += rows * (section.rows.itemsize + 8)
-        return total
+        before = before_us[self.footer["table"]]
+        shares = (self.footer["sample_us"] < before[:, None]).mean(axis=1)
+        shares = np.where(
+            before <= self.footer["first_us"], 0.0, np.where(before > self.footer["last_us"], 1.0, shares)
+        )
+        return float((shares * self.footer["rows"] * (self.footer["row_bytes"] + 8)).sum())
 
 
 class _Sink:
@@ -371,7 +359,7 @@ class RunWriter:
         self._sink.write(self._end, data)
         size = self._end + len(data)
         stored = self._sink.finish(size)
-        return Run(self.number, _sections(stored, footer), self.path, size, self._end, zlib.crc32(data.data))
+        return Run(self.number, _sections(stored, footer), self.path, size, footer, self._end, zlib.crc32(data.data))
 
     def give_up(self) -> None:
         """Leave nothing behind."""
@@ -387,8 +375,7 @@ def _sections(stored: Bytes, footer: NDArray[np.void]) -> dict[int, Section]:
     sections = {}
     for entry in footer:
         keys, rows = _stored(stored, entry)
-        first_us, last_us = int(entry["first_us"]), int(entry["last_us"])
-        sections[int(entry["table"])] = Section(keys, rows, first_us, last_us, entry["sample_us"].copy())
+        sections[int(entry["table"])] = Section(keys, rows, int(entry["first_us"]), int(entry["last_us"]))
     return sections
 
 
@@ -400,13 +387,14 @@ def _stored(stored: Bytes, entry: np.void) -> tuple[Keys, Rows]:
     )
 
 
-def load_run(path: Path, number: int, size: int, footer_at: int, footer_crc: int) -> Run:
+def load_run(directory: Path, number: int, size: int, footer_at: int, footer_crc: int) -> Run:
     """Open a run and compare every byte of it with its checksum.
 
     Raises:
         DamagedError: The file is not the one that was written.
         OSError: It cannot be read.
     """
+    path = directory / run_name(number)
     stored = map_file(path) if path.stat().st_size else np.empty(0, np.uint8)
     footer_bytes = stored[footer_at:]
     if len(stored) != size:
@@ -419,66 +407,4 @@ def load_run(path: Path, number: int, size: int, footer_at: int, footer_crc: int
         checksums = zlib.crc32(keys.view(np.uint8).data), zlib.crc32(rows.view(np.uint8).data)
         if checksums != (entry["keys_crc"], entry["rows_crc"]):
             raise DamagedError(f"{path.name} has other rows than were written")
-    return Run(number, _sections(stored, footer), path, size, footer_at, footer_crc)
-
-
-def merge(
-    inputs: Sequence[Run], number: int, directory: Path | None, tables: Mapping[int, int], *, oldest: bool
-) -> Iterator[Run | None]:
-    """Merge runs, a slice at a time: yields None after each slice, and last the new run, or None if it has no rows.
-
-    A row whose time is over is left out only if no older run may hold another row of its id, which it hides: that one
-    would be found again.
-
-    Args:
-        inputs: Neighbours, older ones first.
-        number: Of the new run.
-        directory: Where its file goes.
-        tables: The tables there are, and the time before which their rows are not asked for any more.
-        oldest: No run is older than these.
-    """
-    sections: dict[int, list[Section]] = {}
-    for run in inputs:
-        for table, section in run.sections.items():
-            if table in tables:
-                sections.setdefault(table, []).append(section)
-    sizes = [(sum(map(len, each)), each[0].rows.itemsize) for each in sections.values()]
-    writer = RunWriter(number, directory, sizes)
-    try:
-        for (table, each), (most_rows, row_bytes) in zip(sections.items(), sizes, strict=True):
-            writer.begin(table, most_rows, row_bytes)
-            before_us = tables[table] if oldest else np.iinfo(np.int64).min
-            if before_us <= max(section.last_us for section in each):
-                for keys, rows in _merged(each, before_us):
-                    writer.append(keys, rows)
-                    yield None
-            writer.end()
-        yield writer.finish()
-    except BaseException:
-        writer.give_up()
-        raise
-
-
-def _merged(sections: Sequence[Section], before_us: int) -> Iterator[tuple[Keys, Rows]]:
-    """The rows of a table's sections, older ones first, slice by slice."""
-    drops = before_us > min(section.first_us for section in sections)
-    for ranges in _slices(sections):
-        keys = np.concatenate([s.keys[begin:end] for s, (begin, end) in zip(sections, ranges, strict=True)])
-        rows = np.concatenate([s.rows[begin:end] for s, (begin, end) in zip(sections, ranges, strict=True)])
-        if len(sections) > 1:
-            order = newest_order(keys, rows, sorted_parts=True)
-            keys, rows = keys.take(order), rows.take(order)
-        if drops:
-            keep = np.flatnonzero(field(rows, "time_us") >= before_us)
-            keys, rows = keys.take(keep), rows.take(keep)
-        yield keys, rows
-
-
-def _slices(sections: Sequence[Section]) -> Iterator[list[tuple[int, int]]]:
-    """Ranges of the sections that belong together, about ``SLICE_ROWS`` rows in all; rows of one key in one slice."""
-    largest = max(sections, key=len)
-    parts = -(-sum(map(len, sections)) // SLICE_ROWS)
-    bounds = largest.keys[np.arange(1, parts) * len(largest) // parts]
-    cuts = [[0, *np.searchsorted(s.keys[:-1], bounds).tolist(), len(s)] for s in sections]
-    for part in range(parts):
-        yield [(cut[part], cut[part + 1]) for cut in cuts]
+    return Run(number, _sections(stored, footer), path, size, footer, footer_at, footer_crc)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,13 +25,10 @@ from services.cli.publish import (
 )
 
 if TYPE_CHECKING:
-    from driftline.events import PredictionColumns
     from driftline.settings import KafkaSettings
+    from services.cli.baseline_reading import Built
     from services.deployments.baselines import StoredBaseline
-    from services.deployments.reference import TopicReference
-    from services.publish.reading import Selection, Tally
     from streams.baseline import Baseline
-    from streams.specification import DeploymentSpec
 
 baseline_app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
@@ -65,9 +62,13 @@ def baseline() -> None:
         "  driftline baseline build delays history.csv --version 3 --from 2024-03-01 --to 2024-04-01\n\n"
         "  driftline baseline build delays --from-topic --version 3 --from 2024-03-01 --to 2024-04-01\n\n"
         "  driftline baseline build delays reference.parquet --version 3 --dry-run --report baseline.html\n\n"
+        "  driftline baseline build delays march.csv --version 3 --outcomes march-outcomes.csv\n\n"
         "A file is read as by driftline publish predictions; with --from-topic the reference is what the version has "
         "answered so far, at most a million rows. Take rows that the model answered when all was well, best four weeks "
-        "of them or more, that were not used to train it.\n\nBefore a baseline is put in force its monitors are tried "
+        "of them or more, that were not used to train it.\n\nWhere the specification expects outcomes, they are "
+        "learnt from as well: those of the file itself, if it has columns of actual values or classes, those of "
+        "--outcomes, or with --from-topic those that were published up to now. Predictions that are younger than the "
+        "horizon where they end are left out of that.\n\nBefore a baseline is put in force its monitors are tried "
         "on the reference, in blocks; a monitor that would break its promise is widened, and says so, or refused."
     )
 )
@@ -84,6 +85,13 @@ def build(
     from_time: FromOption = None,
     to_time: ToOption = None,
     limit: LimitOption = None,
+    outcomes_file: Annotated[
+        Path | None,
+        typer.Option("--outcomes", metavar="FILE", dir_okay=False, help="Outcomes in a file of their own, by id."),
+    ] = None,
+    without_outcomes: Annotated[
+        bool, typer.Option("--without-outcomes", help="Learn from predictions only, though there are outcomes.")
+    ] = False,
     on_error: OnErrorOption = "stop",
     reason: Annotated[str, typer.Option(help="Why, for the audit record.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build and show it, put nothing in force.")] = False,
@@ -93,44 +101,42 @@ def build(
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Build a baseline from a file or from the predictions topic, try it, and put it in force."""
+    from services.cli.baseline_reading import Request
+    from services.cli.baseline_reading import build as build_reference
     from services.cli.baseline_tables import show_baseline
     from services.cli.context import actor, kafka_settings
     from services.deployments.baselines import publish_baseline
     from services.deployments.store import get_deployment
     from services.deployments.summary import document
-    from services.publish.reading import Tally
-    from streams.reference import build_baseline
 
     if from_topic == (file is not None):
         raise typer.BadParameter("give either a FILE or --from-topic", param_hint="FILE")
+    if without_outcomes and outcomes_file is not None:
+        raise typer.BadParameter("give either --outcomes or --without-outcomes", param_hint="--outcomes")
     checked_version(version)
     selection, skip = selection_of(from_time, to_time, limit), on_error_of(on_error)
     settings = kafka_settings()
     spec = get_deployment(settings, deployment_id).spec
-    tally, topic = Tally(), None
+    if outcomes_file is not None and spec.outcomes is None:
+        raise typer.BadParameter(
+            f"the specification of {deployment_id} expects no outcomes: declare them with outcomes: horizon:",
+            param_hint="--outcomes",
+        )
+    request = Request(file, outcomes_file, without_outcomes, selection, skip, checked_format(file_format))
     with _working(as_json) as say:
-        if file is None:
-            columns, source, topic = _read_topic(settings, spec, version, selection, say)
-        else:
-            from services.publish.files import open_file
-            from services.publish.reading import read_reference, source_text
-
-            say(f"reading {file.name}")
-            opened = open_file(file, checked_format(file_format))
-            columns = read_reference(opened, spec, version, selection=selection, on_error=skip, tally=tally)
-            source = source_text(file, selection, sum(batch.rows for batch in columns))
-        built = build_baseline(spec, version, columns, source=source, progress=lambda what: say(f"learning: {what}"))
+        made = build_reference(settings, spec, version, request, say)
+    built = made.baseline
     changed = False if dry_run else publish_baseline(settings, built, actor=actor(), reason=reason)
     result = "dry run" if dry_run else "built" if changed else "unchanged"
     _write_report(built, report)
     if as_json:
-        print_json({"result": result, **_counts(tally, topic), **document(built)})
+        print_json({"result": result, **_counts(made), **document(built)})
     else:
         show_baseline(built, result, show_all=show_all)
-        _tell(tally, topic)
+        _tell(made)
         if report is not None:
             stdout.print(f"report: {safe(report)}", highlight=False, soft_wrap=True)
-    if tally.rejected:
+    if made.tally.rejected or made.outcomes_tally.rejected:
         raise typer.Exit(1)
 
 
@@ -248,37 +254,21 @@ def diff(
         show_differences(before, after, found, show_all=show_all)
 
 
-def _read_topic(
-    settings: KafkaSettings, spec: DeploymentSpec, version: str, selection: Selection, say: Any
-) -> tuple[Sequence[PredictionColumns], str, TopicReference]:
-    from services.deployments.reference import read_topic, source_text
-
-    topic, read = settings.topics.predictions, 0
-
-    def progress(rows: int) -> None:
-        nonlocal read
-        read += rows
-        say(f"reading {topic}: {read:,} rows of {spec.deployment_id}")
-
-    found = read_topic(settings, spec, version, selection, progress=progress)
-    return found.columns, source_text(topic, selection, found), found
-
-
 def _built_from(
     settings: KafkaSettings, before: Baseline, path: Path, version: str | None, file_format: str | None, *, quiet: bool
 ) -> Baseline:
+    from services.cli.baseline_reading import Request, build
     from services.deployments.store import get_deployment
-    from services.publish.files import open_file
-    from services.publish.reading import Selection, read_reference, source_text
-    from streams.reference import build_baseline
+    from services.publish.reading import Selection
 
     spec = get_deployment(settings, before.deployment_id).spec
     version = before.model_version if version is None else checked_version(version)
+    request = Request(path, None, before.outcomes is None, Selection(), "stop", checked_format(file_format))
     with _working(quiet) as say:
-        say(f"reading {path.name}")
-        columns = read_reference(open_file(path, checked_format(file_format)), spec, version)
-        source = source_text(path, Selection(), sum(batch.rows for batch in columns))
-        return build_baseline(spec, version, columns, source=source, progress=lambda what: say(f"learning: {what}"))
+        made = build(settings, spec, version, request, say)
+    for text in made.notices:
+        note(text)
+    return made.baseline
 
 
 @contextmanager
@@ -303,21 +293,28 @@ def _write_report(item: Baseline, path: Path | None) -> None:
         raise ServicesError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _counts(tally: Tally, topic: TopicReference | None) -> dict[str, int]:
-    if topic is None:
-        return {"read": tally.read, "rejected": tally.rejected, "outside": tally.outside}
-    return {
-        "read": sum(span.rows for span in topic.versions.values()),
-        "duplicates": topic.duplicates,
-        "outside": topic.outside,
-        "beyond_limit": topic.beyond,
-        "refused_messages": topic.refused,
-    }
+def _counts(made: Built) -> dict[str, Any]:
+    tally, topic, outcomes = made.tally, made.topic, made.outcomes_tally
+    found: dict[str, Any] = {"read": tally.read, "rejected": tally.rejected, "outside": tally.outside}
+    if topic is not None:
+        found = {
+            "read": sum(span.rows for span in topic.versions.values()),
+            "duplicates": topic.duplicates,
+            "outside": topic.outside,
+            "beyond_limit": topic.beyond,
+            "refused_messages": topic.refused + made.outcomes.refused,
+        }
+    found["outcomes_read"] = made.outcomes.rows
+    found["outcomes_rejected"] = outcomes.rejected
+    return {**found, "notices": list(made.notices)}
 
 
-def _tell(tally: Tally, topic: TopicReference | None) -> None:
-    for value in tally.examples:
+def _tell(made: Built) -> None:
+    for value in (*made.tally.examples, *made.outcomes_tally.examples):
         note(f"  skipped line {value.line}, column {value.column}: {value.message}")
+    for text in made.notices:
+        note(text)
+    topic = made.topic
     if topic is None:
         return
     if topic.beyond:
@@ -325,7 +322,10 @@ def _tell(tally: Tally, topic: TopicReference | None) -> None:
             f"the range has more than {topic.rows:,} rows: the reference is the first of them, by event time; "
             "--limit N takes more"
         )
-    told = ((topic.duplicates, "repeated rows counted once"), (topic.refused, "messages that cannot be read left out"))
+    told = (
+        (topic.duplicates, "repeated rows counted once"),
+        (topic.refused + made.outcomes.refused, "messages that cannot be read left out"),
+    )
     for count, what in told:
         if count:
             note(f"{count:,} {what}")

@@ -313,6 +313,8 @@ def _joined(batches: Sequence[PredictionColumns]) -> PredictionColumns:
             key: vectors([batch.vectors.get(key) for batch in batches]) for key in _names([b.vectors for b in batches])
         },
         error=texts([batch.error for batch in batches]),
+        prediction_low=numbers([batch.prediction_low for batch in batches]),
+        prediction_high=numbers([batch.prediction_high for batch in batches]),
     )
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from bench.detection.losses import loss_bets, loss_bins
 from bench.report import Figure, figure, print_table
 from streams.detectors import BITS, DETECTORS, UNIT, build_detector, takes
 from streams.specification import DetectorSpec
@@ -34,8 +33,9 @@ from streams.statistics.evidence import (
     stream_log_evidence,
 )
 from streams.statistics.layouts import NUMERIC, NumericBins, bin_numeric, count_codes, fit_numeric
+from streams.statistics.losses import fit_loss, loss_counts, loss_tempering
 from streams.statistics.margins import effective_margins
-from streams.statistics.tilts import NUMERIC_TILTS
+from streams.statistics.tilts import LOSS_TILTS, NUMERIC_TILTS
 
 TRAIN, CALIBRATION, STABLE, POST = 10_000, 10_000, 2_500, 2_500
 DRIFTS = ("gra", "gsg", "lea")
@@ -243,8 +243,14 @@ def learn_numeric(calibration: Floats) -> tuple[list[NumericBins], Bets]:
 
 
 def learn_losses(calibration: Floats) -> tuple[list[NumericBins], Bets]:
-    """The bins and tilts of losses."""
-    return [loss_bins(column) for column in calibration], loss_bets(len(calibration))
+    """The layout of losses, as for ``loss_tail`` of a deployment."""
+    cuts, gamma = [], []
+    for column in calibration:
+        bins = fit_loss(column, np.zeros(len(column), np.int64), "age", 1)
+        assert bins is not None, "ten thousand residuals have a tail"
+        cuts.append(bins.at(0))
+        gamma.append(loss_tempering(bin_numeric(bins.at(0), column)))
+    return cuts, make_bets(LOSS_TILTS, np.tile(loss_counts(), (len(cuts), 1)), 0.0, np.array(gamma))
 
 
 def tally_river(tally: Tally, name: str, trials: Trials, bar: float, limit: int) -> None:

@@ -11,7 +11,8 @@ error of a finite reference. Before a monitor is put in force both are tried by 
 2. For each path a second one is drawn that plays the reference: its counts are the baseline that the path is judged
    by, with the margin and the tempering that are to be in force. It lies as far from the path's own law, which is that
    of the reference, as the reference lies from the truth. Judging a path by the counts it was drawn from would leave
-   the error of the reference out, and judging one half of the reference by the other would double it.
+   the error of the reference out, and judging one half of the reference by the other would double it. The baseline of
+   losses is nominal: what the reference tells of them, with the margin for its error, lies in their cuts.
 3. The monitor's detector runs over each path, with a start at every step. As the bound holds for every c, one is
    chosen that allows ``ALLOWED`` alarms, enough to be counted. What may raise or lower the number by chance is
    estimated from how much it differs between paths.
@@ -35,6 +36,8 @@ from scipy.special import gammaincinv
 from streams.statistics.arrays import Counts, Floats
 from streams.statistics.dependence import SMALLEST_TEMPERING
 from streams.statistics.evidence import Bets, log_e_values, make_bets
+from streams.statistics.layouts import LOSS
+from streams.statistics.losses import loss_counts
 from streams.statistics.tilts import Tilts
 
 ALLOWED = 80.0
@@ -276,6 +279,8 @@ class _Run:
         baseline = (paths.multiplicity @ block.counts.reshape(len(block.counts), -1)).reshape(number, streams, bins)
         # a part of the traffic that one replicate left out is judged by the whole reference
         baseline = np.where(baseline.sum(axis=2, keepdims=True) > 0, baseline, block.counts.sum(axis=0))
+        if block.tilts.layout is LOSS:
+            baseline = np.tile(loss_counts(), (number, streams, 1))
         gamma = np.maximum(block.tempering * factors[:, None], SMALLEST_TEMPERING)
         self.bets = _bets(block, baseline, gamma)
         self.weights = (np.exp(self.bets.log_weights).reshape(number, streams, -1) * weights[:, None]).copy()

@@ -66,12 +66,12 @@ MOST_SHAPE = 0.9
 """A tail without a mean has a shape of one."""
 
 NOMINAL_ROWS = 1_000_000_000
-"""For how many rows the counts of a loss's baseline are given: its last bin, 9e-9, then has nine."""
+"""For how many rows the counts of a loss's baseline are given: its last bin, 9e-9, then has ten."""
 
 
 def loss_counts() -> NDArray[np.int64]:
-    """The baseline's counts int64[15] of every loss: nominal probabilities times a round number."""
-    return np.round(loss_probabilities() * NOMINAL_ROWS).astype(np.int64)
+    """The baseline's counts int64[15] of every loss: nominal probabilities times a round number, rounded up."""
+    return np.ceil(loss_probabilities() * NOMINAL_ROWS).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

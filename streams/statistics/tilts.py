@@ -284,7 +284,7 @@ def _loss_tilts() -> Tilts:
     for first in (LOSS_FIRST_TAIL, (LOSS_FIRST_TAIL + LOSS_LAST_TAIL) // 2):
         elsewhere = np.zeros(LOSS.size)
         elsewhere[first : LOSS_LAST_TAIL + 1] = 1 / (LOSS_LAST_TAIL + 1 - first)
-        ratio = np.divide(elsewhere, p0, out=np.ones_like(p0), where=p0 > 0)
+        ratio = np.divide(elsewhere, p0, out=np.zeros_like(p0), where=p0 > 0)
         members += [(-1, np.log1p(share * (ratio - 1))) for share in CONTAMINATIONS]
     return _table(LOSS, {"contamination": (1.0, 1.0, members)})
 

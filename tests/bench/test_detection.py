@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.detection import friedman, losses
+from bench.detection import friedman
 from bench.detection.delays import normal_divergence
 from bench.detection.false_alarms import deduplicated
 from bench.detection.simulation import P0, alarm_events, autoregressive, bin_probabilities, known_bets, repeated
 from bench.run import names
-from streams.statistics.layouts import bin_numeric
 from streams.statistics.replay import replay, step_counts
 
 
@@ -53,28 +52,3 @@ def test_alarms_event_by_event_are_those_of_a_replay() -> None:
     assert [len(events) for events in one_by_one] == replayed.alarms.tolist()
     assert [events[0] for events in one_by_one] == replayed.first_alarm_step.tolist()
     assert replayed.alarms.sum() > 5
-
-
-def test_bets_on_losses_never_fall_from_bin_to_bin_and_expect_at_most_one() -> None:
-    """So they hold for every distribution that is stochastically no larger than the baseline."""
-    bets = losses.loss_bets(1)
-    e_values = np.exp(bets.shapes - bets.log_normaliser.T)
-    assert (np.diff(e_values[:, :14], axis=1) >= 0).all()
-    assert (e_values @ losses.loss_probabilities() <= 1).all()
-
-
-def _expected_e_values(scale: float) -> np.ndarray:
-    """Mean e-value of each bet on squared normal residuals that are ``scale`` times those of the reference."""
-    rng = np.random.default_rng(0)
-    cut = losses.loss_bins(rng.normal(size=10_000) ** 2)
-    codes = bin_numeric(cut, (scale * rng.normal(size=1_000_000)) ** 2)
-    bets = losses.loss_bets(1)
-    return np.exp(bets.shapes - bets.log_normaliser.T)[:, codes].mean(axis=1)
-
-
-def test_squared_normal_residuals_stay_within_the_margin_of_a_loss() -> None:
-    assert (_expected_e_values(1.0) <= 1).all()
-
-
-def test_residuals_half_as_large_again_are_beyond_the_margin_of_a_loss() -> None:
-    assert (_expected_e_values(1.5) > 1).all()

@@ -14,7 +14,9 @@ stream                    value of a pair                                       
 ``loss_tail``             the same in the ``LOSS`` layout: whether losses grew; not for wrong/right  age
 ``calibration``           binary: whether the positive class came true; multi-class: whether the     age and score
                           likeliest class did
+``calibration_slope``     the same, and in the upper half of the scores whether it did not           age and score
 ``residual``              regression: actual less predicted                                          age and prediction
+``residual_slope``        the same, and in the upper half of the predictions predicted less actual   age and prediction
 ``outcome``               the actual value, or the index of the actual class                         age
 ``selected``              per part, binary: whether the positive class was predicted                 age
 ``true_positive``         the same of the actual positives                                           age
@@ -25,6 +27,12 @@ stream                    value of a pair                                       
 
 A pair without what a stream needs (no score, no predicted class) is not counted in it: that is the business of the
 streams of the predictions themselves.
+
+**Two directions.** Counts of all scores add up, so a stream sees what moves to one side at all of them: ``calibration``
+finds outcomes that became more frequent than the scores say. Where the relation weakens, low scores come true more
+often and high ones less, and the two cancel; ``calibration_slope`` turns the upper half around. The two are calibration
+in the large and the calibration slope of Cox, "Two further applications of a model for binary regression", Biometrika
+45, 1958.
 
 **Ties.** Values of few kinds (classes, right and wrong, scores that are rounded) are spread by the pair's jitter, a
 fixed function of its prediction's id, before they are cut: else a condition's bins would depend on its own ties, and
@@ -71,7 +79,11 @@ from streams.statistics.margins import reference_radius
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, Pairs, PerformanceLayout
 
 LOSS, LOSS_TAIL, CALIBRATION, RESIDUAL, OUTCOME = "loss", "loss_tail", "calibration", "residual", "outcome"
+CALIBRATION_SLOPE, RESIDUAL_SLOPE = "calibration_slope", "residual_slope"
 SELECTED, TRUE_POSITIVE, FALSE_POSITIVE = "selected", "true_positive", "false_positive"
+
+RELATION_STREAMS = (CALIBRATION, CALIBRATION_SLOPE, RESIDUAL, RESIDUAL_SLOPE)
+"""What is judged among equal predictions: only another relation between inputs and outcome moves it."""
 
 RELATION, OUTCOME_RATE, INPUTS = "relation", "outcome_rate", "inputs"
 """What ``Alert.diagnosis`` may say."""
@@ -85,6 +97,7 @@ REFERENCE_ERROR_PROBABILITY = 1e-3
 LEAST_PROBABILITY = 1e-6
 """A loss is at most that of this probability: a model that is certain and wrong is not infinitely worse."""
 
+_SLOPES = (CALIBRATION_SLOPE, RESIDUAL_SLOPE)
 _SPREAD = 2.0**-20
 _SPREAD_ZERO = 1e-290
 _NO_STREAM = -(2**40)
@@ -108,8 +121,9 @@ def learn_streams(
     """
     seen = _Seen(layout, outcomes, pairs)
     learner = _Learner(spec, seen)
-    scored = np.isfinite(seen.leading).sum() >= max(MINIMUM_ROWS, pairs.rows / 2)
-    found = [learner.learn(name, OUTCOME_ROLE, *seen.observe(name, scored)) for name in _names(layout.task, scored)]
+    scored = bool(np.isfinite(seen.leading).sum() >= max(MINIMUM_ROWS, pairs.rows / 2))
+    names = [name for name in _names(layout.task, scored) if outcomes.score_buckets.size or name not in _SLOPES]
+    found = [learner.learn(name, OUTCOME_ROLE, *seen.observe(name, scored)) for name in names]
     if layout.task == REGRESSION or scored:
         found.insert(1, learner.learn_tail(*seen.observe(LOSS, scored)))
     for segment in segments:
@@ -127,9 +141,9 @@ def learn_streams(
 def _names(task: str, scored: bool) -> list[str]:
     """The streams of all pairs in the numeric layout."""
     if task == REGRESSION:
-        return [LOSS, RESIDUAL, OUTCOME]
+        return [LOSS, RESIDUAL, RESIDUAL_SLOPE, OUTCOME]
     if task in (BINARY, MULTICLASS):
-        return [LOSS, CALIBRATION, OUTCOME] if scored else [LOSS, OUTCOME]
+        return [LOSS, CALIBRATION, CALIBRATION_SLOPE, OUTCOME] if scored else [LOSS, OUTCOME]
     return []
 
 
@@ -141,7 +155,7 @@ def _part_names(task: str) -> list[str]:
 
 def condition_of(name: str) -> str:
     """Under what condition a stream is judged."""
-    return AGE_AND_SCORE if name in (CALIBRATION, RESIDUAL) else AGE
+    return AGE_AND_SCORE if name in RELATION_STREAMS else AGE
 
 
 class _Learner:
@@ -231,10 +245,15 @@ class _Seen:
     def _observe(self, name: str, scored: bool) -> tuple[Floats, Indices]:
         if name == OUTCOME:
             return self._spread(self.pairs.actual, self.task != REGRESSION), self.ages
-        if name == CALIBRATION:
-            return self._within_bucket(self._steps(self._comes_true()))
-        if name == RESIDUAL:
-            return self._within_bucket(self._spread(self.pairs.actual - self.leading, False))
+        if name in RELATION_STREAMS:
+            bucket = np.searchsorted(self._buckets, self.leading, "right")
+            turned = bucket >= self._bucket_count // 2 if name in _SLOPES else np.zeros(len(bucket), np.bool_)
+            if name in (CALIBRATION, CALIBRATION_SLOPE):
+                values = self._steps(self._comes_true() != turned)
+            else:
+                residual = self.pairs.actual - self.leading
+                values = self._spread(np.where(turned, -residual, residual), False)
+            return values, np.where(np.isnan(self.leading), -1, self.ages * self._bucket_count + bucket)
         labels = self.pairs.predicted.labels
         if name == LOSS and self.task == REGRESSION:
             return self._if_there(self._spread(np.abs(self.pairs.actual - self.leading), False), self.leading)
@@ -262,11 +281,6 @@ class _Seen:
         else:
             given = scores[np.arange(len(scores)), self.pairs.actual.astype(np.int64)]
         return np.asarray(-np.log(np.clip(given, LEAST_PROBABILITY, 1.0)))
-
-    def _within_bucket(self, values: Floats) -> tuple[Floats, Indices]:
-        bucket = np.searchsorted(self._buckets, self.leading, "right")
-        index = self.ages * self._bucket_count + bucket
-        return values, np.where(np.isnan(self.leading), -1, index)
 
     def _if_there(self, values: Floats, needed: Floats) -> tuple[Floats, Indices]:
         return values, np.where(np.isnan(needed), -1, self.ages)
@@ -361,10 +375,10 @@ def _part_rows(
 def diagnose(causes: Sequence[str], inputs_moved: bool) -> str:
     """What an alarm of concept drift says has moved, from the names of its causes.
 
-    The joint law of inputs and outcomes is P(x) P(y | x), and ``calibration`` and ``residual`` look at P(y | x) through
-    the score.
+    The joint law of inputs and outcomes is P(x) P(y | x), and calibration and residuals, with their slopes, look at
+    P(y | x) through the score.
 
-    1. ``relation``: one of these two is among the causes, whatever else is. Neither other inputs nor, among equal
+    1. ``relation``: one of these is among the causes, whatever else is. Neither other inputs nor, among equal
        scores, other shares of the ages move them; an outcome's rate that moves by itself does, and has to: equal
        inputs then no longer lead to equal outcomes.
     2. ``inputs``: losses changed, equal scores still mean what they meant, and inputs have an open alarm: the model
@@ -375,7 +389,7 @@ def diagnose(causes: Sequence[str], inputs_moved: bool) -> str:
     ``inputs_moved``: whether a monitor of features or predictions has an alarm that is open.
     """
     names = set(causes)
-    if names & {CALIBRATION, RESIDUAL}:
+    if names & set(RELATION_STREAMS):
         return RELATION
     if names & {LOSS, LOSS_TAIL} and inputs_moved:
         return INPUTS

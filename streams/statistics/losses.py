@@ -16,9 +16,9 @@ around it: a tenth more exceedances, a quarter larger ones, are no change.
 **What the reference tells of it.** (1) is an assumption about values that no reference has seen, and each of its
 numbers is taken on the safe side of what the reference can tell.
 
-- u: an order statistic that is exceeded by at most the nominal share with a confidence of 99 % (tolerance limit: Wilks,
+- u: an order statistic that is exceeded by at most the nominal share with a confidence of 98 % (tolerance limit: Wilks,
   "Determination of sample sizes for setting tolerance limits", Annals of Mathematical Statistics 12, 1941).
-- s: from the mean excess over u, s = mean (1 - xi), times a quarter more or its own upper limit, 99 % for exponential
+- s: from the mean excess over u, s = mean (1 - xi), times a quarter more or its own upper limit, 98 % for exponential
   excesses, if that is more.
 - xi: by L-moments, xi = 2 - l1 / l2 (Hosking and Wallis, "Parameter and quantile estimation for the generalized Pareto
   distribution", Technometrics 29, 1987), where the reference can tell it from zero. Squares of normal residuals have an
@@ -51,8 +51,8 @@ from streams.statistics.tilts import LOSS_TILTS
 MINIMUM_EXCEEDANCES = 10
 """Fewer values beyond the threshold do not tell how large they are."""
 
-CONFIDENCE_ERROR = 0.01
-"""Threshold and scale are each on the safe side with a probability of 99 %."""
+CONFIDENCE_ERROR = 0.02
+"""Threshold and scale are each on the safe side with a probability of 98 %."""
 
 SHAPE_ERROR = 1.15
 """Standard error of the shape of an exponential tail times the root of the number of exceedances, measured."""

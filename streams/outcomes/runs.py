@@ -255,7 +255,7 @@ class _Sink:
     def __init__(self, path: Path | None, most_bytes: int) -> None:
         self._path = path
         self._file = path.open("wb") if path is not None and most_bytes > _BUFFERED_BYTES else None
-        self._buffer: Bytes = np.empty(0 if self._file else most_bytes, np.uint8)
+        self._buffer: Bytes = np.zeros(0 if self._file else most_bytes, np.uint8)
 
     def write(self, at: int, data: Bytes) -> None:
         if self._file is None:

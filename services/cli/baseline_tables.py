@@ -7,9 +7,19 @@ from typing import Any
 
 from services.cli.output import print_table, safe, stdout
 from services.deployments.comparison import StreamComparison
+from services.deployments.outcome_summary import (
+    EARLY_NOTE,
+    LEADING,
+    OutcomeSummary,
+    metric_text,
+    outcome_lines,
+    summarise_outcomes,
+)
 from services.deployments.summary import StreamSummary, arming_lines, summarise
 from services.event_time import rfc3339
 from streams.baseline import Baseline
+from streams.outcomes.ages import age_text
+from streams.statistics.performance.pairs import BINARY
 
 _MARGIN_NOTE = (
     "margin: differences up to it (total variation) are of no interest, or within the error of a reference of this "
@@ -37,9 +47,31 @@ def show_baseline(item: Baseline, result: str, *, show_all: bool) -> None:
     )
     if not show_all:
         _show_others(found)
+    outcomes = summarise_outcomes(item)
+    if outcomes is not None:
+        show_outcomes(outcomes)
     for monitor, text in arming_lines(item):
         stdout.print(f"[bold]{safe(monitor)}[/]: {safe(text)}", highlight=False, soft_wrap=True)
     stdout.print(f"[dim]{_MARGIN_NOTE}\nsha256 {item.digest}[/]", highlight=False)
+
+
+def show_outcomes(found: OutcomeSummary) -> None:
+    """Print what a baseline knows of outcomes: metrics, and what it had shown at each age."""
+    for line in outcome_lines(found):
+        stdout.print(safe(line), highlight=False, soft_wrap=True)
+    if found.metrics:
+        shown = [(name, metric_text(metric)) for name, metric in found.metrics.items() if metric.value is not None]
+        print_table(["metric", "value (95 %)"], shown)
+    leading = LEADING.get(found.task)
+    heads = ["outcomes known up to the age of", "known", "outcomes", *([leading, "prevalence"] if leading else [])]
+    if found.task != BINARY:
+        heads = [head for head in heads if head != "prevalence"]
+    rows = []
+    for at in found.by_age:
+        values = [metric_text(at.metrics.get(name)) for name in heads[3:]]
+        rows.append((age_text(at.age_us), f"{at.known:.1%}", f"{at.pairs:,}", *values))
+    print_table(heads, rows, numbers=("known", "outcomes"))
+    stdout.print(f"[dim]{EARLY_NOTE}[/]\n", highlight=False, soft_wrap=True)
 
 
 def _is_main(role: str, segment: str) -> bool:
@@ -53,7 +85,7 @@ def _row(item: StreamSummary, seasons: bool) -> Sequence[object]:
         stream.label,
         stream.layout.name,
         *([item.season.replace("_", " ")] if seasons else []),
-        f"{item.rows:,}",
+        "" if item.rows is None else f"{item.rows:,}",
         "" if item.missing_share is None else f"{item.missing_share:.1%}",
         f"{stream.margin_tv:.3f}",
         item.margin_source,

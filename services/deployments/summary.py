@@ -8,21 +8,34 @@ from typing import Any
 
 import numpy as np
 
+from services.deployments.outcome_summary import outcomes_document, summarise_outcomes
 from streams.arming import is_refused, refused
-from streams.baseline import ERROR, Arming, Baseline, BaselineStream
+from streams.baseline import ERROR, LABELS_ROLE, Arming, Baseline, BaselineStream
 from streams.reference import REFERENCE_ERROR_PROBABILITY
-from streams.specification import DATA_DRIFT, DATA_QUALITY, PREDICTION_DRIFT, SERVICE
-from streams.statistics.layouts import CategoricalBins, NumericBins
+from streams.specification import (
+    CONCEPT_DRIFT,
+    DATA_DRIFT,
+    DATA_QUALITY,
+    FAIRNESS,
+    LABELS,
+    PREDICTION_DRIFT,
+    SERVICE,
+)
+from streams.statistics.conditional import ConditionalBins
+from streams.statistics.layouts import LOSS, CategoricalBins, NumericBins
 from streams.statistics.margins import reference_radius
-from streams.statistics.seasons import SEASONS, SeasonalBins
+from streams.statistics.seasons import SeasonalBins
 
-OPERATOR, REFERENCE_SIZE, REFUSED = "stated", "reference size", "refused"
+OPERATOR, REFERENCE_SIZE, REFUSED, IN_ITS_CUTS = "stated", "reference size", "refused", "in its cuts"
 
 MONITOR_TITLES = {
     DATA_DRIFT: "data drift",
     PREDICTION_DRIFT: "prediction drift",
     DATA_QUALITY: "data quality",
     SERVICE: "service",
+    CONCEPT_DRIFT: "concept drift",
+    LABELS: "labels",
+    FAIRNESS: "fairness",
 }
 
 
@@ -32,17 +45,17 @@ class StreamSummary:
 
     Attributes:
         stream: The stream.
-        rows: Reference rows that it was learnt from.
+        rows: Reference rows that it was learnt from; None where its cuts, and not its counts, tell what is normal.
         missing_share: Share of them without a value; None for streams that are no column's values.
-        margin_source: ``stated`` by the specification, from the ``reference size`` where that asks for more, or
-            ``refused``.
+        margin_source: ``stated`` by the specification, from the ``reference size`` where that asks for more,
+            ``in its cuts`` for large losses, or ``refused``.
         inflation: Rows that are worth one independent row, for the median alternative.
         worst_inflation: The same for the alternative that suffers most from dependence.
         season: ``hour_of_week``, ``hour_and_weekend`` or empty.
     """
 
     stream: BaselineStream
-    rows: int
+    rows: int | None
     missing_share: float | None
     margin_source: str
     inflation: float
@@ -53,12 +66,13 @@ class StreamSummary:
 def summarise(stream: BaselineStream) -> StreamSummary:
     """Sum up one stream."""
     rows = int(stream.counts.sum())
-    holds_values = isinstance(stream.bins, (NumericBins, CategoricalBins, SeasonalBins))
+    holds_values = (
+        isinstance(stream.bins, (NumericBins, CategoricalBins, ConditionalBins)) and stream.layout is not LOSS
+    )
     return StreamSummary(
         stream=stream,
-        rows=rows,
-        # a request without an error did not fail: nothing is missing
-        missing_share=float(stream.counts[-1]) / rows if holds_values and rows and stream.name != ERROR else None,
+        rows=None if stream.layout is LOSS else rows,
+        missing_share=float(stream.counts[-1]) / rows if holds_values and rows else None,
         margin_source=_margin_source(stream),
         inflation=float(1 / np.median(stream.tempering)),
         worst_inflation=float(1 / stream.tempering.min()),
@@ -69,9 +83,11 @@ def summarise(stream: BaselineStream) -> StreamSummary:
 def _margin_source(stream: BaselineStream) -> str:
     if is_refused(stream):
         return REFUSED
+    if stream.layout is LOSS:
+        return IN_ITS_CUTS
     radius = float(reference_radius(stream.counts[None], REFERENCE_ERROR_PROBABILITY, stream.layout)[0])
-    if isinstance(stream.bins, SeasonalBins):
-        radius += SEASONS[stream.bins.season] / max(int(stream.counts.sum()), 1)
+    if isinstance(stream.bins, ConditionalBins):
+        radius += stream.bins.conditions / max(int(stream.counts.sum()), 1)
     return OPERATOR if stream.margin_tv > radius * (1 + 1e-9) else REFERENCE_SIZE
 
 
@@ -119,6 +135,7 @@ def document(baseline: Baseline) -> dict[str, Any]:
             }
             for item in baseline.arming
         ],
+        "outcomes": outcomes_document(summarise_outcomes(baseline)),
         "segments": [{"segment": s.name, "column": s.column, "values": list(s.values)} for s in baseline.segments],
         "streams": [stream_document(stream) for stream in baseline.streams],
     }

@@ -15,25 +15,37 @@ from driftline.codec import Record
 from services.alerting.statements import Statement, expected_share, statement
 from services.alerting.text import Line, Value, command, line, value
 from streams.baseline import FAIRNESS_ROLE, LABELS_ROLE, OUTCOME_ROLE
+from streams.outcomes.evidence import (
+    CALIBRATION,
+    CALIBRATION_SLOPE,
+    FALSE_POSITIVE,
+    INPUTS,
+    LOSS,
+    LOSS_TAIL,
+    OUTCOME,
+    OUTCOME_RATE,
+    RELATION,
+    RESIDUAL,
+    RESIDUAL_SLOPE,
+    SELECTED,
+    TRUE_POSITIVE,
+)
 from streams.specification import FAIRNESS, LABELS
 from streams.statistics.layouts import ABOVE_MAX, BELOW_MIN, CORE_BINS, FIRST_CORE, NUMERIC, NUMERIC_MISSING
 
 OUTCOME_ROLES = (OUTCOME_ROLE, LABELS_ROLE, FAIRNESS_ROLE)
 
-LOSS, LOSS_TAIL, CALIBRATION, RESIDUAL, OUTCOME = "loss", "loss_tail", "calibration", "residual", "outcome"
-SELECTED, TRUE_POSITIVE, FALSE_POSITIVE = "selected", "true_positive", "false_positive"
 LABELS_PREFIX = "labels:"
 KNOWN = "known"
 """The category of a prediction whose outcome is there."""
-
-RELATION, OUTCOME_RATE, INPUTS = "relation", "outcome_rate", "inputs"
-"""What ``Alert.diagnosis`` may say."""
 
 _NAMES = {
     LOSS: "the loss",
     LOSS_TAIL: "the largest losses",
     CALIBRATION: "calibration",
+    CALIBRATION_SLOPE: "how outcomes follow the scores",
     RESIDUAL: "the residual",
+    RESIDUAL_SLOPE: "how actual values follow the predictions",
     OUTCOME: "the outcome",
     SELECTED: "the rate of positive predictions",
     TRUE_POSITIVE: "the true-positive rate",
@@ -42,28 +54,44 @@ _NAMES = {
 _NOUNS = {
     LOSS: ("a loss", "larger", "smaller"),
     RESIDUAL: ("a residual", "higher", "lower"),
+    RESIDUAL_SLOPE: ("a residual, turned around for high predictions,", "higher", "lower"),
 }
 _OUTCOME_NOUN = ("an outcome", "higher", "lower")
-_LIKE_PREDICTION = (CALIBRATION, RESIDUAL)
+_LIKE_PREDICTION = (CALIBRATION, CALIBRATION_SLOPE, RESIDUAL, RESIDUAL_SLOPE)
 
 _MOVED = {
     LOSS: ("Losses are larger on the whole.", "Losses are smaller on the whole."),
     LOSS_TAIL: ("Very large losses are more frequent.", ""),
     CALIBRATION: (
-        "Outcomes lie higher than the same predictions used to mean.",
-        "Outcomes lie lower than the same predictions used to mean.",
+        "What the scores speak of comes true more often than the same scores used to mean.",
+        "What the scores speak of comes true less often than the same scores used to mean.",
+    ),
+    CALIBRATION_SLOPE: (
+        "Low scores come true more often than they did, and high ones less: scores tell less.",
+        "Low scores come true less often than they did, and high ones more: scores tell more.",
     ),
     RESIDUAL: (
         "Actual values lie higher above the predictions than they used to.",
         "Actual values lie lower below the predictions than they used to.",
     ),
-    OUTCOME: ("Outcomes lie higher on the whole.", "Outcomes lie lower on the whole."),
+    RESIDUAL_SLOPE: (
+        "Low predictions are too low more than they were, and high ones too high: predictions tell less.",
+        "Low predictions are too high more than they were, and high ones too low.",
+    ),
+    OUTCOME: (
+        "Outcomes lie higher on the whole; of classes, the later ones in their order are more frequent.",
+        "Outcomes lie lower on the whole; of classes, the earlier ones in their order are more frequent.",
+    ),
 }
-_PREDICTED_POSITIVE = {
-    SELECTED: "are",
-    TRUE_POSITIVE: "of the actual positives are",
-    FALSE_POSITIVE: "of the actual negatives are",
+_RATES = {
+    SELECTED: "{n} {more} are predicted positive than in the reference",
+    TRUE_POSITIVE: "{n} {more} of the actual positives are predicted positive than in the reference",
+    FALSE_POSITIVE: "{n} {more} of the actual negatives are predicted positive than in the reference",
+    CALIBRATION: "{n} {more} come true than in the reference at like scores",
+    CALIBRATION_SLOPE: "{n} {more} of the low scores come true than in the reference, and {fewer} of the high ones",
 }
+"""Streams of ones and zeros, told as rates."""
+
 _UNITS = {TRUE_POSITIVE: "actual positives", FALSE_POSITIVE: "actual negatives"}
 _EVEN = 0.02
 """Closer to one half the mean rank is not said to have moved to either side."""
@@ -198,7 +226,7 @@ def mean_rank(observed: Sequence[float], expected: Sequence[float]) -> float:
 def moved_text(cause: Record, observed: Sequence[float], expected: Sequence[float]) -> str:
     """To which side a stream of outcomes moved: 'Losses are larger on the whole.'; empty where to none."""
     words = _MOVED.get(cause["stream"])
-    if words is None or cause["role"] != OUTCOME_ROLE or len(cause["bins"]) != NUMERIC.size:
+    if words is None or cause["role"] not in (OUTCOME_ROLE, FAIRNESS_ROLE) or len(cause["bins"]) != NUMERIC.size:
         return ""
     excess = mean_rank(observed, expected) - 0.5
     least = 0.0 if cause["stream"] == LOSS_TAIL else _EVEN  # few of all losses are very large
@@ -220,18 +248,18 @@ def rate_move(observed: Sequence[float], expected: Sequence[float]) -> float:
     return largest
 
 
-def fairness_reading(cause: Record, observed: Sequence[float], expected: Sequence[float]) -> Line | None:
-    """'About 11 in 100 more of the actual positives are predicted positive than in the reference'; None for other
-    streams and layouts.
+def rate_reading(cause: Record, observed: Sequence[float], expected: Sequence[float]) -> Line | None:
+    """'About 11 in 100 more of the actual positives are predicted positive than in the reference'; None for streams
+    that are no rates, and other layouts.
     """
-    who = _PREDICTED_POSITIVE.get(cause["stream"])
-    if cause["role"] != FAIRNESS_ROLE or who is None or len(cause["bins"]) != NUMERIC.size:
+    told = _RATES.get(cause["stream"])
+    if cause["role"] not in (FAIRNESS_ROLE, OUTCOME_ROLE) or told is None or len(cause["bins"]) != NUMERIC.size:
         return None
     move = rate_move(observed, expected)
     if abs(move) < _LEAST_MOVE:
-        return line(f"about as many {who} predicted positive as in the reference")
-    more = "more" if move > 0 else "fewer"
-    return line(f"about {_in_a_hundred(abs(move))} {more} {who} predicted positive than in the reference")
+        return line("about as many as in the reference")
+    more, fewer = ("more", "fewer") if move > 0 else ("fewer", "more")
+    return line("about ", told.format(n=_in_a_hundred(abs(move)), more=more, fewer=fewer))
 
 
 def _in_a_hundred(share: float) -> str:
@@ -275,7 +303,7 @@ def outcome_steps(record: Record, known: Statement | None) -> tuple[str, ...]:
     if monitor == FAIRNESS:
         compare = command("windows show", deployment, "--metric", "fairness", *_part(record))
         return ("compare the groups, with intervals and coverage: ", compare, _FAIRNESS_STEP)
-    residual = any(cause["stream"] == RESIDUAL for cause in record["causes"])
+    residual = any(cause["stream"] in (RESIDUAL, RESIDUAL_SLOPE) for cause in record["causes"])
     compare = command("windows show", deployment, "--metric", "mae" if residual else "accuracy")
     return ("compare how right it was: ", compare, _CONCEPT_STEPS.get(record.get("diagnosis", ""), _CONCEPT_STEPS[""]))
 

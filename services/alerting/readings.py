@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from driftline.codec import Record
 from services.alerting.outcomes import (
     OUTCOME_ROLES,
-    fairness_reading,
     moved_text,
     outcome_name,
     outcome_statements,
     outcome_unit,
+    rate_reading,
     waiting,
 )
 from services.alerting.statements import Statement, expected_share, percent, statement
@@ -176,7 +176,7 @@ def telling(cause: Record) -> tuple[Statement, int] | None:
 def reading(cause: Record) -> Line | None:
     """The most telling statement as shares: '62 % of rows lie above …, expected 10 %'; None without counts."""
     shares = _shares(cause)
-    group = None if shares is None else fairness_reading(cause, *shares[:2])
+    group = None if shares is None else rate_reading(cause, *shares[:2])
     if group is not None:
         return group
     found = telling(cause)

@@ -19,6 +19,7 @@ from scipy.special import ndtr, ndtri
 from streams.baseline import FAIRNESS_ROLE, LABELS_ROLE, OUTCOME_ROLE, Baseline, BaselineStream, OutcomeReference
 from streams.monitor import Monitors
 from streams.outcomes.cohorts import KNOWN, OPEN
+from streams.outcomes.evidence import LOSS
 from streams.specification import CONCEPT_DRIFT, FAIRNESS, LABELS
 from streams.statistics.budget import expected_delay_events, start_mass_log
 from streams.statistics.distances import total_variation
@@ -36,7 +37,6 @@ ERROR_FACTORS = (1.1, 1.25, 1.5)
 STAY_OUT = (0.1, 0.5, 1.0)
 """Shares of the outcomes usual by the first age that stay out."""
 
-LOSS = "loss"
 FIRST_LABELS = "labels:1"
 
 _HARDEST_RATE = 0.5
@@ -174,20 +174,24 @@ def _concept_drift(watched: _Watched, reference: OutcomeReference) -> list[Outco
             if errors + drop <= 1
         ]
     else:
-        changes = [
-            (f"errors grow by {100 * (factor - 1):.0f} %", partial(larger, factor=factor)) for factor in ERROR_FACTORS
-        ]
+        changes = _error_growths("errors")
     losses = [found for found in watched.streams(OUTCOME_ROLE, LOSS) if found[2].layout is NUMERIC]
     return _delays(watched, losses, reference, changes)
 
 
 def _fairness(watched: _Watched, reference: OutcomeReference) -> list[OutcomeDelay]:
     groups = [found for found in watched.streams(FAIRNESS_ROLE) if found[2].layout is NUMERIC]
+    if not reference.classes:
+        return _delays(watched, groups, reference, _error_growths("a group's errors"))
     changes = [
         (f"a group's rate moves by {_points(move)}", partial(moved_rate, rate=_HARDEST_RATE, move=move))
         for move in DROPS
     ]
     return _delays(watched, groups, reference, changes)
+
+
+def _error_growths(whose: str) -> list[tuple[str, Callable[[Floats], Floats]]]:
+    return [(f"{whose} grow by {100 * (factor - 1):.0f} %", partial(larger, factor=factor)) for factor in ERROR_FACTORS]
 
 
 def _delays(

@@ -123,12 +123,10 @@ def test_an_alert_of_an_earlier_release_has_no_diagnosis(make_alert: Any) -> Non
 @pytest.mark.parametrize(
     ("stream", "observed", "name", "said", "side"),
     [
-        ("calibration", LARGE, "calibration", "have a higher outcome than 90 % of the reference's outcomes with a like "
-         "prediction, known at the same age", "Outcomes lie higher than the same predictions used to mean."),
         ("residual", SMALL, "the residual", "have a lower residual than 90 % of the reference's outcomes with a like "
          "prediction, known at the same age", "Actual values lie lower below the predictions than they used to."),
         ("outcome", SMALL, "the outcome", "have a lower outcome than 90 % of the reference's outcomes known at the "
-         "same age", "Outcomes lie lower on the whole."),
+         "same age", "Outcomes lie lower on the whole; of classes, the earlier ones in their order are more frequent."),
         ("loss", [0, 2, *([10] * 5), *([190] * 4), 180, 8, 0, 0], "the loss", "95 % of outcomes have a larger loss "
          "than 50 % of the reference's outcomes known at the same age", "Losses are larger on the whole."),
         ("residual", [0, 90, 300, *([10] * 8), 300, 90, 0, 0], "the residual", "have a residual outside the middle 80 "
@@ -226,7 +224,7 @@ def test_later_ages_are_about_those_that_still_waited(make_alert: Any, age_ms: i
         (
             "false_positive",
             0.2,
-            "as many of the actual negatives are predicted positive as in the reference",
+            "as many as in the reference",
             "actual negatives",
         ),
     ],
@@ -244,6 +242,48 @@ def test_a_groups_rates_are_told_as_people(make_alert: Any, stream: str, after: 
     assert f" in region=north: about {said}" in first and "PSI" not in first
     assert "driftline windows show credit --metric fairness --segment region;" in steps
     assert "does not by itself show discrimination" in steps
+
+
+@pytest.mark.parametrize(
+    ("stream", "after", "name", "said", "side"),
+    [
+        ("calibration", 0.3, "calibration", "10 in 100 more come true than in the reference at like scores",
+         "What the scores speak of comes true more often than the same scores used to mean."),
+        ("calibration", 0.1, "calibration", "10 in 100 fewer come true than in the reference at like scores",
+         "What the scores speak of comes true less often than the same scores used to mean."),
+        ("calibration_slope", 0.3, "how outcomes follow the scores", "10 in 100 more of the low scores come true than "
+         "in the reference, and fewer of the high ones",
+         "Low scores come true more often than they did, and high ones less: scores tell less."),
+        ("calibration_slope", 0.1, "how outcomes follow the scores", "10 in 100 fewer of the low scores come true "
+         "than in the reference, and more of the high ones",
+         "Low scores come true less often than they did, and high ones more: scores tell more."),
+    ],
+)  # fmt: skip
+def test_calibration_is_told_as_a_rate(
+    make_alert: Any, stream: str, after: float, name: str, said: str, side: str
+) -> None:
+    cause = cause_of(make_alert, "outcome", stream, rates(0.203, after + 0.003))
+    *_, bad, first, _ = told(make_alert, "concept_drift", cause, diagnosis="relation")
+    assert first.startswith(f"{name}: about {said}. PSI ") and bad.endswith(side)
+
+
+def test_residuals_that_turn_are_told_by_low_and_high_predictions(make_alert: Any) -> None:
+    cause = cause_of(make_alert, "outcome", "residual_slope", LARGE)
+    *_, bad, first, steps = told(make_alert, "concept_drift", cause, diagnosis="relation")
+    assert first.startswith("how actual values follow the predictions: 31 % of outcomes have a higher residual, turned")
+    assert bad.endswith(
+        "Low predictions are too low more than they were, and high ones too high: predictions tell less."
+    )
+    assert "--metric mae" in steps
+
+
+def test_the_loss_of_a_group_is_compared_with_that_groups_reference(make_alert: Any) -> None:
+    cause = cause_of(make_alert, "fairness", "loss", LARGE, segment="region=north")
+    *_, bad, first, _ = told(make_alert, "fairness", cause)
+    assert first.startswith(
+        "the loss in region=north: 31 % of outcomes have a larger loss than 90 % of the reference's"
+    )
+    assert bad.endswith("to look like the reference again. Losses are larger on the whole.")
 
 
 @given(before=st.integers(1, 9), after=st.floats(0.01, 0.99))

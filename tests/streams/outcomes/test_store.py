@@ -380,13 +380,14 @@ def test_thousands_of_tables_share_a_few_files(directory: Path) -> None:
 def test_what_a_forgotten_row_hides_stays_hidden() -> None:
     store = PendingStore(None, merge_in_background=False, spill_rows=1)
     table = store.table("a", ROW)
-    table.put(rows_of([(1, 1, 50, 1)]))
+    table.put(np.concatenate([random_rows(400), rows_of([(1, 1, 500, 1)])]))  # not to be merged with few others
+    table.forget_before(30)
     for number in range(40):
         table.put(rows_of([(1, 1, 20, 2), (100 + number, 1, 60 + number, 3)]))
-        table.forget_before(30)
         found, _ = table.get(np.array([1], np.uint64), np.array([1], np.uint64))
         assert not found.any()
-    assert table.rows < 60
+        assert not (table.rows_between(0, 1_000)["key"] == 1).any()
+    assert table.rows < 450
 
 
 def test_storage_of_forgotten_rows_and_dropped_tables_is_given_back(directory: Path) -> None:

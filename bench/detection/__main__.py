@@ -15,7 +15,18 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench.detection import costs, delays, false_alarms, fleet, flights, friedman, invariance, known_detectors, sequence
+from bench.detection import (
+    costs,
+    delays,
+    false_alarms,
+    fleet,
+    flights,
+    friedman,
+    invariance,
+    known_detectors,
+    outcomes,
+    sequence,
+)
 from bench.report import Figure, broken, save
 
 PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
@@ -24,6 +35,7 @@ PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
     "fleet": fleet.measure,
     "known_detectors": known_detectors.measure,
     "friedman": friedman.measure,
+    "outcomes": outcomes.measure,
     "sequence": sequence.measure,
     "flights": flights.measure,
     "invariance": invariance.measure,

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 from services.cli.output import print_table, safe, stdout
 from services.cli.plots import square
-from services.cli.windows import number_text
+from services.cli.windows import interval_text, number_text
 from services.performance.tables import Confusion, Groups, Reliability
 from streams.statistics.performance.fairness import (
     FOUR_FIFTHS,
     MEASURES,
     MINIMUM_ROWS,
     Comparison,
-    Rate,
+    Measure,
     four_fifths,
 )
 from streams.statistics.performance.pairs import BINARY, PerformanceLayout
 
 _MOST_CLASSES = 10
 _MOST_CONFUSIONS = 15
-_DASH = "–"
 _ANY_OTHER = "(any other)"
-
-_HEADS = {
-    "selection_rate": "selected",
-    "true_positive_rate": "TPR",
-    "false_positive_rate": "FPR",
-    "false_negative_rate": "FNR",
-    "positive_predictive_value": "PPV",
-    "base_rate": "base rate",
-    "mean_actual": "mean actual",
-}
 
 
 def show_calibration(title: str, found: Reliability, layout: PerformanceLayout, *, mixed_edges: bool) -> None:
@@ -41,7 +27,7 @@ def show_calibration(title: str, found: Reliability, layout: PerformanceLayout, 
     if not found.rows:
         stdout.print("no scores with an outcome yet", highlight=False)
         return
-    what = f"share {_class(layout.classes[1])}" if layout.task == BINARY else "share right"
+    what = safe(f"share {_class(layout.classes[1])}" if layout.task == BINARY else "share right")
     print_table(
         ["rows", "mean score", what, "95 %", "reference", ""],
         [
@@ -49,7 +35,7 @@ def show_calibration(title: str, found: Reliability, layout: PerformanceLayout, 
                 f"{row.rows:,.0f}",
                 number_text(row.predicted),
                 number_text(row.observed),
-                f"{number_text(row.low)}{_DASH}{number_text(row.high)}",
+                interval_text(row.low, row.high),
                 number_text(row.reference),
                 ("too high" if row.predicted > row.high else "too low") if row.outside else "",
             )
@@ -59,7 +45,7 @@ def show_calibration(title: str, found: Reliability, layout: PerformanceLayout, 
     )
     for line in square([(row.predicted, row.observed) for row in found.rows]):
         stdout.print(safe(line), highlight=False, soft_wrap=True)
-    stdout.print(f"[dim]{safe(what)} by mean score; on the dots scores are calibrated[/]", highlight=False)
+    stdout.print(f"[dim]{what} by mean score; on the dots scores are calibrated[/]", highlight=False)
     if found.brier is not None:
         brier = found.brier
         stdout.print(
@@ -88,7 +74,7 @@ def show_confusion(title: str, found: Confusion) -> None:
         return f"{found.counts[predicted][actual]:,} ({share:.1%})"
 
     if len(names) <= _MOST_CLASSES:
-        heads = [f"actual {name}" for name in names]
+        heads = [safe(f"actual {name}") for name in names]  # headings are markup, cells are not
         print_table(
             ["predicted", *heads],
             [(name, *(cell(p, a) for a in range(len(names)))) for p, name in enumerate(names)],
@@ -111,38 +97,48 @@ def show_confusion(title: str, found: Confusion) -> None:
 def show_groups(title: str, found: Groups, layout: PerformanceLayout) -> None:
     """Print rates by group, differences beside a group, and the extremes."""
     _title(title)
-    names = next(iter(found.rates.values()), {})
-    if not names:
+    measures = {measure.name: measure for measure in MEASURES.get(layout.task, ())}
+    if not any(found.rates.values()):
         stdout.print("nothing is computed of groups here", highlight=False)
         return
-    heads = [_HEADS.get(name, name.replace("_", " ")) for name in names]
-    print_table(
-        ["group", "rows", *heads],
-        [(group, f"{_rows(rates):,}", *(_rate(rates[name]) for name in names)) for group, rates in found.rates.items()],
-        numbers=("rows", *heads),
-    )
-    titles = {measure.name: measure.title for measure in MEASURES[layout.task]}
-    ratios = {measure.name for measure in MEASURES[layout.task] if measure.ratio}
-    print_table(
-        ["measure", "group", "beside", "value", "95 % together", "verdict"],
-        [
-            (
-                f"{titles[one.measure]}, {'ratio' if one.measure in ratios else 'difference'}",
-                one.group,
-                one.reference or "best of each",
-                number_text(one.value),
-                _ends(one.low, one.high),
-                _verdict(one, ratio=one.measure in ratios),
+    beside = {(one.measure, one.group): one for one in found.comparisons}
+    plain = {m.rates[0]: m.name for m in measures.values() if len(m.rates) == 1 and not m.ratio}
+    rows = []
+    for name in next(iter(found.rates.values())):
+        label = name.replace("_", " ")
+        for group, rates in found.rates.items():
+            one = beside.get((plain.get(name, ""), group))
+            rate = rates[name]
+            rows.append(
+                [
+                    label,
+                    group,
+                    f"{rate.rows:,}",
+                    number_text(rate.value),
+                    interval_text(rate.low, rate.high),
+                    *_beside(one),
+                ]
             )
-            for one in found.comparisons
-        ],
-        numbers=("value", "95 % together"),
+            label = ""
+    numbers = ("rows", "value", "95 %", "difference", "95 % together")
+    print_table(
+        ["rate", "group", "rows", "value", "95 %", "difference", "from", "95 % together", "verdict"],
+        rows,
+        numbers=numbers,
     )
+    others = [one for one in found.comparisons if one.measure not in plain.values()]
+    if others:
+        print_table(
+            ["measure", "group", "value", "from", "95 % together", "verdict"],
+            [[_title_of(measures[one.measure]), one.group, *_beside(one)] for one in others],
+            numbers=("value", "95 % together"),
+        )
     for worst in found.disparities:
         if worst.value is not None:
-            kind = "smallest ratio" if worst.measure in ratios else "largest difference"
+            measure = measures[worst.measure]
+            kind = "smallest ratio" if measure.ratio else "largest difference"
             stdout.print(
-                f"{titles[worst.measure]}: {kind} {number_text(worst.value)} ({_ends(worst.low, worst.high)}), "
+                f"{measure.title}: {kind} {number_text(worst.value)} ({interval_text(worst.low, worst.high)}), "
                 f"{safe(worst.lowest)} to {safe(worst.highest)}",
                 highlight=False,
                 soft_wrap=True,
@@ -166,28 +162,24 @@ def _notes(found: Groups, *, binary: bool) -> list[str]:
     return notes
 
 
-def _verdict(one: Comparison, *, ratio: bool) -> str:
+def _title_of(measure: Measure) -> str:
+    return f"{measure.title}, {'ratio' if measure.ratio else 'difference'}"
+
+
+def _beside(one: Comparison | None) -> list[str]:
+    """The cells of a comparison: value, from which group, interval, verdict."""
+    if one is None:
+        return ["", "", "", ""]
+    reference = one.reference or "best of each"
+    return [number_text(one.value), reference, interval_text(one.low, one.high), _verdict(one)]
+
+
+def _verdict(one: Comparison) -> str:
     if not one.judged:
         return "too few rows"
     differs = "differs" if one.differs else ""
-    rule = four_fifths(one) if ratio else ""
+    rule = four_fifths(one) if one.measure == "demographic_parity_ratio" else ""
     return ", ".join(text for text in (differs, f"{rule} four fifths" if rule.startswith("below") else "") if text)
-
-
-def _rows(rates: Mapping[str, Rate]) -> int:
-    return max((rate.rows for rate in rates.values()), default=0)
-
-
-def _rate(rate: Rate) -> str:
-    return (
-        number_text(rate.value) if rate.value is None else f"{number_text(rate.value)} ({_ends(rate.low, rate.high)})"
-    )
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return _DASH
-    return f"{number_text(low)}{_DASH}{'∞' if math.isinf(high) else number_text(high)}"
 
 
 def _class(name: str) -> str:

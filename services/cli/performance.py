@@ -109,6 +109,7 @@ def show_performance(request: Request) -> None:
     segments, parts = _parts(request, spec, found)
     numbers = [name for name in request.metrics if name not in TABLES.get(spec.task, ())]
     most = request.last or (len(found) if request.as_json else _SHOWN if numbers else 1)
+    found = [window for window in found if not parts or set(parts) & set(window.parts)]
     starts = sorted({window.start_us for window in found})[-most:]
     shown = [window for window in found if window.start_us in set(starts)]
     baselines = baselines_by_digest(settings, spec.deployment_id)

@@ -10,7 +10,7 @@ from services.cli.outcome_tables import show_calibration, show_confusion, show_g
 from services.cli.output import print_table, safe, stdout
 from services.cli.performance_json import reference_of
 from services.cli.plots import interval_line, scale_of
-from services.cli.windows import number_text, period_label
+from services.cli.windows import interval_text, number_text, period_label
 from services.event_time import rfc3339
 from services.performance.names import CALIBRATION, CONFUSION, COVERAGE, FAIRNESS, more_is_better
 from services.performance.report import ABOVE, Reading, WindowReading, estimator_errors
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 _DASH = "–"
 _ACTED, _MIXED, _DOUBTED = "†", "‡", "?"
 _WIDEST_PLOT, _NARROWEST_PLOT = 28, 10
+_DISPENSABLE = ("95 % of it", "usual")
+"""Left out first on a narrow terminal."""
+
+_SIGNS = {"worse": "▼", "better": "▲", "above": "≠", "below": "≠"}
+_BETWEEN = 3
+"""Spaces that a table has between two columns."""
 
 
 def show_metrics(readings: Sequence[WindowReading], metrics: Sequence[str], request: Request) -> None:
@@ -37,15 +43,15 @@ def show_metrics(readings: Sequence[WindowReading], metrics: Sequence[str], requ
         highlight=False,
         soft_wrap=True,
     )
-    rows, plots = _rows(readings, metrics, request)
-    heads = _heads(readings, metrics, request)
-    used = sum(max(len(head), *(len(row[at]) for row in rows)) + 2 for at, head in enumerate(heads))
-    room = min(_WIDEST_PLOT, stdout.width - used - 2)
+    cells, plots = _rows(readings, metrics, request)
+    heads, rows = _fitted(_heads(readings, metrics, request), cells, stdout.width)
+    room = min(_WIDEST_PLOT, stdout.width - _width(heads, rows) - _BETWEEN)
     if room >= _NARROWEST_PLOT:
-        heads.insert(len(heads) - 1, "")
+        at = len(heads) - (heads[-1] == "verdict")
+        heads.insert(at, "")
         for row, plot in zip(rows, plots, strict=True):
-            row.insert(len(row) - 1, plot(room))
-    words = ("version", "role", "part", "metric", "state", "", "verdict")
+            row.insert(at, plot(room))
+    words = ("version", "role", "part", "metric", "", "verdict")
     print_table(heads, rows, numbers=[head for head in heads if head not in words])
     for line in _footnotes(readings, metrics, request):
         stdout.print(f"[dim]{safe(line)}[/]", highlight=False, soft_wrap=True)
@@ -62,7 +68,7 @@ def show_tables(
     for item in readings if tables else ():
         window = item.window
         label = period_label(window.start_us, request.period)
-        state = "" if window.status == FINAL else f", {_state(item)}"
+        state = "" if window.status == FINAL else f", open: {_final_text([item])}"
         title = f"{window.deployment_id}@{window.model_version} {window.role}, {label}{state}"
         for table in tables:
             if table == FAIRNESS:
@@ -87,7 +93,7 @@ def _heads(readings: Sequence[WindowReading], metrics: Sequence[str], request: R
     estimates = ["estimate", "95 % of it"] if request.estimate else []
     several = ["metric"] if len(metrics) > 1 else []
     value = "value" if several else metrics[0]
-    return [*lead, "predictions", "known", "usual", "state", *several, value, "95 %", "same age", *estimates, "verdict"]
+    return [*lead, "rows", "known", "usual", *several, value, "95 %", "same age", *estimates, "verdict"]
 
 
 def _leads(readings: Sequence[WindowReading]) -> list[str]:
@@ -113,11 +119,12 @@ def _rows(
     for item in readings:
         window = item.window
         marks = (_ACTED if item.acted else "") + (_MIXED if window.mixed_edges else "")
-        label = period_label(window.start_us, request.period) + marks
+        label = marks + period_label(window.start_us, request.period)
+        open_ = "" if window.status == FINAL else "open "
         for part in item.parts:
             facts = {"version": window.model_version, "role": window.role, "part": part.part or "all"}
             lead = [label, *(facts[name] for name in leads)]
-            lead += [f"{part.predictions:,}", _percent(part.coverage), _percent(item.expected_coverage), _state(item)]
+            lead += [f"{open_}{part.predictions:,}", _percent(part.coverage), _percent(item.expected_coverage)]
             for metric in metrics:
                 reading = part.readings.get(metric, Reading(None))
                 several = [metric] if len(metrics) > 1 else []
@@ -149,10 +156,33 @@ def _verdict(reading: Reading, metric: str) -> str:
     return "better" if (reading.outside == ABOVE) == more else "worse"
 
 
-def _state(item: WindowReading) -> str:
-    if item.window.status == FINAL:
-        return FINAL
-    return f"final {rfc3339(item.window.final_at_us)[:10]}"
+def _final_text(waiting: Sequence[WindowReading]) -> str:
+    """When the numbers of open windows will be final, and by when the reference lets expect nearly all outcomes."""
+    last = max(waiting, key=lambda item: item.window.final_at_us)
+    until = f"final on {rfc3339(last.window.final_at_us)[:10]}"
+    if last.mature_at_us is not None:
+        until = f"99 % of the outcomes are expected by {rfc3339(last.mature_at_us)[:10]}, {until}"
+    return until if len(waiting) == 1 else f"of the last of them {until}"
+
+
+def _fitted(heads: list[str], cells: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
+    """The columns that a narrow terminal has room for; what all lines need stays."""
+    heads, rows = list(heads), [list(row) for row in cells]
+    for name in _DISPENSABLE:
+        if name in heads and _width(heads, rows) > width:
+            at = heads.index(name)
+            for line in (heads, *rows):
+                del line[at]
+    if _width(heads, rows) > width:
+        value = heads.index("95 %") - 1
+        del heads[-1]
+        for row in rows:
+            row[value] += _SIGNS.get(row.pop(), "")
+    return heads, rows
+
+
+def _width(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    return sum(max([len(head), *(len(row[at]) for row in rows)]) + _BETWEEN for at, head in enumerate(heads)) + 1
 
 
 def _scale(readings: Sequence[WindowReading], metric: str) -> tuple[float, float] | None:
@@ -175,9 +205,7 @@ def _value(metric: Metric | None) -> float | None:
 
 
 def _interval(metric: Metric | None) -> str:
-    if metric is None or metric.low is None or metric.high is None:
-        return _DASH
-    return f"{number_text(metric.low)}{_DASH}{number_text(metric.high)}"
+    return _DASH if metric is None else interval_text(metric.low, metric.high)
 
 
 def _percent(share: float | None) -> str:
@@ -187,11 +215,13 @@ def _percent(share: float | None) -> str:
 def _footnotes(readings: Sequence[WindowReading], metrics: Sequence[str], request: Request) -> list[str]:
     found = []
     compared = [metric for metric in metrics if metric != COVERAGE]
-    if any(item.window.status != FINAL for item in readings):
+    waiting = [item for item in readings if item.window.status != FINAL]
+    if waiting:
         found.append(
-            "known: share of predictions with an outcome, usual: of the reference's when they were as old; what is not "
-            "final is of the outcomes so far, and those are no fair sample of all: compare with 'same age' only"
+            "known: share of predictions with an outcome, usual: of the reference's when they were as old; what is "
+            "open is of the outcomes so far, and those are no fair sample of all: compare with 'same age' only"
         )
+        found.append(f"open: {_final_text(waiting)}")
     if compared and not any(item.has_reference for item in readings):
         if any(len(item.window.baselines) > 1 for item in readings):
             found.append("nothing is compared with a reference where windows of several baselines are added up")
@@ -218,8 +248,7 @@ def _footnotes(readings: Sequence[WindowReading], metrics: Sequence[str], reques
 
 
 def _acted_note(readings: Sequence[WindowReading]) -> str:
-    parts = [part for item in readings for part in item.parts]
-    acted, resolved = sum(part.acted[1] for part in parts), sum(part.resolved for part in parts)
+    acted, resolved = sum(item.acted for item in readings), sum(item.resolved for item in readings)
     return (
         f"{_ACTED} of {resolved:,} predictions with an outcome {acted:,} were acted on: their outcomes may be effects "
         "of the decisions, or known only because of them (selective labels), and these numbers not the model's alone"
@@ -258,8 +287,10 @@ def _alarm_text(alarm: ConceptAlarm) -> str:
 def _error_text(error: EstimatorError, *, believed: bool) -> str:
     whose = "estimates" if believed else f"estimates marked {_DOUBTED}"
     direction = "too high" if error.mean > 0 else "too low"
+    if error.windows == 1:
+        return f"{whose} of the one final window: {number_text(error.largest)} {direction}"
     return (
-        f"{whose} of {error.windows} final {'window' if error.windows == 1 else 'windows'} were off by "
-        f"{number_text(error.mean_absolute)} on average, by {number_text(error.largest)} at most; "
+        f"{whose} of {error.windows} final windows were off by {number_text(error.mean_absolute)} on average, by "
+        f"{number_text(error.largest)} at most; "
         f"{number_text(abs(error.mean))} {direction} on average; {error.inside} inside the estimate's interval"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -278,4 +279,12 @@ def number_text(size: float | None) -> str:
     """Three decimals, or three digits of what is larger than one: a Wasserstein distance has the feature's unit."""
     if size is None:
         return _DASH
-    return f"{size:.3f}" if abs(size) < 10 else f"{size:,.0f}" if abs(size) >= 1000 else f"{size:.3g}"
+    return f"{round(size, 3) + 0.0:.3f}" if abs(size) < 10 else f"{size:,.0f}" if abs(size) >= 1000 else f"{size:.3g}"
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """Two limits, with a word between them where a dash would read as a sign."""
+    if low is None or high is None:
+        return _DASH
+    ends = [number_text(end) if math.isfinite(end) else "∞" if end > 0 else "-∞" for end in (low, high)]
+    return (" to " if low < 0 else _DASH).join(ends)

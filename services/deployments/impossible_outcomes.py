@@ -18,7 +18,8 @@ MOST_OPEN_WINDOWS = 3_000
 """Windows that wait for their outcomes at a time; each keeps sums of every version and part of the traffic."""
 
 OUTCOME_STREAMS = re.compile(
-    r"loss|loss_tail|calibration|residual|outcome|selected|true_positive|false_positive|labels:.*", re.DOTALL
+    r"loss|loss_tail|calibration(_slope)?|residual(_slope)?|outcome|selected|true_positive|false_positive|labels:.*",
+    re.DOTALL,
 )
 """Names of the streams that are learnt from outcomes."""
 

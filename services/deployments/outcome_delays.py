@@ -35,9 +35,7 @@ ERROR_FACTORS = (1.1, 1.25, 1.5)
 """Growths of all errors of predicted numbers."""
 
 STAY_OUT = (0.1, 0.5, 1.0)
-"""Shares of the outcomes usual by the first age that stay out."""
-
-FIRST_LABELS = "labels:1"
+"""Shares of the outcomes that stay out."""
 
 _HARDEST_RATE = 0.5
 """A move of a rate by some points is hardest to tell from a rate of one half."""
@@ -216,23 +214,44 @@ def _delays(
 
 
 def _labels(watched: _Watched, baseline: Baseline, reference: OutcomeReference) -> list[OutcomeDelay]:
+    """Per change the delay at the age that tells it soonest, predictions coming as in the reference."""
+    ages_us = next((d.arrays["ages_us"].tolist() for d in baseline.derived if d.kind == LABELS_ROLE), [])
+    streams = [
+        found for j, _ in enumerate(ages_us, start=1) for found in watched.streams(LABELS_ROLE, f"{LABELS_ROLE}:{j}")
+    ]
+    if len(streams) != len(ages_us):
+        return []  # an age that is not watched breaks the chain of shares
+    spacing_us = (baseline.last_event_us - baseline.first_event_us) / max(baseline.rows, 1)
+    known = np.array([stream.counts[KNOWN] / stream.counts.sum() for _, _, stream in streams])
     found = []
-    ages_us = next((d.arrays["ages_us"].tolist() for d in baseline.derived if d.kind == LABELS_ROLE), [0])
-    wait_us = int(ages_us[0]) if ages_us else 0
-    for b, index, stream in watched.streams(LABELS_ROLE, FIRST_LABELS):
-        for share in STAY_OUT:
-            events, inside = watched.delay(b, index, partial(fewer_known, share=share))
-            whom = "no outcomes come" if share >= 1 else f"{100 * share:.0f} % of the outcomes stay out"
-            per_prediction = min(float(stream.counts.sum()) / max(reference.rows, 1), 1.0)
-            found.append(OutcomeDelay(whom, stream.label, 1, events, inside, per_prediction, None, wait_us))
+    for share in STAY_OUT:
+        change = "no outcomes come" if share >= 1 else f"{100 * share:.0f} % of the outcomes stay out"
+        delays = []
+        for (b, index, stream), age_us, after in zip(streams, ages_us, known_after(known, share), strict=True):
+            events, inside = watched.delay(b, index, partial(with_known, known=float(after)))
+            of_all = min(float(stream.counts.sum()) / max(reference.rows, 1), 1.0)
+            wait_us = int(age_us)
+            delays.append((wait_us + events / of_all * spacing_us, events, stream.label, inside, of_all, wait_us))
+        if delays:
+            _, events, name, inside, of_all, wait_us = min(delays)
+            found.append(OutcomeDelay(change, name, 1, events, inside, of_all, None, wait_us))
     return found
 
 
-def fewer_known(p: Floats, share: float) -> Floats:
-    """The categories of labels, float64[23], where a share of those that were known stays open."""
+def known_after(known: Floats, share: float) -> Floats:
+    """Shares float64[J] of those open at one age that are known at the next, where a share of all outcomes stays out.
+
+    With K_j known by age j before, (1 - s) K_j are after, and q_j = (K_j - K_(j-1)) / (1 - K_(j-1)).
+    """
+    by_age = np.concatenate(([0.0], 1 - np.cumprod(1 - known))) * (1 - share)
+    return np.asarray(np.diff(by_age) / np.maximum(1 - by_age[:-1], np.finfo(np.float64).tiny))
+
+
+def with_known(p: Floats, known: float) -> Floats:
+    """The categories of labels, float64[23], with another share of those that are known."""
     after = p.copy()
-    after[KNOWN] -= share * p[KNOWN]
-    after[OPEN] += share * p[KNOWN]
+    after[OPEN] += p[KNOWN] - known
+    after[KNOWN] = known
     return after
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,32 +9,22 @@ from typing import Any
 import jinja2
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
 import plotly.offline
 
+from services.deployments.figures import BLUE, LAYOUT, as_html, plain
+from services.deployments.outcome_figures import outcome_section
+from services.deployments.outcome_summary import summarise_outcomes
 from services.deployments.summary import StreamSummary, arming_lines, summarise
 from services.event_time import rfc3339
 from streams.baseline import Baseline, BaselineStream
 from streams.statistics.layouts import CategoricalBins, NumericBins
 from streams.statistics.seasons import HOUR_OF_WEEK, SeasonalBins
 
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for colour-blind eyes
-_LAYOUT = {
-    "template": "plotly_white",
-    "font": {"family": "system-ui, sans-serif", "size": 12},
-    "margin": {"l": 55, "r": 15, "t": 10, "b": 45},
-    "paper_bgcolor": "rgba(0,0,0,0)",
-    "height": 230,
-    "showlegend": False,
-}
-_CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": False}
-
 MOST_FIGURES = 200
 """Streams of whole columns beyond these have their row in the table and no plot."""
 
 _NARROW = 1e-6
 _SMALLEST_SPAN = 1e-300
-_LONGEST_LABEL = 40
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -48,16 +37,15 @@ def render_report(baseline: Baseline) -> str:
     )
     found = [summarise(stream) for stream in baseline.streams]
     drawn = [item for item in found if _is_drawn(item.stream)][:MOST_FIGURES]
-    figures = [
-        plotly.io.to_html(_figure(item.stream), include_plotlyjs=False, full_html=False, config=_CONFIG)
-        for item in drawn
-    ]
+    figures = [as_html(_figure(item.stream)) for item in drawn]
+    outcomes = summarise_outcomes(baseline)
     return environment.get_template("baseline.html").render(
         baseline=baseline,
         first=rfc3339(baseline.first_event_us),
         last=rfc3339(baseline.last_event_us),
         arming=arming_lines(baseline),
-        plotly=plotly.offline.get_plotlyjs() if figures else "",
+        plotly=plotly.offline.get_plotlyjs() if figures or outcomes is not None else "",
+        outcomes=None if outcomes is None else outcome_section(outcomes),
         figures=list(zip(drawn, figures, strict=True)),
         groups=_groups(found),
         facts=_facts,
@@ -114,14 +102,12 @@ def _density_figure(stream: BaselineStream, bins: NumericBins) -> go.Figure | No
             x=(edges[:-1] + widths / 2)[shown],
             y=share / widths[shown],
             width=widths[shown],
-            marker={"color": _BLUE, "line": {"color": "white", "width": 0.5}},
+            marker={"color": BLUE, "line": {"color": "white", "width": 0.5}},
             customdata=np.stack([edges[:-1][shown], edges[1:][shown], share], axis=1),
             hovertemplate="%{customdata[0]:.6g} to %{customdata[1]:.6g}: %{customdata[2]:.1%} of rows<extra></extra>",
         )
     )
-    figure.update_layout(
-        **_LAYOUT, bargap=0, yaxis={"title": "density", "rangemode": "tozero", "showticklabels": False}
-    )
+    figure.update_layout(**LAYOUT, bargap=0, yaxis={"title": "density", "rangemode": "tozero", "showticklabels": False})
     return figure
 
 
@@ -133,13 +119,13 @@ def _bar_figure(stream: BaselineStream) -> go.Figure:
         go.Bar(
             x=list(range(len(kept))),
             y=stream.counts[kept] / stream.counts.sum(),
-            marker_color=_BLUE,
+            marker_color=BLUE,
             hovertemplate="%{y:.1%} of rows<extra></extra>",
         )
     )
-    labels = [_plain(names[at]) for at in kept.tolist()]
+    labels = [plain(names[at]) for at in kept.tolist()]
     axis = {"tickvals": list(range(len(kept))), "ticktext": labels, "automargin": True}
-    figure.update_layout(**_LAYOUT, xaxis=axis, yaxis={"tickformat": ".0%", "rangemode": "tozero"})
+    figure.update_layout(**LAYOUT, xaxis=axis, yaxis={"tickformat": ".0%", "rangemode": "tozero"})
     return figure
 
 
@@ -160,7 +146,7 @@ def _seasonal_figure(bins: SeasonalBins) -> go.Figure:
             hoverinfo="skip",
         )
     middle = edges[:, 6]
-    figure.add_scatter(x=x, y=middle, mode="lines", line={"color": _BLUE, "width": 1.5}, hovertemplate="%{y:.6g}")
+    figure.add_scatter(x=x, y=middle, mode="lines", line={"color": BLUE, "width": 1.5}, hovertemplate="%{y:.6g}")
     weekly = bins.season == HOUR_OF_WEEK
     ticks = list(range(0, len(edges), 24 if weekly else 6))
     text = (
@@ -168,14 +154,8 @@ def _seasonal_figure(bins: SeasonalBins) -> go.Figure:
         if weekly
         else [f"{'weekend' if hour >= 24 else 'weekday'} {hour % 24}:00" for hour in ticks]
     )
-    figure.update_layout(**_LAYOUT, xaxis={"tickvals": ticks, "ticktext": text})
+    figure.update_layout(**LAYOUT, xaxis={"tickvals": ticks, "ticktext": text})
     return figure
-
-
-def _plain(text: str) -> str:
-    """A label that plotly shows as it is: it reads a small HTML of its own."""
-    shown = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
-    return html.escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown), quote=False)
 
 
 def _facts(item: StreamSummary) -> dict[str, Any]:
@@ -185,7 +165,7 @@ def _facts(item: StreamSummary) -> dict[str, Any]:
         "label": stream.label,
         "kind": stream.layout.name,
         "season": item.season.replace("_", " "),
-        "rows": f"{item.rows:,}",
+        "rows": "" if item.rows is None else f"{item.rows:,}",
         "missing": "" if item.missing_share is None else f"{item.missing_share:.1%}",
         "margin": f"{stream.margin_tv:.3f}",
         "margin_source": item.margin_source,

@@ -66,8 +66,12 @@ class StreamSummary:
 def summarise(stream: BaselineStream) -> StreamSummary:
     """Sum up one stream."""
     rows = int(stream.counts.sum())
+    # a request without an error did not fail, and what is open is not missing
     holds_values = (
-        isinstance(stream.bins, (NumericBins, CategoricalBins, ConditionalBins)) and stream.layout is not LOSS
+        isinstance(stream.bins, (NumericBins, CategoricalBins, ConditionalBins))
+        and stream.layout is not LOSS
+        and stream.role != LABELS_ROLE
+        and stream.name != ERROR
     )
     return StreamSummary(
         stream=stream,

@@ -96,9 +96,14 @@ class WindowReading:
     has_reference: bool = False
 
     @property
-    def acted(self) -> bool:
-        """Whether any of its predictions with an outcome was acted on."""
-        return any(part.acted[1] for part in self.parts)
+    def acted(self) -> int:
+        """How many of all its predictions with an outcome were acted on."""
+        return int(self.window.parts[ALL]["acted"][1]) if ALL in self.window.parts else 0
+
+    @property
+    def resolved(self) -> int:
+        """How many of all its predictions have an outcome."""
+        return int(self.window.parts[ALL]["resolved"]) if ALL in self.window.parts else 0
 
 
 def read_window(
@@ -132,7 +137,9 @@ def estimator_errors(readings: Iterable[WindowReading], metric: str) -> dict[boo
     """How far the estimates of a metric were from the truth over final windows: of those to be believed, and others."""
     found: dict[bool, list[EstimateError]] = {True: [], False: []}
     for each in readings:
-        for part in each.parts if each.window.status == FINAL else ():
+        # parts are some of the rows of all: where both are shown, all tell
+        parts = [part for part in each.parts if part.part == ALL] or each.parts
+        for part in parts if each.window.status == FINAL else ():
             reading = part.readings.get(metric, Reading(None))
             if reading.value is not None and reading.estimate is not None:
                 errors = realised_error({metric: reading.estimate}, {metric: reading.value})

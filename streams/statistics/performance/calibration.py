@@ -16,15 +16,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.fft import dct
 from scipy.optimize import isotonic_regression
-from scipy.special import betaln, expit, logit, ndtr, ndtri
+from scipy.special import expit, logit, ndtr, ndtri
 
 from streams.statistics.arrays import Floats
 
 EQUAL_MASS_GROUPS = 10
 """Groups of the expected calibration error and the reliability curve."""
 
-_CONCENTRATIONS = np.logspace(0, 7, 57)
-"""Rows that the smooth map may be worth per bin; at 10^7 the bins themselves no longer count."""
+_STRENGTHS = np.logspace(-2.5, 1, 15)
+"""Standard deviations of the walk of logits over all bins that are tried; a hundredth of a logit is no deviation."""
+
+_NEAREST = 1e-4
+"""Bins are at least so far apart."""
 
 _STEEPEST = 1e-6
 """Probabilities closer to 0 or 1 than this are taken for it where logits are needed."""
@@ -98,13 +101,12 @@ def fit_calibration(positives: ArrayLike, totals: ArrayLike, scores: ArrayLike |
     scores into accurate multiclass probability estimates", KDD 2002), each level drawn towards the overall share by one
     row's weight, so that a few rows of one class are no certainty; empty bins lie on the line between their neighbours.
 
-    With ``scores`` few rows go further. The bins' true shares are taken for draws from beta distributions around a
-    smooth map, the logistic recalibration of the scores (Cox, "Two further applications of a model for binary
-    regression", Biometrika 45, 1958); its distance from the scores themselves is shrunk by the likelihood ratio that
-    speaks for it (James and Stein 1961), and how close to it the bins are held is learnt from how much they scatter
-    (beta-binomial likelihood; Efron and Morris, "Data analysis using Stein's estimator and its generalizations", JASA
-    70, 1975). So scores that are calibrated already are hardly touched, and with many rows the bins' own shares win
-    whatever their form. Isotonic regression then makes the result monotone.
+    With ``scores`` few rows go further. The logits are those of the scores, recalibrated (Cox, "Two further
+    applications of a model for binary regression", Biometrika 45, 1958) as far as the likelihood ratio speaks for it
+    (shrunk as by James and Stein 1961), plus a random walk over the bins: neighbours deviate alike. How far it strays
+    is learnt from the bins, by the evidence in Laplace's approximation (Rasmussen and Williams, "Gaussian processes for
+    machine learning", 2006, equation 3.32). So scores that are calibrated already are hardly touched, and with many
+    rows the bins' own shares win whatever their form. Isotonic regression then makes the result monotone.
 
     Args:
         positives: float64[B], rows (or weights) of the positive class, ``0 <= positives <= totals``.
@@ -133,9 +135,12 @@ def _shrunk_calibration(y: Floats, n: Floats, scores: Floats) -> Floats:
     if scores.shape != n.shape or not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"expected one score in [0, 1] for each of {len(n)} bins, got {scores.shape}")
     logits = logit(np.clip(scores, _STEEPEST, 1 - _STEEPEST))
-    smooth = np.clip(expit(_recalibration(y, n, logits)), _STEEPEST, 1 - _STEEPEST)
-    rows = _concentration(y, n, smooth)
-    levels = isotonic_regression((y + rows * smooth) / (n + rows), weights=n + rows).x
+    smooth = _recalibration(y, n, logits)
+    # steps of the walk: as far as bins are apart, in rows and in scores
+    ranks = (np.cumsum(n) - n / 2) / max(float(n.sum()), 1.0)
+    apart = np.diff(ranks) + np.abs(np.diff(scores))
+    walk = _walk(y, n, smooth, np.concatenate([[1.0], np.maximum(apart, _NEAREST)]))
+    levels = isotonic_regression(expit(smooth + walk), weights=n + 1).x
     return np.asarray(np.clip(levels, _STEEPEST, 1 - _STEEPEST))
 
 
@@ -160,13 +165,30 @@ def _recalibration(y: Floats, n: Floats, logits: Floats) -> Floats:
     return np.asarray(logits + keep * (moved - logits))
 
 
-def _concentration(y: Floats, n: Floats, smooth: Floats) -> float:
-    """How many rows the smooth map is worth in each bin: the most likely number on a grid."""
-    seen = n > 0
-    y, n, smooth = y[seen], n[seen], smooth[seen]
-    a, b = _CONCENTRATIONS[:, None] * smooth, _CONCENTRATIONS[:, None] * (1 - smooth)
-    likelihood = (betaln(a + y, b + n - y) - betaln(a, b)).sum(axis=1)
-    return float(_CONCENTRATIONS[int(np.argmax(likelihood))])
+def _walk(y: Floats, n: Floats, base: Floats, variances: Floats) -> Floats:
+    """What the bins' logits most likely deviate by, float64[B]: Gaussian steps, ``variances`` up to a common factor."""
+    size = len(n)
+    difference = np.eye(size) - np.eye(size, k=-1)
+    precision = difference.T @ (difference / variances[:, None])
+    deviation, best, found = np.zeros(size), -math.inf, np.zeros(size)
+    for strength in _STRENGTHS:
+        prior = precision / strength**2
+        for _ in range(20):
+            p = expit(base + deviation)
+            curvature = prior + np.diag(n * p * (1 - p))
+            step = np.linalg.solve(curvature, y - n * p - prior @ deviation)
+            deviation = deviation + step / max(1.0, float(np.abs(step).max()))
+            if np.abs(step).max() < 1e-6:
+                break
+        logits = base + deviation
+        p = expit(logits)
+        likelihood = float(y @ logits - n @ np.logaddexp(0, logits)) - float(deviation @ prior @ deviation) / 2
+        # the determinant of the prior is that of the steps' variances
+        volume = np.linalg.slogdet(prior + np.diag(n * p * (1 - p)))[1] + 2 * size * math.log(strength)
+        evidence = likelihood - (float(volume) + float(np.log(variances).sum())) / 2
+        if evidence > best:
+            best, found = evidence, deviation
+    return found
 
 
 # ---- how far scores are from it --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from services.deployments.accounts import DeploymentAccount, Rate
 from services.deployments.outcome_delays import (
     OutcomeDelay,
-    fewer_known,
+    known_after,
     larger,
     moved_rate,
     outcome_delays,
+    with_known,
     worse,
 )
 from streams.baseline import Baseline, BaselineStream, OutcomeReference
@@ -67,16 +69,18 @@ def reference(confusion: list[int], classes: tuple[str, ...] = ("no", "yes")) ->
 def baseline(outcomes: OutcomeReference | None) -> Baseline:
     ranks = np.round(nominal_probabilities() * RESOLVED).astype(np.int64)
     labels = np.bincount([0, 1], [ROWS * 0.6, ROWS * 0.4], CATEGORICAL.size).astype(np.int64)
+    late = np.bincount([0, 1], [ROWS * 0.3, ROWS * 0.1], CATEGORICAL.size).astype(np.int64)
     streams = (
         stream("x", "feature", ranks),
         stream("loss", "outcome", ranks),
         stream("labels:1", "labels", labels, CATEGORICAL),
+        stream("labels:2", "labels", late, CATEGORICAL),
         stream("selected", "fairness", ranks * 6 // 10, segment="g=a"),
         stream("selected", "fairness", ranks * 3 // 10, segment="g=b"),
         stream("selected", "fairness", ranks // 10, segment="g=c"),
     )
-    derived = (Derived("labels", "labels", (), {"ages_us": np.array([2.0 * HOUR_US, 5.0 * HOUR_US])}),)
-    return Baseline("d", "1", ROWS, streams, derived=derived, outcomes=outcomes)
+    derived = (Derived("labels", "labels", (), {"ages_us": np.array([2.0, 5.0]) * HOUR_US}),)
+    return Baseline("d", "1", ROWS, streams, "", 0, ROWS * HOUR_US // 100, derived=derived, outcomes=outcomes)
 
 
 def delays(monitor: str, outcomes: OutcomeReference | None, spec: DeploymentSpec = SPEC) -> list[OutcomeDelay]:
@@ -133,7 +137,22 @@ def test_what_is_missing_stays_and_shares_add_up() -> None:
     empty[NUMERIC_MISSING] = 1.0
     assert worse(empty, 0.2, 0.1) == pytest.approx(empty)
     labels = np.bincount([0, 1], [0.6, 0.4], CATEGORICAL.size)
-    assert fewer_known(labels, 0.5)[:2] == pytest.approx([0.3, 0.7])
+    assert with_known(labels, 0.3)[:2] == pytest.approx([0.3, 0.7])
+
+
+def test_shares_known_at_each_age_are_those_of_outcomes_that_were_taken_away() -> None:
+    rng = np.random.default_rng(6)
+    ages = np.where(rng.random(200_000) < 0.9, rng.gamma(2.0, size=200_000), np.inf)
+
+    def shares(ages: NDArray[np.float64]) -> NDArray[np.float64]:
+        limits = [0.0, 1.0, 2.0, 5.0]
+        open_at = [(ages > a).mean() for a in limits]
+        return np.array([1 - later / before for before, later in pairwise(open_at)])
+
+    fewer = np.where(rng.random(ages.size) < 0.3, np.inf, ages)
+    assert known_after(shares(ages), 0.3) == pytest.approx(shares(fewer), abs=0.01)
+    assert known_after(shares(ages), 0.0) == pytest.approx(shares(ages))
+    assert known_after(np.array([1.0, 0.5]), 1.0) == pytest.approx([0.0, 0.0])
 
 
 def simulated(spec: DeploymentSpec, known: Baseline, monitor: str, name: str, after: NDArray[np.float64]) -> float:
@@ -175,9 +194,14 @@ def test_the_expected_delay_until_missing_labels_are_noticed_is_that_of_the_dete
     assert tenth.change == "10 % of the outcomes stay out" and everything.change == "no outcomes come"
     assert tenth.events > half.events > everything.events
     assert {d.counted for d in (tenth, half, everything)} == {"predictions"} and everything.wait_us == 2 * HOUR_US
+    assert {d.stream for d in (half, everything)} == {"labels:1"}
+    assert tenth.stream == "labels:2" and tenth.wait_us == 5 * HOUR_US, (
+        "few are open late, and nearly all of those come"
+    )
+    assert tenth.per_prediction == pytest.approx(0.4)
     known = baseline(CLASSES)
     before = known.streams[2].counts / known.streams[2].counts.sum()
-    measured = simulated(SPEC, known, LABELS, "labels:1", fewer_known(before, 0.5))
+    measured = simulated(SPEC, known, LABELS, "labels:1", with_known(before, 0.3))
     assert 0.6 < half.events / measured < 1.4, (half.events, measured)
 
 

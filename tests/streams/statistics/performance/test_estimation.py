@@ -170,14 +170,14 @@ def test_a_map_that_claims_certainty_does_no_harm():
 
 
 def test_unequal_weights_of_the_reference_widen_the_interval():
-    known = learnt(np.random.default_rng(7), 300)
+    known = learnt(np.random.default_rng(7), 5_000)
     rows = known.counts["scores"].sum()
     light = reference(
         known.calibration,
         {**known.counts, "resolved": [rows]},
         {"weights": [float(rows)], "weights_squared": [10.0 * rows]},
     )
-    sums = of_predictions(LAYOUT, np.random.default_rng(8).beta(2, 2, 5_000))
+    sums = of_predictions(LAYOUT, np.random.default_rng(8).beta(2, 2, 50_000))
     plain, wide = estimate(LAYOUT, known, sums)["accuracy"], estimate(LAYOUT, light, sums)["accuracy"]
     assert plain.value == wide.value
     assert wide.high - wide.low > 2 * (plain.high - plain.low)

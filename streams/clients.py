@@ -14,10 +14,17 @@ from driftline.topics import PARTITIONER
 READ_AHEAD_KIB = 8 << 10
 """librdkafka's own is 64 MiB, for each of the partitions that open at once."""
 
-MOVING = frozenset((KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE))
-"""What brokers answer while a partition finds its leader: when it has just been made, or a broker has gone."""
+MOVING = frozenset(
+    (
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,
+    )
+)
+"""What is answered while a partition finds its leader: when it has just been made, or a broker has gone or returned."""
 
-MOVING_SECONDS = 5.0
+MOVING_SECONDS = 10.0
 """So long a partition may take to find its leader."""
 
 logger = logging.getLogger("driftline.streams.librdkafka")

@@ -164,9 +164,9 @@ def test_a_worker_stopped_past_its_session_is_fenced_and_one_that_is_told_to_end
     check_replay(world)
 
 
-def ended_in_seconds(worker: Any) -> None:
+def ended_in_seconds(worker: Any, *statuses: int) -> None:
     begun = time.monotonic()
-    assert worker.stop() == 0, worker.text[-3000:]
+    assert worker.stop() in statuses, worker.text[-3000:]
     assert time.monotonic() - begun < 4.5
 
 
@@ -194,10 +194,11 @@ def test_a_broker_that_is_killed_costs_nothing_and_holds_up_nobody_who_wants_to_
 
             opening = world.start()
             world.wait(lambda: "Executing _on_partitions_assigned" in opening.text)
-            ended_in_seconds(opening)
+            ended_in_seconds(opening, 0)
             broker.kill()
             for each in world.workers:
                 if each.running:
-                    ended_in_seconds(each)
+                    # one that has just been given a partition, and can open it no more, ends by itself with status 3
+                    ended_in_seconds(each, 0, 3)
         finally:
             world.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.statistics.performance.calibration import fit_calibration
+from streams.statistics.performance.calibration_map import fit_calibration
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, Pairs, PerformanceLayout, Predicted
 
 Floats = NDArray[np.float64]

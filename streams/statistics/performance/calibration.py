@@ -1,4 +1,4 @@
-"""Whether predicted probabilities mean what they say, from sums by score bin; and what they do mean.
+"""Whether predicted probabilities mean what they say, from sums by score bin.
 
 All functions take the B score bins of :mod:`streams.statistics.performance.sums`, float64[B]: ``positives`` (rows whose
 outcome was the positive class; of a multi-class model: whose most probable class was right), ``totals`` (rows) and
@@ -15,22 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.fft import dct
-from scipy.optimize import isotonic_regression
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 
 from streams.statistics.arrays import Floats
+from streams.statistics.performance.calibration_map import checked_bins
 
 EQUAL_MASS_GROUPS = 10
 """Groups of the expected calibration error and the reliability curve."""
-
-_STRENGTHS = np.logspace(-2.5, 1, 15)
-"""Standard deviations of the walk of logits over all bins that are tried; a hundredth of a logit is no deviation."""
-
-_NEAREST = 1e-4
-"""Bins are at least so far apart."""
-
-_STEEPEST = 1e-6
-"""Probabilities closer to 0 or 1 than this are taken for it where logits are needed."""
 
 _Z = float(ndtri(0.975))
 _FOLDED = math.sqrt(2 / math.pi)
@@ -91,106 +82,6 @@ class ReliabilityCurve:
     observed: Floats
 
 
-# ---- what scores mean ------------------------------------------------------------------------------------------------
-
-
-def fit_calibration(positives: ArrayLike, totals: ArrayLike, scores: ArrayLike | None = None) -> Floats:
-    """The probability of the positive class in each score bin, float64[B], not decreasing, strictly between 0 and 1.
-
-    Without ``scores`` it is the isotonic regression of the bins' shares (Zadrozny and Elkan, "Transforming classifier
-    scores into accurate multiclass probability estimates", KDD 2002), each level drawn towards the overall share by one
-    row's weight, so that a few rows of one class are no certainty; empty bins lie on the line between their neighbours.
-
-    With ``scores`` few rows go further. The logits are those of the scores, recalibrated (Cox, "Two further
-    applications of a model for binary regression", Biometrika 45, 1958) as far as the likelihood ratio speaks for it
-    (shrunk as by James and Stein 1961), plus a random walk over the bins: neighbours deviate alike. How far it strays
-    is learnt from the bins, by the evidence in Laplace's approximation (Rasmussen and Williams, "Gaussian processes for
-    machine learning", 2006, equation 3.32). So scores that are calibrated already are hardly touched, and with many
-    rows the bins' own shares win whatever their form. Isotonic regression then makes the result monotone.
-
-    Args:
-        positives: float64[B], rows (or weights) of the positive class, ``0 <= positives <= totals``.
-        totals: float64[B], all rows; with weights, scaled to the effective number of rows.
-        scores: float64[B], the mean score of each bin, its centre where it is empty; ascending, in [0, 1].
-
-    Raises:
-        ValueError: The arrays do not belong together.
-    """
-    y, n = _bins(positives, totals)
-    share = (y.sum() + 0.5) / (n.sum() + 1)
-    if scores is not None:
-        return _shrunk_calibration(y, n, np.asarray(scores, np.float64))
-    seen = n > 0
-    if not seen.any():
-        return np.full(len(n), share)
-    levels = isotonic_regression(y[seen] / n[seen], weights=n[seen])
-    pooled = np.add.reduceat(n[seen], levels.blocks[:-1])
-    shrunk = (levels.x[levels.blocks[:-1]] * pooled + share) / (pooled + 1)
-    rows = np.diff(levels.blocks)
-    found = np.repeat(isotonic_regression(shrunk, weights=pooled).x, rows)
-    return np.asarray(np.interp(np.arange(len(n)), np.flatnonzero(seen), found))
-
-
-def _shrunk_calibration(y: Floats, n: Floats, scores: Floats) -> Floats:
-    if scores.shape != n.shape or not ((scores >= 0) & (scores <= 1)).all():
-        raise ValueError(f"expected one score in [0, 1] for each of {len(n)} bins, got {scores.shape}")
-    logits = logit(np.clip(scores, _STEEPEST, 1 - _STEEPEST))
-    smooth = _recalibration(y, n, logits)
-    # steps of the walk: as far as bins are apart, in rows and in scores
-    ranks = (np.cumsum(n) - n / 2) / max(float(n.sum()), 1.0)
-    apart = np.diff(ranks) + np.abs(np.diff(scores))
-    walk = _walk(y, n, smooth, np.concatenate([[1.0], np.maximum(apart, _NEAREST)]))
-    levels = isotonic_regression(expit(smooth + walk), weights=n + 1).x
-    return np.asarray(np.clip(levels, _STEEPEST, 1 - _STEEPEST))
-
-
-def _recalibration(y: Floats, n: Floats, logits: Floats) -> Floats:
-    """The logits of the smooth map: a + c * logit, shrunk towards the logits themselves; c is never negative."""
-    design = np.stack([np.ones_like(logits), logits])
-    coefficients = np.array([0.0, 1.0])
-    for _ in range(30):
-        p = expit(coefficients @ design)
-        # half a row's weight on the scores as they are: the fit exists even where the classes are separated
-        weight = n * p * (1 - p)
-        hessian = (design * weight) @ design.T + 0.5 * np.eye(2)
-        gradient = design @ (y - n * p) - 0.5 * (coefficients - [0.0, 1.0])
-        step = np.linalg.solve(hessian, gradient)
-        coefficients = coefficients + step / max(1.0, float(np.abs(step).max()))
-        if np.abs(step).max() < 1e-10:
-            break
-    coefficients[1] = max(coefficients[1], 0.0)
-    moved = coefficients @ design
-    ratio = 2 * float(y @ (moved - logits) - n @ (np.logaddexp(0, moved) - np.logaddexp(0, logits)))
-    keep = max(0.0, 1 - 2 / ratio) if ratio > 0 else 0.0
-    return np.asarray(logits + keep * (moved - logits))
-
-
-def _walk(y: Floats, n: Floats, base: Floats, variances: Floats) -> Floats:
-    """What the bins' logits most likely deviate by, float64[B]: Gaussian steps, ``variances`` up to a common factor."""
-    size = len(n)
-    difference = np.eye(size) - np.eye(size, k=-1)
-    precision = difference.T @ (difference / variances[:, None])
-    deviation, best, found = np.zeros(size), -math.inf, np.zeros(size)
-    for strength in _STRENGTHS:
-        prior = precision / strength**2
-        for _ in range(20):
-            p = expit(base + deviation)
-            curvature = prior + np.diag(n * p * (1 - p))
-            step = np.linalg.solve(curvature, y - n * p - prior @ deviation)
-            deviation = deviation + step / max(1.0, float(np.abs(step).max()))
-            if np.abs(step).max() < 1e-6:
-                break
-        logits = base + deviation
-        p = expit(logits)
-        likelihood = float(y @ logits - n @ np.logaddexp(0, logits)) - float(deviation @ prior @ deviation) / 2
-        # the determinant of the prior is that of the steps' variances
-        volume = np.linalg.slogdet(prior + np.diag(n * p * (1 - p)))[1] + 2 * size * math.log(strength)
-        evidence = likelihood - (float(volume) + float(np.log(variances).sum())) / 2
-        if evidence > best:
-            best, found = evidence, deviation
-    return found
-
-
 # ---- how far scores are from it --------------------------------------------------------------------------------------
 
 
@@ -213,7 +104,7 @@ def brier_decomposition(
         totals: float64[B].
         score_sums: float64[B].
     """
-    y, n = _bins(positives, totals)
+    y, n = checked_bins(positives, totals)
     seen = n > 0
     if not seen.any():
         return None
@@ -241,7 +132,7 @@ def reliability_curve(
     positives: ArrayLike, totals: ArrayLike, score_sums: ArrayLike, groups: int = EQUAL_MASS_GROUPS
 ) -> ReliabilityCurve:
     """The bins merged to at most ``groups`` groups of about equal mass, cut at bins' edges; empty ones are left out."""
-    y, n = _bins(positives, totals)
+    y, n = checked_bins(positives, totals)
     sums = np.asarray(score_sums, np.float64)
     seen = n > 0
     y, n, sums = y[seen], n[seen], sums[seen]
@@ -298,13 +189,6 @@ def _mean_absolute_normal(mean: Floats, deviation: Floats) -> Floats:
     return np.asarray(deviation * _FOLDED * np.exp(-(z**2) / 2) + mean * (1 - 2 * ndtr(-z)))
 
 
-def _bins(positives: ArrayLike, totals: ArrayLike) -> tuple[Floats, Floats]:
-    y, n = np.asarray(positives, np.float64), np.asarray(totals, np.float64)
-    if y.ndim != 1 or y.shape != n.shape or not ((y >= 0) & (y <= n) & np.isfinite(n)).all():
-        raise ValueError(f"expected 0 <= positives <= totals in each bin, got arrays {y.shape} and {n.shape}")
-    return y, n
-
-
 def _scale(rows: Floats, effective: float | None) -> float:
     """Independent rows per unit of weight."""
     return 1.0 if effective is None else effective / float(rows.sum())
@@ -350,7 +234,7 @@ def smooth_calibration_error(
         score_edges: float64[B - 1], inner edges of the bins.
         effective: Effective number of rows; None: as many as there are.
     """
-    y, n = _bins(positives, totals)
+    y, n = checked_bins(positives, totals)
     seen = n > 0
     if not seen.any():
         return None

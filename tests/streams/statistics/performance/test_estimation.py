@@ -13,7 +13,7 @@ from sklearn.metrics import (
 )
 
 from streams.baseline import OutcomeReference
-from streams.statistics.performance.calibration import fit_calibration
+from streams.statistics.performance.calibration_map import fit_calibration
 from streams.statistics.performance.estimation import estimate, expected_loss, fit_expected_loss, realised_error
 from streams.statistics.performance.metrics import Metric
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout, Predicted

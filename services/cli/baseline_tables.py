@@ -196,6 +196,19 @@ def show_differences(before: Baseline, after: Baseline, found: Sequence[StreamCo
                 stdout.print(f"{safe(each.label)}: {what} {safe(listed)}", highlight=False, soft_wrap=True)
 
 
+def show_outcome_differences(found: Sequence[OutcomeDifference]) -> None:
+    """Print what the outcomes of two baselines show; nothing where neither has any."""
+    if not found:
+        return
+    rows = []
+    for each in found:
+        is_age = each.name in (FINAL_AGE, MEDIAN_AGE)
+        change = "" if each.change is None or is_age else f"{each.change:+.3f}"
+        limits = "" if each.low is None or each.high is None else f"{each.low:+.3f} – {each.high:+.3f}"
+        rows.append((each.name, each.first, each.second, change, limits, each.verdict))
+    print_table(["outcomes", "first (95 %)", "second (95 %)", "change", "95 %", ""], rows, numbers=("change",))
+
+
 def _difference_row(item: StreamComparison) -> Sequence[object]:
     distance = item.distance
     if item.first is None or item.second is None:

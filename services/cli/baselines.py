@@ -234,10 +234,18 @@ def diff(
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Compare two baselines, or a baseline with what a file would give."""
-    from services.cli.baseline_tables import difference_document, head_document, show_differences
+    import dataclasses
+
+    from services.cli.baseline_tables import (
+        difference_document,
+        head_document,
+        show_differences,
+        show_outcome_differences,
+    )
     from services.cli.context import kafka_settings
     from services.deployments.baselines import find_baseline
     from services.deployments.comparison import compare
+    from services.deployments.outcome_comparison import compare_outcomes
 
     settings = kafka_settings()
     before = find_baseline(settings, first).baseline
@@ -246,12 +254,19 @@ def diff(
         after = _built_from(settings, before, path, version, file_format, quiet=as_json)
     else:
         after = find_baseline(settings, second).baseline
-    found = compare(before, after)
+    found, outcomes = compare(before, after), compare_outcomes(before, after)
     if as_json:
-        streams = [difference_document(item) for item in found]
-        print_json({"first": head_document(before), "second": head_document(after), "streams": streams})
+        print_json(
+            {
+                "first": head_document(before),
+                "second": head_document(after),
+                "outcomes": [dataclasses.asdict(item) for item in outcomes],
+                "streams": [difference_document(item) for item in found],
+            }
+        )
     else:
         show_differences(before, after, found, show_all=show_all)
+        show_outcome_differences(outcomes)
 
 
 def _built_from(

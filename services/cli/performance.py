@@ -170,14 +170,19 @@ def _no_parts(hint: str, name: str) -> None:
 def _check(name: str, known: Collection[str], hint: str, what: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, 3, 0.5)
-        offer = f"did you mean {' or '.join(close)}? there" if close else "there"
+        offer = f"did you mean {' or '.join(map(_plain, close))}? there" if close else "there"
         raise typer.BadParameter(f"no {what} {name[:80]!r}; {offer} are {_listed(known)}", param_hint=hint)
 
 
 def _listed(names: Collection[str]) -> str:
     most = 40
-    listed = ", ".join(list(names)[:most])
+    listed = ", ".join(map(_plain, list(names)[:most]))
     return listed + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _plain(name: str) -> str:
+    """A name from data in an error message, which is printed as it is."""
+    return name if name.isprintable() else repr(name)
 
 
 def _nothing_yet(request: Request, spec: DeploymentSpec) -> str:

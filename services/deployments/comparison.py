@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.baseline import JOINT_ROLE, Baseline, BaselineStream
+from streams.baseline import JOINT_ROLE, LABELS_ROLE, Baseline, BaselineStream
 from streams.derived import EMBEDDING
+from streams.statistics.conditional import ConditionalBins
 from streams.statistics.distances import (
     baseline_of_used_bins,
     population_stability_index,
@@ -46,6 +47,7 @@ CONFIDENCE_ERROR = 0.05
 
 EXACT, COARSE, INCOMPARABLE = "exact", "coarse", "not comparable"
 
+_BY_AGE = "each reference is its own measure here, age by age: see what its outcomes show"
 _MOST_NAMED = 1_000
 _NARROWEST = 1e-9
 
@@ -121,6 +123,8 @@ def _compare(first: Baseline, second: Baseline, a: BaselineStream, b: BaselineSt
     both = (b.label, b.role, a, b)
     if a.layout is not b.layout:
         return StreamComparison(*both, INCOMPARABLE, note=f"was {a.layout.name}, is {b.layout.name}")
+    if _judged_by_age(a) or _judged_by_age(b):
+        return StreamComparison(*both, INCOMPARABLE, note=_BY_AGE)
     if note := _computed_differently(first, second, a):
         return StreamComparison(*both, INCOMPARABLE, note=note)
     if isinstance(a.bins, CategoricalBins) and isinstance(b.bins, CategoricalBins):
@@ -138,6 +142,10 @@ def _compare(first: Baseline, second: Baseline, a: BaselineStream, b: BaselineSt
     return StreamComparison(*both, COARSE, distance, note="other edges: interpolated between them")
 
 
+def _judged_by_age(stream: BaselineStream) -> bool:
+    return isinstance(stream.bins, ConditionalBins) and not isinstance(stream.bins, SeasonalBins)
+
+
 def _computed_differently(first: Baseline, second: Baseline, stream: BaselineStream) -> str:
     """Why a derived column is another quantity in the two; empty if it is the same."""
 
@@ -147,9 +155,16 @@ def _computed_differently(first: Baseline, second: Baseline, stream: BaselineStr
                 return {name: values.tolist() for name, values in derived.arrays.items()}
         return None
 
+    if stream.role == LABELS_ROLE and _label_ages(first) != _label_ages(second):
+        return "asked for at other ages of the predictions"
     if learnt(first) != learnt(second):
         return "computed from what each reference taught: its values are not the same quantity"
     return ""
+
+
+def _label_ages(baseline: Baseline) -> list[float] | None:
+    found = next((d for d in baseline.derived if d.kind == LABELS_ROLE), None)
+    return None if found is None else found.arrays["ages_us"].tolist()
 
 
 def _season(stream: BaselineStream) -> str:

@@ -96,7 +96,7 @@ def filled(settings: KafkaSettings, apply: Any, send: Any, make_record: Make, ma
     for n, (start_us, turned) in enumerate(((MARCH_US, False), (APRIL_US, True))):
         for partition in (0, 1):
             scores, actual, ages = world(20 + 2 * n + partition, turned=turned)
-            scores = np.where(carriers["by_carrier=AA"], scores**2, scores)
+            scores = np.where(carriers["by_carrier=AA"], scores**4, scores)
             send(
                 make_record(
                     LAYOUT, scores, actual, ages_us=ages, start_us=start_us, partition=partition, parts=carriers,

@@ -1,0 +1,129 @@
+"""What the outcomes of two baselines show, side by side: coverage, delay, outcome rate and how good the model was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.deployments.outcome_summary import OutcomeSummary, metric_text, summarise_outcomes
+from streams.baseline import Baseline
+from streams.outcomes.ages import age_text
+from streams.statistics.performance.metrics import Metric
+from streams.statistics.performance.shares import difference, wilson
+
+COVERAGE, FINAL_AGE, MEDIAN_AGE = "coverage", "final age", "median age"
+
+CHANGED, SAME, UNKNOWN = "changed", "", "not comparable"
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeDifference:
+    """One figure of two baselines.
+
+    Attributes:
+        name: A metric, ``coverage``, ``final age`` or ``median age``.
+        first: Its value in the first, for people; empty where it has none.
+        second: In the second.
+        change: Second less first, of ages in microseconds; None where one of them has none.
+        low: Lower 95 % limit of the change; None where it is not known.
+        high: Upper limit.
+        verdict: ``changed`` where the limits leave 0 out; ``not comparable`` where classes or tasks differ.
+    """
+
+    name: str
+    first: str
+    second: str
+    change: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: str = SAME
+
+
+def compare_outcomes(first: Baseline, second: Baseline) -> list[OutcomeDifference]:
+    """Every figure that one of two baselines has of its outcomes; empty where neither has any.
+
+    Metrics are those when all was known, so that both are of one maturity, provided that the horizons are alike.
+    """
+    before, after = summarise_outcomes(first), summarise_outcomes(second)
+    if before is None and after is None:
+        return []
+    return [_coverage(before, after), *_ages(before, after), *_metrics(before, after)]
+
+
+def _coverage(before: OutcomeSummary | None, after: OutcomeSummary | None) -> OutcomeDifference:
+    return _metric_difference(COVERAGE, _coverage_of(before), _coverage_of(after), comparable=True)
+
+
+def _coverage_of(found: OutcomeSummary | None) -> Metric | None:
+    if found is None:
+        return None
+    rows = found.reference.rows
+    return Metric(found.coverage, *wilson(found.coverage, rows), rows)
+
+
+def _ages(before: OutcomeSummary | None, after: OutcomeSummary | None) -> list[OutcomeDifference]:
+    both = [
+        (FINAL_AGE, *(None if found is None else found.reference.final_age_us for found in (before, after))),
+        (MEDIAN_AGE, *(None if found is None else _median_age(found) for found in (before, after))),
+    ]
+    return [
+        OutcomeDifference(
+            name,
+            "" if a is None else age_text(a),
+            "" if b is None else age_text(b),
+            None if a is None or b is None else float(b - a),
+        )
+        for name, a, b in both
+    ]
+
+
+def _median_age(found: OutcomeSummary) -> int:
+    """The age by which half of the outcomes that ever came were known."""
+    known, ages = found.curve.known, found.curve.ages_us
+    at = int(np.searchsorted(known, known[-1] / 2, "left"))
+    if at == 0:
+        return int(ages[0])
+    return int(np.interp(known[-1] / 2, known[at - 1 : at + 1], ages[at - 1 : at + 1]))
+
+
+def _metrics(before: OutcomeSummary | None, after: OutcomeSummary | None) -> list[OutcomeDifference]:
+    names = [*(() if after is None else after.metrics), *(() if before is None else before.metrics)]
+    alike = before is None or after is None or _alike(before, after)
+    found = [
+        _metric_difference(
+            name,
+            None if before is None else before.metrics.get(name),
+            None if after is None else after.metrics.get(name),
+            comparable=alike,
+        )
+        for name in dict.fromkeys(names)
+    ]
+    return [each for each in found if each.first or each.second]
+
+
+def _alike(before: OutcomeSummary, after: OutcomeSummary) -> bool:
+    return before.task == after.task and before.reference.classes == after.reference.classes
+
+
+def _metric_difference(
+    name: str, first: Metric | None, second: Metric | None, *, comparable: bool
+) -> OutcomeDifference:
+    texts = ["" if metric is None or metric.value is None else metric_text(metric) for metric in (first, second)]
+    values = [None if metric is None else metric.value for metric in (first, second)]
+    if values[0] is None or values[1] is None:
+        return OutcomeDifference(name, *texts)
+    if not comparable:
+        return OutcomeDifference(name, *texts, verdict=UNKNOWN)
+    change = values[1] - values[0]
+    limits = [_limits(metric) for metric in (second, first)]
+    if limits[0] is None or limits[1] is None:
+        return OutcomeDifference(name, *texts, change)
+    low, high = difference(values[1], limits[0], values[0], limits[1])
+    return OutcomeDifference(name, *texts, change, low, high, CHANGED if low > 0 or high < 0 else SAME)
+
+
+def _limits(metric: Metric | None) -> tuple[float, float] | None:
+    if metric is None or metric.low is None or metric.high is None:
+        return None
+    return metric.low, metric.high

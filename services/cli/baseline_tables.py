@@ -7,6 +7,7 @@ from typing import Any
 
 from services.cli.output import print_table, safe, stdout
 from services.deployments.comparison import StreamComparison
+from services.deployments.outcome_comparison import FINAL_AGE, MEDIAN_AGE, OutcomeDifference
 from services.deployments.outcome_summary import (
     EARLY_NOTE,
     LEADING,

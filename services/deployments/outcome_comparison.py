@@ -63,9 +63,9 @@ def _coverage_of(found: OutcomeSummary | None) -> Metric | None:
 
 
 def _ages(before: OutcomeSummary | None, after: OutcomeSummary | None) -> list[OutcomeDifference]:
-    both = [
-        (FINAL_AGE, *(None if found is None else found.reference.final_age_us for found in (before, after))),
-        (MEDIAN_AGE, *(None if found is None else _median_age(found) for found in (before, after))),
+    both: list[tuple[str, int | None, int | None]] = [
+        (FINAL_AGE, _final_age(before), _final_age(after)),
+        (MEDIAN_AGE, _median_age(before), _median_age(after)),
     ]
     return [
         OutcomeDifference(
@@ -78,8 +78,14 @@ def _ages(before: OutcomeSummary | None, after: OutcomeSummary | None) -> list[O
     ]
 
 
-def _median_age(found: OutcomeSummary) -> int:
+def _final_age(found: OutcomeSummary | None) -> int | None:
+    return None if found is None else found.reference.final_age_us
+
+
+def _median_age(found: OutcomeSummary | None) -> int | None:
     """The age by which half of the outcomes that ever came were known."""
+    if found is None:
+        return None
     known, ages = found.curve.known, found.curve.ages_us
     at = int(np.searchsorted(known, known[-1] / 2, "left"))
     if at == 0:
@@ -109,18 +115,21 @@ def _alike(before: OutcomeSummary, after: OutcomeSummary) -> bool:
 def _metric_difference(
     name: str, first: Metric | None, second: Metric | None, *, comparable: bool
 ) -> OutcomeDifference:
-    texts = ["" if metric is None or metric.value is None else metric_text(metric) for metric in (first, second)]
-    values = [None if metric is None else metric.value for metric in (first, second)]
-    if values[0] is None or values[1] is None:
-        return OutcomeDifference(name, *texts)
+    first_text, second_text = _text(first), _text(second)
+    if first is None or second is None or first.value is None or second.value is None:
+        return OutcomeDifference(name, first_text, second_text)
     if not comparable:
-        return OutcomeDifference(name, *texts, verdict=UNKNOWN)
-    change = values[1] - values[0]
-    limits = [_limits(metric) for metric in (second, first)]
-    if limits[0] is None or limits[1] is None:
-        return OutcomeDifference(name, *texts, change)
-    low, high = difference(values[1], limits[0], values[0], limits[1])
-    return OutcomeDifference(name, *texts, change, low, high, CHANGED if low > 0 or high < 0 else SAME)
+        return OutcomeDifference(name, first_text, second_text, verdict=UNKNOWN)
+    change = second.value - first.value
+    before, after = _limits(first), _limits(second)
+    if before is None or after is None:
+        return OutcomeDifference(name, first_text, second_text, change)
+    low, high = difference(second.value, after, first.value, before)
+    return OutcomeDifference(name, first_text, second_text, change, low, high, CHANGED if low > 0 or high < 0 else SAME)
+
+
+def _text(metric: Metric | None) -> str:
+    return "" if metric is None or metric.value is None else metric_text(metric)
 
 
 def _limits(metric: Metric | None) -> tuple[float, float] | None:

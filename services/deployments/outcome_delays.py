@@ -215,7 +215,7 @@ def _delays(
 
 def _labels(watched: _Watched, baseline: Baseline, reference: OutcomeReference) -> list[OutcomeDelay]:
     """Per change the delay at the age that tells it soonest, predictions coming as in the reference."""
-    ages_us = next((d.arrays["ages_us"].tolist() for d in baseline.derived if d.kind == LABELS_ROLE), [])
+    ages_us: list[float] = next((d.arrays["ages_us"].tolist() for d in baseline.derived if d.kind == LABELS_ROLE), [])
     streams = [
         found for j, _ in enumerate(ages_us, start=1) for found in watched.streams(LABELS_ROLE, f"{LABELS_ROLE}:{j}")
     ]

@@ -16,7 +16,15 @@ from streams.arming import REFUSED_MARGIN, arm_baseline, is_refused, refused
 from streams.baseline import Baseline
 from streams.counting import blocks_of
 from streams.reference import build_baseline
-from streams.specification import DATA_DRIFT, DATA_QUALITY, PREDICTION_DRIFT, SERVICE, DeploymentSpec, FeatureSpec, SegmentSpec
+from streams.specification import (
+    DATA_DRIFT,
+    DATA_QUALITY,
+    PREDICTION_DRIFT,
+    SERVICE,
+    DeploymentSpec,
+    FeatureSpec,
+    SegmentSpec,
+)
 from streams.statistics.evidence import log_e_values, make_bets
 from streams.statistics.seasons import SeasonalBins
 from streams.statistics.tilts import tilts_of

@@ -57,8 +57,9 @@ class Incident:
         number: Counts the detector's incidents, from 1.
         offset: The message of its first signal.
         row: That signal's row.
-        fired_us: That row's event time.
+        fired_us: That row's time: of a prediction its event time, of an outcome when it became known.
         signals: How many signals so far.
+        topic: The message's topic, for outcomes; empty for the predictions topic.
     """
 
     number: int
@@ -66,6 +67,7 @@ class Incident:
     row: int
     fired_us: int
     signals: int
+    topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Follower:
         self._last_signal = 0
         self._detector = build_detector(spec)
 
-    def update(self, values: Floats, times_us: NDArray[np.int64], offset: int) -> list[Turn]:
+    def update(self, values: Floats, times_us: NDArray[np.int64], offset: int, topic: str = "") -> list[Turn]:
         """Follow the next values.
 
         A missing value (NaN) is passed over. So is one that the detector does not take (see :func:`takes`; numbers
@@ -105,8 +107,9 @@ class Follower:
 
         Args:
             values: float64[n], in the order of the log.
-            times_us: int64[n], their event times.
+            times_us: int64[n], their times.
             offset: The message they came with.
+            topic: Its topic, for outcomes.
 
         Returns:
             Incidents that began or ended, in order. Any split of a stream into batches gives the same ones.
@@ -124,7 +127,7 @@ class Follower:
             self._last_signal = start + index
             if self.incident is None:
                 self.incidents += 1
-                self.incident = Incident(self.incidents, offset, row, int(times_us[row]), 1)
+                self.incident = Incident(self.incidents, offset, row, int(times_us[row]), 1, topic)
                 turns.append(Turn(self.spec, FIRING, self.incident, self.incident.fired_us))
             else:
                 self.incident = replace(self.incident, signals=self.incident.signals + 1)
@@ -207,19 +210,22 @@ class Followers:
         self._followers = following
         return [turn for follower in gone for turn in follower.give_up(time_us)]
 
-    def update(self, columns: Mapping[str, Floats], times_us: NDArray[np.int64], offset: int) -> list[Turn]:
+    def update(
+        self, columns: Mapping[str, Floats], times_us: NDArray[np.int64], offset: int, topic: str = ""
+    ) -> list[Turn]:
         """Follow the next rows; a stream that is not in ``columns`` is missing in all of them.
 
         Args:
             columns: float64[n] per stream; NaN for a row that is missing or does not count.
-            times_us: int64[n], event times.
+            times_us: int64[n], event times of predictions; of outcomes when they became known.
             offset: The message they came with.
+            topic: Its topic where that is not the predictions topic: streams of outcomes follow both.
         """
         return [
             turn
             for follower in self._followers
             if follower.spec.stream in columns
-            for turn in follower.update(columns[follower.spec.stream], times_us, offset)
+            for turn in follower.update(columns[follower.spec.stream], times_us, offset, topic)
         ]
 
     def to_bytes(self) -> bytes:
@@ -263,18 +269,13 @@ def detector_alert(
     A signal is an event and no state: the detector starts anew with what it sees then as normal. An incident is
     opened at once and ends by itself (see ``QUIET_VALUES``), so that nothing stays open that nobody could close. The
     severity is ``info``, which a destination can decline. Detectors give no time of change and no evidence: change
-    time is the first signal's, evidence and threshold are 0, there are no causes.
+    time is the first signal's, evidence and threshold are 0, there are no causes. Of outcomes, the evidence is where
+    the first signal stands if the incident ends with a message of another topic.
     """
     incident, monitor = turn.incident, monitor_name(turn.spec)
-    key = stable_id(
-        "detector",
-        spec.deployment_id,
-        baseline.model_version,
-        monitor,
-        message.partition,
-        incident.offset,
-        incident.row,
-    )
+    place = (message.partition, incident.offset, incident.row, *([incident.topic] if incident.topic else []))
+    key = stable_id("detector", spec.deployment_id, baseline.model_version, monitor, *place)
+    elsewhere = incident.topic not in ("", message.topic)
     alert = {
         "id": stable_id(key, turn.status),
         "incident_key": key,
@@ -294,10 +295,10 @@ def detector_alert(
         "causes": [],
         "evidence_offsets": [
             {
-                "topic": message.topic,
+                "topic": incident.topic or message.topic,
                 "partition": message.partition,
                 "first_offset": incident.offset,
-                "last_offset": message.offset,
+                "last_offset": incident.offset if elsewhere else message.offset,
             }
         ],
         "baseline_digest": baseline.digest,

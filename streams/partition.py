@@ -43,6 +43,7 @@ from streams.limits import limits_of, time_error
 from streams.messages import Emission, Message
 from streams.monitor import Episode, Monitor, Monitors
 from streams.outcomes.expected import expected_of
+from streams.outcomes.followed import followed_pairs, outcome_streams
 from streams.outcomes.frames import Frame
 from streams.outcomes.join import Join
 from streams.outcomes.reading import id_keys
@@ -283,6 +284,7 @@ class Partition:
 
     def _take_pairs(self, deployment: Deployment, joined: Sequence[tuple[Frame, Pairs]], message: Message) -> None:
         """Let the detectors of versions see predictions whose first outcome came, in order of arrival."""
+        self._follow_pairs(deployment, joined, message)
         for frame, pairs in joined:
             version = deployment.versions.get(frame.model_version)
             if version is None or frame.baseline_digest != version.baseline.digest:
@@ -291,6 +293,18 @@ class Partition:
             if self._step_due(version, pairs.rows, deployment.clock_us or 0):
                 self._look_after_outcomes(deployment, version, message)
             self._touch_version(deployment.spec.deployment_id, frame.model_version, evidence=False)
+
+    def _follow_pairs(self, deployment: Deployment, joined: Sequence[tuple[Frame, Pairs]], message: Message) -> None:
+        """Let the detectors from the literature see them, whatever baseline they were predicted under."""
+        streams = outcome_streams(deployment.spec)
+        for name, version in deployment.versions.items():
+            mine = [each for each in joined if each[0].model_version == name]
+            if not mine or not set(streams) & set(version.followers.streams):
+                continue
+            values, known_us = followed_pairs(mine)
+            turns = version.followers.update(values, known_us, message.offset, message.topic)
+            self._emit_turns(deployment, version, turns, message, None)
+            self._touch_followers(deployment, version)
 
     def _look_after_outcomes(self, deployment: Deployment, version: Version, message: Message) -> None:
         """Look for alarms; their evidence is named by the predictions topic, up to its position."""
@@ -602,7 +616,7 @@ class Partition:
         counted: NDArray[np.bool_] | None,
     ) -> None:
         """Let the detectors from the literature see the rows that count."""
-        streams = version.followers.streams
+        streams = [name for name in version.followers.streams if name not in outcome_streams(deployment.spec)]
         if not streams:
             return
         values = {name: followed_values(name, columns) for name in streams}

@@ -1,7 +1,7 @@
 """Known drift detectors, on request, beside the evidence engine and outside its false-alarm budget.
 
 They are river's (Montiel et al., "River: machine learning for streaming data in Python", JMLR 22(110), 2021), with
-river's defaults, and follow one numeric stream of a deployment version in the order of the log:
+river's defaults, and follow one numeric stream of a deployment version in the order of the log, or of its outcomes:
 
 ============ ========================================================================== ==================
 name         detector                                                                   takes
@@ -34,7 +34,7 @@ from typing import Protocol
 
 from driftline.events import Floats
 from streams.errors import StreamsError
-from streams.specification import DetectorSpec
+from streams.specification import BINARY, MULTICLASS, REGRESSION, DeploymentSpec, DetectorSpec
 
 MONITOR_PREFIX = "detector:"
 
@@ -46,6 +46,11 @@ KSWIN_SEED = 0
 
 MOST_MAGNITUDE = 1e100
 """Beyond it squares and their sums do not fit a float, and a detector would be stuck at NaN for good."""
+
+
+ERROR, LOSS, RESIDUAL = "error", "loss", "residual"
+STREAMS_OF_OUTCOMES = {BINARY: (ERROR, LOSS), MULTICLASS: (ERROR, LOSS), REGRESSION: (LOSS, RESIDUAL)}
+"""The streams of outcomes that a detector can follow, by task; see :mod:`streams.outcomes.followed`."""
 
 
 class Detector(Protocol):
@@ -150,6 +155,14 @@ _KNOWN = {
 
 DETECTORS = tuple(_KNOWN)
 """The names a specification may use."""
+
+
+def outcome_streams(spec: DeploymentSpec) -> tuple[str, ...]:
+    """The streams of outcomes that detectors can follow; none where no outcomes are expected.
+
+    Of a deployment without outcomes, ``loss`` and ``residual`` are features like others.
+    """
+    return () if spec.outcomes is None else STREAMS_OF_OUTCOMES.get(spec.task, ())
 
 
 def takes(detector: str) -> str:

@@ -36,14 +36,14 @@ from streams.deployment import (
     restore_deployment,
     restore_version,
 )
-from streams.detectors import check_detectors
+from streams.detectors import check_detectors, outcome_streams
 from streams.followers import Followers, Turn, detector_alert, followed_values
 from streams.identities import Identities
 from streams.limits import limits_of, time_error
 from streams.messages import Emission, Message
 from streams.monitor import Episode, Monitor, Monitors
 from streams.outcomes.expected import expected_of
-from streams.outcomes.followed import followed_pairs, outcome_streams
+from streams.outcomes.followed import followed_pairs
 from streams.outcomes.frames import Frame
 from streams.outcomes.join import Join
 from streams.outcomes.reading import id_keys

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from services.deployments.document import Path
 from services.deployments.errors import Flaw
 from services.deployments.form import Form
 from services.deployments.impossible_outcomes import OUTCOME_STREAMS, impossible_outcomes, repeated
 from services.deployments.specification import Segment, Specification
-from services.deployments.wording import did_you_mean
+from services.deployments.wording import did_you_mean, either
 from streams.baseline import ASSOCIATION_PREFIX, ERROR, LATENCY, QUALITY_PREFIX, RATE, SCHEMA
 from streams.columns import PREDICTION, PREDICTION_LABEL, PROBABILITY_PREFIX
 from streams.derived import JOINT_DISTANCE, Derived
-from streams.detectors import MOST_DETECTORS, check_detector
+from streams.detectors import MOST_DETECTORS, STREAMS_OF_OUTCOMES, check_detector, outcome_streams
 from streams.errors import StreamsError
 from streams.specification import DEFAULT_BUDGET_KINDS, EMBEDDING, TEXT
 
@@ -139,15 +139,12 @@ def _impossible_detectors(form: Form, specification: Specification) -> Iterator[
         yield form.flaw(("detectors",), message)
     kinds = {feature.name: feature.kind for feature in specification.features}
     can = [PREDICTION, *(name for name, kind in kinds.items() if kind in ("numeric", "boolean"))]
+    can += outcome_streams(specification.to_spec())
     seen: set[tuple[str, str]] = set()
     for index, detector in enumerate(specification.detectors):
         path: Path = ("detectors", index)
         if detector.stream not in can:
-            known = kinds.get(detector.stream)
-            what = f"{detector.stream!r} is a {known} feature" if known else f"there is no feature {detector.stream!r}"
-            hint = "" if known else did_you_mean(detector.stream, can)
-            message = f"a detector follows 'prediction' or a numeric or boolean feature, and {what}{hint}"
-            yield form.flaw((*path, "stream"), message)
+            yield form.flaw((*path, "stream"), _not_followed(specification, detector.stream, kinds, can))
             continue
         if (detector.detector, detector.stream) in seen:
             yield form.flaw(path, f"{detector.detector} follows {detector.stream!r} already")
@@ -156,3 +153,22 @@ def _impossible_detectors(form: Form, specification: Specification) -> Iterator[
             check_detector(detector.to_spec())
         except StreamsError as error:
             yield form.flaw((*path, "parameters"), str(error))
+
+
+def _not_followed(specification: Specification, stream: str, kinds: Mapping[str, str], can: Sequence[str]) -> str:
+    """Why a detector cannot follow a stream."""
+    if any(stream in names for names in STREAMS_OF_OUTCOMES.values()) and stream not in kinds:
+        of_task = STREAMS_OF_OUTCOMES.get(specification.task, ())
+        if stream not in of_task:
+            others = f"expected {either(of_task)}" if of_task else "there are none that a detector could follow"
+            return f"{stream!r} is no stream of outcomes of the task {specification.task}: {others}"
+        return (
+            f"{stream!r} is a stream of outcomes, and none are expected: say how long they may take, as in "
+            "'outcomes: {horizon: 30d}'"
+        )
+    known = kinds.get(stream)
+    what = f"{stream!r} is a {known} feature" if known else f"there is no feature {stream!r}"
+    of_outcomes = outcome_streams(specification.to_spec())
+    besides = f", or {either(of_outcomes)} of the outcomes" if of_outcomes else ""
+    hint = "" if known else did_you_mean(stream, can)
+    return f"a detector follows 'prediction' or a numeric or boolean feature{besides}, and {what}{hint}"

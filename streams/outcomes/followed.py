@@ -22,25 +22,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streams.outcomes.evidence import LEAST_PROBABILITY, LOSS, RESIDUAL
+from streams.detectors import ERROR, LOSS, RESIDUAL
+from streams.outcomes.evidence import LEAST_PROBABILITY
 from streams.outcomes.frames import Frame
-from streams.specification import BINARY, MULTICLASS, REGRESSION, DeploymentSpec
+from streams.specification import BINARY, MULTICLASS, REGRESSION
 from streams.statistics.performance.pairs import Floats, Integers, Pairs, PerformanceLayout
-
-ERROR = "error"
-
-STREAMS_OF_TASKS = {BINARY: (ERROR, LOSS), MULTICLASS: (ERROR, LOSS), REGRESSION: (LOSS, RESIDUAL)}
-"""The streams of outcomes that a detector can follow, by task."""
-
-OUTCOME_STREAMS = (ERROR, LOSS, RESIDUAL)
-
-
-def outcome_streams(spec: DeploymentSpec) -> tuple[str, ...]:
-    """The streams of outcomes that detectors can follow; none where no outcomes are expected.
-
-    Of a deployment without outcomes, ``loss`` and ``residual`` are features like others.
-    """
-    return () if spec.outcomes is None else STREAMS_OF_TASKS.get(spec.task, ())
 
 
 def followed_pairs(joined: Sequence[tuple[Frame, Pairs]]) -> tuple[dict[str, Floats], Integers]:

@@ -17,7 +17,7 @@ from services.deployments.contradictions import RESERVED_NAMES, RESERVED_PREFIXE
 from services.deployments.durations import duration_ms, duration_text
 from services.deployments.errors import DeploymentError, Flaw, SpecificationError
 from services.deployments.specification import Specification, to_document
-from streams.detectors import DETECTORS, MOST_DETECTORS
+from streams.detectors import DETECTORS, MOST_DETECTORS, STREAMS_OF_OUTCOMES
 from streams.specification import (
     BINARY,
     KINDS,
@@ -94,6 +94,7 @@ runbook: https://example.org/late
 MINIMAL = "deployment: d\nmodel: m\ntask: other\nfeatures: {x: numeric}\n"
 BINARY_CLASSES = MINIMAL.replace("other", "binary_classification") + "positive_class: late\n"
 NUMBERS = MINIMAL.replace("other", "regression")
+MANY = MINIMAL.replace("other", "multiclass_classification")
 
 
 def with_features(features: str) -> str:
@@ -266,6 +267,8 @@ def specifications(draw: st.DrawFn) -> DeploymentSpec:
     positive = draw(words) if task == BINARY else None
     if outcomes is not None and outcomes.classes and positive is not None:
         positive = draw(st.sampled_from(outcomes.classes))
+    if outcomes is not None:
+        detectors += [DetectorSpec("adwin", name) for name in STREAMS_OF_OUTCOMES.get(task, ())]
     return DeploymentSpec(
         draw(words),
         draw(words),
@@ -355,6 +358,19 @@ def test_a_suffix_is_reserved_under_its_parent_only() -> None:
 @pytest.mark.parametrize("detector", sorted(DETECTORS))
 def test_every_detector_of_the_streams_can_be_asked_for(detector: str) -> None:
     assert parse(MINIMAL + f"detectors: {{x: {detector}}}").to_spec().detectors == (DetectorSpec(detector, "x"),)
+
+
+@pytest.mark.parametrize("text", [BINARY_CLASSES, MANY, NUMBERS], ids=["binary", "multiclass", "regression"])
+def test_detectors_can_be_asked_to_follow_outcomes(text: str) -> None:
+    spec = parse(text + "outcomes: 30d\ndetectors: {loss: adwin, x: ddm}\n").to_spec()
+    assert spec.detectors == (DetectorSpec("adwin", "loss"), DetectorSpec("ddm", "x"))
+    own = "residual" if spec.task == "regression" else "error"
+    assert parse(text + f"outcomes: 30d\ndetectors: {{{own}: kswin}}\n").to_spec().detectors[0].stream == own
+
+
+def test_without_outcomes_a_detector_on_loss_follows_the_feature_of_that_name() -> None:
+    named = with_features("{loss: numeric}") + "detectors: {loss: adwin}\n"
+    assert parse(named).to_spec().detectors == (DetectorSpec("adwin", "loss"),)
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
@@ -520,6 +536,36 @@ def test_monitors_that_can_have_a_severity_are_those_of_the_streams() -> None:
         (MINIMAL + "detectors: {x: adwinn}\n", 5, "detectors.x.detector", "did you mean 'adwin'"),
         (MINIMAL + "detectors: {z: adwin}\n", 5, "detectors.z.stream", "there is no feature 'z'"),
         (
+            BINARY_CLASSES + "detectors:\n  x: adwin\n  error: ddm\n",
+            8,
+            "detectors.error.stream",
+            "'error' is a stream of outcomes, and none are expected: say how long they may take, as in 'outcomes:",
+        ),
+        (
+            BINARY_CLASSES + "outcomes: 30d\ndetectors: {eror: ddm}\n",
+            7,
+            "detectors.eror.stream",
+            "feature, or error or loss of the outcomes, and there is no feature 'eror' (did you mean 'error'?)",
+        ),
+        (
+            BINARY_CLASSES + "outcomes: 30d\ndetectors: {residual: adwin}\n",
+            7,
+            "detectors.residual.stream",
+            "no stream of outcomes of the task binary_classification: expected error or loss",
+        ),
+        (
+            NUMBERS + "outcomes: 30d\ndetectors:\n- {detector: ddm, stream: error}\n",
+            7,
+            "detectors[0].stream",
+            "no stream of outcomes of the task regression: expected loss or residual",
+        ),
+        (
+            MINIMAL + "outcomes: 30d\ndetectors: {loss: adwin}\n",
+            6,
+            "detectors.loss.stream",
+            "of the task other: there are none that a detector could follow",
+        ),
+        (
             with_features("{y: categorical}") + "detectors: [{detector: adwin, stream: y}]\n",
             5,
             "detectors[0].stream",
@@ -586,9 +632,6 @@ def test_a_flaw_is_named_with_line_and_field(text: str, line: int, field: str, s
 def with_outcomes(lines: str, before: str = BINARY_CLASSES) -> str:
     """Outcomes begin on line 6 of a binary classification, on line 5 of the others."""
     return before + "outcomes:\n" + textwrap.indent(textwrap.dedent(lines).strip() + "\n", "  ")
-
-
-MANY = MINIMAL.replace("other", "multiclass_classification")
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,12 @@ from streams.identities import Identities
 from streams.limits import limits_of, time_error
 from streams.messages import Emission, Message
 from streams.monitor import Episode, Monitor, Monitors
+from streams.outcomes.arrivals import Refusal
 from streams.outcomes.expected import expected_of
 from streams.outcomes.followed import followed_pairs
 from streams.outcomes.frames import Frame
 from streams.outcomes.join import Join
-from streams.outcomes.reading import id_keys
+from streams.outcomes.reading import Keys, id_keys
 from streams.outcomes.store import PendingStore
 from streams.outcomes.windows import PerformanceWindow, performance_summary
 from streams.specification import DeploymentSpec
@@ -226,12 +227,7 @@ class Partition:
     @staticmethod
     def _awaits_outcomes(deployment: Deployment) -> bool:
         join, clock_us = deployment.join, deployment.clock_us
-        return (
-            join is not None
-            and clock_us is not None
-            and deployment.live
-            and join.awaits_reading(deployment.spec, clock_us)
-        )
+        return join is not None and clock_us is not None and deployment.live and join.awaits_reading(clock_us)
 
     def pass_time(self, time_ms: int) -> None:
         """Time passes between two messages, as far as the worker knows that there is none; the order remembers it.
@@ -277,8 +273,7 @@ class Partition:
             join.counters["refused_outcomes"] += len(bad)
             self._refuse_rows(message, "outcome_time", time_error(columns.actual_timestamps_us, message, bad), bad)
         joined, refusals = join.add_outcomes(deployment.spec, columns, usable, message.offset)
-        for refusal in refusals:
-            self._refuse_rows(message, refusal.reason, refusal.error, refusal.rows)
+        self._refuse_outcomes(refusals, message)
         self._take_pairs(deployment, joined, message)
         self._pass_outcome_time(deployment, message)
 
@@ -325,13 +320,7 @@ class Partition:
             return
         for window, final in due.windows:
             self._emit_performance(deployment, window, final=final)
-        for offset, rows in due.unknown.items():
-            text = (
-                f"{len(rows)} outcomes waited for their predictions until outcomes.horizon and outcomes.lateness were "
-                "over: were the predictions published, with the same ids and keys?"
-            )
-            source = Message(self._topics.outcomes, self.number, offset, message.timestamp_ms, None, None)
-            self._refuse_rows(source, "unknown_prediction", text, rows)
+        self._refuse_outcomes(due.unknown, message)
         for name, counts in due.labels.items():
             version = deployment.versions.get(name)
             if version is not None:
@@ -341,9 +330,7 @@ class Partition:
     def _emit_performance(self, deployment: Deployment, window: PerformanceWindow, *, final: bool) -> None:
         spec, join = deployment.spec, deployment.join
         if join is not None and spec.outcomes is not None:
-            self._emissions.append(
-                performance_summary(spec, window, self.number, join.known_us, spec.outcomes.horizon_ms, final=final)
-            )
+            self._emissions.append(performance_summary(spec, window, self.number, join.known_us, final=final))
 
     def _expect_outcomes(self, deployment: Deployment) -> None:
         """Begin or end to wait for outcomes, as the specification says."""
@@ -369,15 +356,22 @@ class Partition:
         deployment.join = None
 
     def _write_performance(self, deployment_id: str, join: Join) -> None:
-        """Let the journal know of the performance windows that changed."""
-        for (frame, start_us), window in join.changed.items():
-            self._dirty[key_of("performance", deployment_id, frame, start_us)] = window
-        join.changed = {}
+        """Let the journal know of what changed of performance windows and early outcomes."""
+        for (kind, *name), changed in join.take_changes().items():
+            self._dirty[key_of(str(kind), deployment_id, *name)] = changed
 
     def _remembered_from(self) -> int:
         """The first message of the predictions topic that may have to be read again."""
         needed = [needs[0] for d in self._deployments.values() if d.join is not None and (needs := d.join.needs_from())]
         return min([self._identities.older_offset, *needed])
+
+    def _refuse_outcomes(self, refusals: Sequence[Refusal], message: Message) -> None:
+        """Refuse rows of the outcomes topic, of this message or an earlier one."""
+        for refusal in refusals:
+            source = message
+            if (message.topic, message.offset) != (self._topics.outcomes, refusal.offset):
+                source = Message(self._topics.outcomes, self.number, refusal.offset, message.timestamp_ms, None, None)
+            self._refuse_rows(source, refusal.reason, refusal.error, refusal.rows)
 
     def _refuse_rows(self, message: Message, reason: str, error: str, rows: Sequence[int]) -> None:
         self.dead_letters += 1
@@ -410,10 +404,10 @@ class Partition:
             return
         if on_time is not None:
             self._count_refused(deployment, version, columns, message, int((~on_time).sum()))
-        counted = self._count_rows(deployment, columns, message, on_time)
+        counted, keys = self._count_rows(deployment, columns, message, on_time)
         self._apply_rows(deployment, version, columns, watched, message, counted)
         if deployment.join is not None:
-            self._wait_for_outcomes(deployment, deployment.join, version, columns, watched, message, counted)
+            self._wait_for_outcomes(deployment, deployment.join, version, columns, keys, message, counted)
         self._touch_deployment(columns.deployment_id)
 
     def _wait_for_outcomes(
@@ -422,18 +416,18 @@ class Partition:
         join: Join,
         version: Version,
         columns: PredictionColumns,
-        watched: Watched,
+        keys: Keys,
         message: Message,
         counted: NDArray[np.bool_] | None,
     ) -> None:
-        if counted is None or counted.any():
-            keys = id_keys(_chosen(columns.prediction_ids, counted))
+        if len(keys):
             expected = _expected_loss(version.baseline, columns)
             outcome_offset = self.position[self._topics.outcomes]
-            early = join.add_predictions(
+            early, refusals = join.add_predictions(
                 deployment.spec, columns, keys, counted, expected, message.offset, outcome_offset
             )
             self._stored += len(keys)
+            self._refuse_outcomes(refusals, message)
             self._take_pairs(deployment, early, message)
         self._pass_outcome_time(deployment, message)
 
@@ -448,8 +442,8 @@ class Partition:
 
     def _count_rows(
         self, deployment: Deployment, columns: PredictionColumns, message: Message, on_time: NDArray[np.bool_] | None
-    ) -> NDArray[np.bool_] | None:
-        """Which rows count: on time and not seen before; None for all of them."""
+    ) -> tuple[NDArray[np.bool_] | None, Keys]:
+        """Which rows count: on time and not seen before; None for all of them. And their keys, if outcomes come."""
         counters = deployment.counters
         ids = columns.prediction_ids
         if on_time is not None:
@@ -461,21 +455,23 @@ class Partition:
             )
             ids = [ids[row] for row in np.flatnonzero(on_time).tolist()]
         new = self._identities.unseen(columns.deployment_id, ids)
+        keys = id_keys(() if deployment.join is None else ids)
         if deployment.join is not None:
             # what waits for its outcome is known for longer than ids are remembered
-            waits_not = deployment.join.new_to_it(id_keys(ids))
+            waits_not = deployment.join.new_to_it(keys)
             if waits_not is not None:
                 new = waits_not if new is None else new & waits_not
         counters["rows"] += len(ids)
         if new is None:
-            return on_time
+            return on_time, keys
+        keys = keys[new] if len(keys) else keys
         counters["duplicate_rows"] += int((~new).sum())
         counters["rows"] -= int((~new).sum())
         if on_time is None:
-            return new
+            return new, keys
         counted = on_time.copy()
         counted[on_time] = new
-        return counted
+        return counted, keys
 
     def _apply_rows(
         self,
@@ -689,18 +685,26 @@ class Partition:
         """What to commit: state records that changed (None to delete), emissions, order. Forgets all three."""
         for deployment_id, deployment in self._deployments.items():
             if deployment.join is not None and key_of("join", deployment_id) in self._dirty:
-                deployment.join.count()
                 self._write_performance(deployment_id, deployment.join)
         records: dict[bytes, dict[str, Any] | None] = {key: fields_of(key, dirty) for key, dirty in self._dirty.items()}
         emissions, order = self._emissions, self._order
         if order:
             records[b"position"] = self._position_fields()
             if self._stored >= CHECKPOINT_ROWS:
-                self._store.checkpoint(self.position)
+                self._store.prepare(self.position)
                 self._stored = 0
         self._dirty, self._emissions, self._order = {}, [], []
         self.urgent = False
         return records, emissions, order
+
+    def committed(self) -> None:
+        """What was taken last is in the journal: an index that is opened again may begin with it."""
+        self._store.confirm()
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether anything was applied since the last :meth:`take`."""
+        return bool(self._order)
 
     def _position_fields(self) -> dict[str, Any]:
         return {
@@ -752,6 +756,11 @@ class Partition:
             join = self._deployments[deployment_id].join
             if join is not None:
                 join.restore_window(int(frame), int(start_us), records.pop(key_of("performance", name)))
+        for name in names.get("early", ()):
+            deployment_id, offset = name.split("@")
+            join = self._deployments[deployment_id].join
+            if join is not None:
+                join.early.restore_rows(int(offset), records.pop(key_of("early", name)))
         position = records.get(b"position")
         if position is None:
             self._store.reset()
@@ -784,6 +793,16 @@ class Partition:
         self._recover_outcomes_from = max(begins[1], stored.get(self._topics.outcomes, 0))
 
     @property
+    def to_recover(self) -> dict[str, range]:
+        """Per topic the offsets of the messages that the store lacks."""
+        predictions = range(self._recover_from, self.position[self._topics.predictions])
+        return {self._topics.predictions: predictions, self._topics.outcomes: self.outcomes_to_recover}
+
+    def joins(self) -> dict[str, Join]:
+        """What waits for outcomes, by deployment."""
+        return {name: d.join for name, d in self._deployments.items() if d.join is not None}
+
+    @property
     def outcomes_to_recover(self) -> range:
         """Offsets of the outcomes topic that must be given to :meth:`recover_outcomes`, after :meth:`remember`."""
         return range(self._recover_outcomes_from, self.position[self._topics.outcomes])
@@ -798,10 +817,7 @@ class Partition:
             limits = at_offset(deployment.limits, self._recover_from)
             if limits.key_fits(columns.deployment_id, message.key):
                 usable = limits.on_time(columns.actual_timestamps_us, message.timestamp_ms)
-                deployment.join.recover_outcomes(deployment.spec, columns, usable, message.offset)
-        for deployment in self._deployments.values():
-            if deployment.join is not None:
-                deployment.join.end_recovery(deployment.spec)
+                deployment.join.recover_outcomes(columns, usable, message.offset)
 
     def remember(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
         """Remember the prediction ids of messages that were applied before; see :mod:`streams.identities`."""

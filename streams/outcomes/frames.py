@@ -30,23 +30,24 @@ Integers = NDArray[np.int64]
 ID_FIELDS = [("key", "<u8"), ("check", "<u8"), ("time_us", "<i8")]
 """What every row of the store begins with."""
 
-OUTCOME_ROW = np.dtype([*ID_FIELDS, ("known_us", "<i8"), ("value", "<f8"), ("weight", "<f8"), ("acted", "u1")])
-"""The outcome in force of a prediction; ``time_us`` is the prediction's."""
+OUTCOME_FIELDS = [("known_us", "<i8"), ("value", "<f8"), ("weight", "<f8"), ("acted", "u1")]
+"""The outcome in force of a prediction, at the end of its row; ``known_us`` is ``NOT_KNOWN`` while there is none."""
+
+NOT_KNOWN = -(2**63)
 
 EARLY_ROW = np.dtype(
     [
         *ID_FIELDS,
         ("value", "<f8"),
-        ("weight", "<f8"),
+        ("probability", "<f8"),
         ("label", "<i4"),
         ("acted", "u1"),
-        ("gone", "u1"),
         ("offset", "<i8"),
         ("row", "<i4"),
     ]
 )
 """An outcome whose prediction has not come; ``time_us`` is when it was known, ``label`` an index of the deployment's
-labels, ``offset`` and ``row`` where it stands in the log; ``gone``: its prediction came, or is not waited for."""
+labels, ``offset`` and ``row`` where it stands in the log."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,9 @@ class Frame:
         baseline_digest: The baseline in force.
         first_offset: The first message of the predictions topic that is read in it.
         window_ms: Length of the accuracy windows.
+        horizon_ms: How long after its prediction an outcome counts.
+        final_after_ms: How long after its end a window is final, by what is known.
+        skew_ms: How long before its prediction an outcome may be known, because clocks differ.
         layout: What is counted.
         segments: The segmentations whose parts are counted.
     """
@@ -68,12 +72,15 @@ class Frame:
     baseline_digest: str
     first_offset: int
     window_ms: int
+    horizon_ms: int
+    final_after_ms: int
+    skew_ms: int
     layout: PerformanceLayout
     segments: tuple[BaselineSegment, ...]
 
     @functools.cached_property
     def row_dtype(self) -> np.dtype[np.void]:
-        """What is kept of a prediction."""
+        """What is kept of a prediction, with its outcome once that is known."""
         classes = len(self.layout.classes)
         width = {BINARY: 1, MULTICLASS: classes, REGRESSION: 3}.get(self.layout.task, 0)
         fields: list[Any] = [*ID_FIELDS, ("label", "<i2")]
@@ -81,7 +88,7 @@ class Frame:
             fields.append(("parts", "<i2", (len(self.segments),)))
         if width and classes <= MOST_PROBABILITIES:
             fields.append(("scores", "<f8", (width,)))
-        return np.dtype(fields)
+        return np.dtype([*fields, *OUTCOME_FIELDS])
 
     def same_as(self, other: Frame) -> bool:
         """Whether rows are read and judged alike, whatever the frames' numbers."""
@@ -92,10 +99,18 @@ class Frame:
         """Place of each class in the order of their names, int64[C]; tells outcomes apart that were known at once."""
         return np.argsort(np.argsort(np.array(self.layout.classes, dtype=object), kind="stable")).astype(np.int64)
 
-    def window_start_us(self, times_us: Integers) -> Integers:
-        """Start of the window of each prediction, int64[n]."""
+    def rank(self, values: NDArray[np.float64]) -> Integers | NDArray[np.float64]:
+        """The order, n values, in which outcomes that were known at once are told apart: the larger is in force."""
+        return self.class_order[values.astype(np.int64)] if self.layout.classes else values
+
+    def windows_of(self, times_us: Integers) -> tuple[Integers, NDArray[np.intp]]:
+        """Starts of the windows of predictions, int64[w], ascending, and for each prediction an index of them."""
         window_us = self.window_ms * 1000
-        return times_us // window_us * window_us
+        first = int(times_us.min()) // window_us * window_us
+        if int(times_us.max()) < first + window_us:
+            return np.array([first], np.int64), np.zeros(len(times_us), np.intp)
+        starts, index = np.unique(times_us // window_us * window_us, return_inverse=True)
+        return starts, index
 
     def read_rows(self, columns: PredictionColumns, keys: Keys, counted: NDArray[np.bool_] | None) -> Rows:
         """The rows of a batch that count, as they will wait; n rows.
@@ -111,6 +126,7 @@ class Frame:
         rows["key"], rows["check"] = keys[:, 0], keys[:, 1]
         rows["time_us"] = columns.timestamps_us[mask]
         rows["label"] = predicted.labels[mask]
+        rows["known_us"] = NOT_KNOWN
         if "scores" in rows.dtype.names:  # type: ignore[operator] # a structured dtype has names
             rows["scores"] = predicted.scores[mask]
         for at, segment in enumerate(self.segments):
@@ -127,17 +143,16 @@ class Frame:
         """Per segmentation the part of each row, int64[n], -1 for none."""
         return {s.name: rows["parts"][:, at].astype(np.int64) for at, s in enumerate(self.segments)}
 
-    def pairs(self, rows: Rows, outcomes: Rows) -> Pairs:
-        """Predictions beside their outcomes; both n rows in one order."""
-        keys = np.stack([rows["key"], rows["check"]], axis=1)
+    def pairs(self, rows: Rows) -> Pairs:
+        """Predictions beside their outcomes, n rows that have one."""
         return Pairs(
             predicted=self.predicted(rows),
-            actual=outcomes["value"].copy(),
+            actual=rows["value"].copy(),
             times_us=rows["time_us"].copy(),
-            ages_us=np.maximum(outcomes["known_us"] - rows["time_us"], 0),
-            weights=outcomes["weight"].copy(),
-            acted=outcomes["acted"].copy(),
-            jitter=jitter(keys),
+            ages_us=np.maximum(rows["known_us"] - rows["time_us"], 0),
+            weights=rows["weight"].copy(),
+            acted=rows["acted"].copy(),
+            jitter=jitter(rows["check"]),
             parts=self.parts(rows),
         )
 
@@ -151,6 +166,9 @@ class Frame:
         return {
             "baseline_digest": self.baseline_digest,
             "window_ms": self.window_ms,
+            "horizon_ms": self.horizon_ms,
+            "final_after_ms": self.final_after_ms,
+            "skew_ms": self.skew_ms,
             "task": layout.task,
             "classes": list(layout.classes),
             "score_edges": layout.score_edges.tolist(),
@@ -181,6 +199,9 @@ class Frame:
             fields["baseline_digest"],
             fields["first_offset"],
             fields["window_ms"],
+            fields["horizon_ms"],
+            fields["final_after_ms"],
+            fields["skew_ms"],
             layout,
             segments,
         )
@@ -197,14 +218,12 @@ def frame_of(spec: DeploymentSpec, baseline: Baseline, number: int, first_offset
         baseline.digest,
         first_offset,
         spec.outcomes.window_ms,
+        spec.outcomes.horizon_ms,
+        spec.outcomes.final_after_ms,
+        spec.clock_skew_ms,
         layout,
         baseline.segments,
     )
-
-
-def part_names(frame: Frame) -> list[str]:
-    """The names of all parts that are counted besides all traffic, segmentation by segmentation."""
-    return [name for segment in frame.segments for name in segment.parts]
 
 
 def take_outcomes(columns: OutcomeColumns, rows: Sequence[int] | NDArray[np.intp]) -> OutcomeColumns:

@@ -177,6 +177,6 @@ def id_keys(ids: Sequence[str]) -> Keys:
     return np.frombuffer(digests, "<u8").reshape(len(ids), 2)
 
 
-def jitter(keys: Keys) -> Floats:
-    """A number in [0, 1) for each id, float64[n]: fixed, and as good as random."""
-    return np.asarray((keys[:, 1] >> np.uint64(11)) * 2.0**-53)
+def jitter(checks: NDArray[np.uint64]) -> Floats:
+    """A number in [0, 1) for each id, float64[n], out of the second half of its key: fixed, and as good as random."""
+    return np.asarray((checks >> np.uint64(11)) * 2.0**-53)

@@ -337,7 +337,7 @@ def _pairs(table: _Table, matched: Matched, resolved: Integers) -> Pairs:
         ages_us=np.maximum(outcomes.times_us[rows] - times, 0),
         weights=outcomes.weights[rows],
         acted=outcomes.acted[rows],
-        jitter=jitter(table.keys[resolved]),
+        jitter=jitter(table.keys[resolved, 1]),
         parts={name: codes[resolved] for name, codes in table.parts.items()},
     )
 

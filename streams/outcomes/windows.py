@@ -61,6 +61,11 @@ class PerformanceWindow:
         """Exclusive."""
         return self.start_us + self.frame.window_ms * 1000
 
+    @property
+    def final_us(self) -> int:
+        """When nothing more is expected: what became known by the horizon has had time to come."""
+        return self.end_us + self.frame.final_after_ms * 1000
+
     def add(self, part: str, sums: Sums, *, sign: int = 1) -> None:
         """Add sums to those of a part, or take them away."""
         mine = self.parts.get(part)
@@ -104,7 +109,7 @@ class PerformanceWindow:
 
 
 def performance_summary(
-    spec: DeploymentSpec, window: PerformanceWindow, partition: int, clock_us: int, horizon_ms: int, *, final: bool
+    spec: DeploymentSpec, window: PerformanceWindow, partition: int, clock_us: int, *, final: bool
 ) -> Emission:
     """The ``PerformanceWindow`` record of a window as it stands."""
     frame = window.frame
@@ -132,7 +137,7 @@ def performance_summary(
         "status": "final" if final else "provisional",
         "revision": window.revision,
         "clock_us": clock_us,
-        "horizon_ms": horizon_ms,
+        "horizon_ms": frame.horizon_ms,
         "task": frame.layout.task,
         "classes": list(frame.layout.classes),
         "score_edges": frame.layout.score_edges.tolist(),

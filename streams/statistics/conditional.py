@@ -232,7 +232,7 @@ def stack_conditional(bins: Sequence[ConditionalBins]) -> ConditionalTable:
     for stream, each in enumerate(bins):
         rows = slice(first[stream], first[stream + 1])
         marks[rows, : each.edges.shape[1]] = each.edges
-        cells[rows, : each.remap.shape[1]] = each.remap + stream * NUMERIC.size
+        cells[rows, : each.remap.shape[1]] = each.remap.astype(np.int64) + stream * NUMERIC.size
         cells[rows, BELOW_MIN] = stream * NUMERIC.size + BELOW_MIN
         cells[rows, -1] = stream * NUMERIC.size + NUMERIC_MISSING
     return ConditionalTable(first, marks.ravel(), cells.ravel())

@@ -136,6 +136,14 @@ def test_counting_by_table_is_binning_one_by_one(seed: int, rows: int) -> None:
     assert np.array_equal(count_conditional(table, values, at), slow_counts(fits, kept))
 
 
+def test_more_streams_than_a_byte_has_cells_are_told_apart() -> None:
+    fits = ODD_BINS * 14
+    table = stack_conditional(fits)
+    values = np.linspace(-2, 2, len(fits))
+    kept = [(stream, 0, float(value)) for stream, value in enumerate(values)]
+    assert np.array_equal(count_conditional(table, values, table.first[:-1]), slow_counts(fits, kept))
+
+
 def test_missing_values_are_missing_and_left_out_rows_are_not() -> None:
     table = stack_conditional([fit_conditional(np.arange(500.0), np.zeros(500, np.int64), "age", 1).bins])
     counts = count_conditional(table, np.array([np.nan, np.nan, 3.0]), np.array([0, -1, -1]))

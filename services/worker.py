@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
@@ -16,13 +17,30 @@ Examples:
 
   DRIFTLINE_BOOTSTRAP_SERVERS=kafka1:9092,kafka2:9092 driftline worker
 
+  driftline worker --data-dir /var/lib/driftline/worker-1
+
+DATA_DIR holds an index of the predictions that wait for their outcomes: about 50 to 150 bytes each while
+outcomes.horizon and outcomes.lateness last, and as much again while it is rearranged. It is an index of the topics
+and nothing else: what is missing or damaged is read from them again, so it may be deleted while the worker is stopped.
+
 Exit status: 0 after a stop by signal, 3 when the journal could not be committed or another worker took the
-partitions over, 4 when a partition stood still. A supervisor starts it again ('driftline up' does).
+partitions over, 4 when a partition stood still, 5 when the data directory is full, cannot be written or belongs to
+another worker that runs. A supervisor starts it again ('driftline up' does).
 """
+
+USUAL_DIRECTORY = Path(".driftline/worker")
+MOST_DIRECTORIES = 256
 
 
 def worker(
-    data_dir: Annotated[Path, typer.Option(help="Where Faust keeps its own files.")] = Path(".driftline/worker"),
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="For the index of pending predictions; may be deleted, one worker at a time. By default "
+            ".driftline/worker, or .driftline/worker-2 and so on where another worker has that.",
+        ),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     stall_seconds: Annotated[
         float, typer.Option(help="End when a partition with messages stands still so long.")
@@ -42,16 +60,38 @@ def worker(
     from driftline.registry import Registry
     from driftline.settings import KafkaSettings
     from services.topics import ensure_topics
-    from streams.app import Worker
+    from streams.app import EXIT_DATA_DIRECTORY, Worker
+    from streams.outcomes.directory import PendingError
 
     settings = KafkaSettings.from_environment()
     ensure_topics(settings)
-    data_dir.mkdir(parents=True, exist_ok=True)
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    try:
+        place, _lock = _take_directory(data_dir)
+    except PendingError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_DATA_DIRECTORY) from error
     Worker(
         settings,
-        data_dir,
+        place,
         Registry.from_settings(settings),
         stall_seconds=stall_seconds,
         session_seconds=session_seconds,
     ).run(log_level)
+
+
+def _take_directory(chosen: Path | None) -> tuple[Path, IO[str]]:
+    """A worker's data directory, which no other process has while the file is open.
+
+    Raises:
+        PendingError: Another worker has the one that was chosen, or it cannot be used.
+    """
+    from streams.outcomes.directory import InUseError, lock_directory
+
+    if chosen is not None:
+        return chosen, lock_directory(chosen)
+    for number in range(1, MOST_DIRECTORIES):
+        place = USUAL_DIRECTORY if number == 1 else USUAL_DIRECTORY.with_name(f"{USUAL_DIRECTORY.name}-{number}")
+        with contextlib.suppress(InUseError):
+            return place, lock_directory(place)
+    return USUAL_DIRECTORY, lock_directory(USUAL_DIRECTORY)

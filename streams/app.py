@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +29,7 @@ from streams.catalogue import Catalogue
 from streams.credentials import broker_credentials
 from streams.errors import StreamsError
 from streams.messages import Message
+from streams.outcomes.directory import PendingError
 from streams.owner import OwnedPartition, Surroundings
 from streams.transport import JournalTransport
 
@@ -49,6 +50,10 @@ STOP_SECONDS = 3.0
 EXIT_FAILED = 1
 EXIT_CANNOT_COMMIT = 3
 EXIT_STALLED = 4
+EXIT_DATA_DIRECTORY = 5
+
+LETTING_GO_SECONDS = 2.0
+"""How long a worker that ends may take to write its indexes of pending predictions."""
 
 logger = logging.getLogger("driftline.streams")
 
@@ -58,7 +63,8 @@ class Worker:
 
     Args:
         settings: How to reach Kafka.
-        data_dir: Faust's own directory; nothing in it is needed again.
+        data_dir: Holds the indexes of pending predictions, of this process only; what is lost is read from the topics
+            again.
         registry: For records in the Confluent wire format.
         stall_seconds: A partition that has messages but makes no progress for so long ends the process.
         session_seconds: A worker that is silent for so long loses its partitions to the others.
@@ -78,6 +84,8 @@ class Worker:
         self._owned: dict[int, OwnedPartition] = {}
         self._opening: dict[int, asyncio.Task[OwnedPartition]] = {}
         self._latest_opening: dict[int, asyncio.Task[OwnedPartition]] = {}
+        self._being_opened: dict[int, OwnedPartition] = {}
+        self._closing: dict[int, Future[None]] = {}
         self._may_open = asyncio.Semaphore(OPENING_AT_ONCE)
         self._assigned_at = self._took_at = time.monotonic()
         self._catalogue = Catalogue(settings, registry)
@@ -88,7 +96,8 @@ class Worker:
             registry=registry,
             end_offset=lambda topic, partition: self.app.consumer.highwater(TP(topic, partition)),
             committed=self._tell_group,
-            failed=lambda error: end(EXIT_CANNOT_COMMIT, "the journal could not be committed", error),
+            failed=lambda error: end(_status_of(error), "the journal could not be committed", error),
+            data_dir=data_dir,
         )
         self.app = self._create_app(data_dir, session_seconds)
 
@@ -139,6 +148,9 @@ class Worker:
             status = ending.code if isinstance(ending.code, int) else EXIT_FAILED
         except BaseException:
             logger.exception("the worker failed")
+        for owned in self._owned.values():
+            self._drop(owned)
+        wait(self._closing.values(), LETTING_GO_SECONDS)
         # threads that open a journal, or wait for a broker that is gone, hold nothing that the log does not
         _leave(status)
 
@@ -147,7 +159,7 @@ class Worker:
             try:
                 await self._take(event.message)
             except Exception as error:
-                end(EXIT_CANNOT_COMMIT, "a message could not be applied", error)
+                end(_status_of(error), "a message could not be applied", error)
 
     async def _take(self, source: Any) -> None:
         partition = source.partition
@@ -189,21 +201,31 @@ class Worker:
         this = asyncio.current_task()
         if before is not None:
             await asyncio.wait([before])  # it was given up, but must not fence this one
+        if (closing := self._closing.pop(partition, None)) is not None:
+            await asyncio.wait([asyncio.wrap_future(closing)])  # two must not write one index
         owned = OwnedPartition(partition, self._shared)
+        self._being_opened[partition] = owned
         try:
             async with self._may_open:
                 if self._opening.get(partition) is this:
                     await owned.open()
         except Exception as error:
             if self._opening.get(partition) is this:
-                end(EXIT_CANNOT_COMMIT, f"partition {partition} could not be opened", error)
+                end(_status_of(error), f"partition {partition} could not be opened", error)
+        if self._being_opened.get(partition) is owned:
+            del self._being_opened[partition]
         if self._opening.get(partition) is not this:  # revoked meanwhile: it may be somebody else's by now
-            owned.drop()
+            self._drop(owned)
             return owned
         del self._opening[partition]
         self._owned[partition] = owned
         logger.info("partition %d: open at %s", partition, owned.partition.position)
         return owned
+
+    def _drop(self, owned: OwnedPartition) -> None:
+        owned.drop()
+        if owned.closed is not None:
+            self._closing[owned.number] = owned.closed
 
     def _tell_group(self, partition: int, position: Mapping[str, int]) -> None:
         consumer: Any = self.app.consumer
@@ -213,7 +235,7 @@ class Worker:
         try:
             await asyncio.gather(*(owned.commit() for owned in list(self._owned.values())))
         except Exception as error:
-            end(EXIT_CANNOT_COMMIT, "the journal could not be committed", error)
+            end(_status_of(error), "the journal could not be committed", error)
 
     async def _follow_catalogue(self) -> None:
         if not self._owned:
@@ -235,12 +257,15 @@ class Worker:
     async def _on_revoked(self, _app: Any, revoked: Any, *_: Any, **__: Any) -> None:
         for partition in {tp.partition for tp in revoked if tp.topic in self._topics}:
             self._opening.pop(partition, None)
+            being_opened = self._being_opened.pop(partition, None)
+            if being_opened is not None:
+                being_opened.give_up()
             latest = self._latest_opening.get(partition)
             if latest is not None and latest.done():
                 del self._latest_opening[partition]  # it holds the partition's state
             owned = self._owned.pop(partition, None)
             if owned is not None:
-                owned.drop()
+                self._drop(owned)
 
     async def _watch(self) -> None:
         """Fetch again what was lost on the way, and end the process if that does not help: a new one will do better.
@@ -301,6 +326,10 @@ class _Process(faust.Worker):
     def _shutdown_loop(self) -> None:
         if self.crash_reason:
             raise self.crash_reason
+
+
+def _status_of(error: Exception) -> int:
+    return EXIT_DATA_DIRECTORY if isinstance(error, PendingError) else EXIT_CANNOT_COMMIT
 
 
 def end(status: int, what: str, error: Exception | None = None) -> NoReturn:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER
@@ -56,6 +57,11 @@ def plain_consumer(settings: KafkaSettings, purpose: str, **properties: Any) -> 
         "queued_max_messages_kbytes": READ_AHEAD_KIB,
     }
     return Consumer(settings.client(**(defaults | properties)) | {"logger": _Demoted()})
+
+
+def plain_admin(settings: KafkaSettings) -> AdminClient:
+    """A client that asks about topics; it must be kept until its requests are answered."""
+    return AdminClient(settings.client() | {"logger": _Demoted()})
 
 
 def transactional_producer(settings: KafkaSettings, transactional_id: str, **properties: Any) -> Producer:

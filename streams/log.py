@@ -39,6 +39,17 @@ class LogReader:
         except KafkaException as error:
             raise JournalError(f"{topic}/{self._partition}: its end cannot be looked up: {error}") from error
 
+    def first_offset(self, topic: str) -> int:
+        """The offset of the first message that is still there, or would be.
+
+        Raises:
+            JournalError: Kafka does not answer.
+        """
+        try:
+            return offset_range(self._open(), topic, self._partition, ANSWER_TIMEOUT_SECONDS).start
+        except KafkaException as error:
+            raise JournalError(f"{topic}/{self._partition}: its beginning cannot be looked up: {error}") from error
+
     def first_message(self, topic: str, offset: int) -> int | None:
         """The offset of the first message at or after ``offset``; None if there is none yet.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from driftline.codec import SchemaRegistry
@@ -19,7 +20,9 @@ from streams.errors import JournalError
 from streams.journal import Journal
 from streams.log import LogReader
 from streams.messages import Message
+from streams.outcomes.store import PendingError, PendingStore
 from streams.partition import Partition
+from streams.pending import open_pending, say_what_is_read_again
 
 MAX_PENDING_MESSAGES = 400
 """A commit begins at the latest when so many messages wait for it …"""
@@ -51,6 +54,7 @@ class Surroundings:
         end_offset: Where a topic's partition was last seen to end; negative if nothing is known.
         committed: Told a partition's positions after every commit.
         failed: Told of an error that the worker cannot go on with.
+        data_dir: Where the indexes of pending predictions lie; None to keep them in memory.
     """
 
     settings: KafkaSettings
@@ -60,19 +64,32 @@ class Surroundings:
     end_offset: Callable[[str, int], int]
     committed: Callable[[int, Mapping[str, int]], None]
     failed: Callable[[Exception], None]
+    data_dir: Path | None = None
 
 
 class OwnedPartition:
     """One partition, from :meth:`open` to :meth:`drop`; used by one event loop.
 
-    The journal and the log are touched by the partition's own executor thread only, the state machine by the event
-    loop only: a commit takes what is to be written, as bytes that nothing changes any more, before its thread begins.
+    The journal and the log are touched by the partition's own executor thread only, the state machine and its index of
+    pending predictions by that thread until the partition is open and after it is dropped, and by the event loop only
+    in between: a commit takes what is to be written, as bytes that nothing changes any more, before its thread begins.
+
+    The index on disk never has what was not committed: a checkpoint is prepared with what a commit takes, and put in
+    force when the commit is done. So one that is found later, by whomever, is the index of a beginning of the log.
+
+    Attributes:
+        number: The partition.
+        partition: Its state machine, once it is open.
+        dropped: It belongs to somebody else.
+        closed: Done when nothing is written any more; None before :meth:`drop`.
     """
+
+    partition: Partition
 
     def __init__(self, number: int, surroundings: Surroundings) -> None:
         self.number = number
-        self.partition = Partition(number, surroundings.settings.topics)
         self.dropped = False
+        self.closed: Future[None] | None = None
         self.gaps_repaired = 0
         self.progressed_at = time.monotonic()
         self._shared = surroundings
@@ -81,6 +98,9 @@ class OwnedPartition:
         self._log = LogReader(surroundings.settings, number)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"journal-{number}")
         self._pending_messages = self._pending_bytes = 0
+        self._store: PendingStore | None = None
+        self._in_doubt = True  # what was applied may not be what is committed
+        self._given_up = False
         self._commit_lock = asyncio.Lock()
         self._commit_task: asyncio.Task[None] | None = None
         self._next_message: dict[str, int] = {}
@@ -90,10 +110,11 @@ class OwnedPartition:
         self._horizon: tuple[int, dict[str, int]] = (0, {})
 
     async def open(self) -> None:
-        """Fence earlier owners, read the state and the prediction ids (steps 1 and 2 of the journal).
+        """Fence earlier owners, read the state and the prediction ids (steps 1 and 2 of the journal), and pending rows.
 
         Raises:
             JournalError: The state cannot be had, or belongs to another log.
+            PendingError: The index of pending predictions cannot be kept in the data directory.
         """
         await self._in_thread(self._open)
         for notice in self.partition.notices:
@@ -104,7 +125,11 @@ class OwnedPartition:
             self._shared.committed(self.number, dict(self.partition.position))
 
     def _open(self) -> None:
-        to_remember = self.partition.restore(self._journal.open())
+        records = self._journal.open()
+        self._store = open_pending(self._shared.settings, self._shared.data_dir, self.number)
+        self.partition = Partition(self.number, self._topics, self._store)
+        found_at = dict(self._store.position)
+        to_remember = self.partition.restore(records)
         for topic, position in self.partition.position.items():
             end = self._log.end_offset(topic)
             if end < position:
@@ -113,7 +138,27 @@ class OwnedPartition:
                     f"lost messages. Delete {self._topics.streams_state!r} too to begin anew, or set another "
                     "DRIFTLINE_TOPIC_PREFIX"
                 )
-        self.partition.remember(self._log.read(self._topics.predictions, to_remember), self._shared.registry)
+        begun = time.monotonic()
+        say_what_is_read_again(self.partition, self._topics, found_at, self._log)
+        registry, to_recover = self._shared.registry, self.partition.outcomes_to_recover
+        self.partition.remember(self._read(self._topics.predictions, to_remember), registry)
+        self.partition.recover_outcomes(self._read(self._topics.outcomes, to_recover), registry)
+        self._in_doubt = False
+        if any(self.partition.to_recover.values()):
+            self._store.checkpoint(self.partition.position)
+            seconds = time.monotonic() - begun
+            logger.info("partition %d: pending predictions were read again in %.1f s", self.number, seconds)
+
+    def _read(self, topic: str, offsets: range) -> Iterator[Message]:
+        """Messages of the log, for as long as somebody wants the partition opened."""
+        for message in self._log.read(topic, offsets):
+            if self._given_up:
+                raise JournalError(f"partition {self.number} was given away while it was opened")
+            yield message
+
+    def give_up(self) -> None:
+        """End :meth:`open` early: the partition belongs to somebody else now."""
+        self._given_up = True
 
     async def take(self, message: Message) -> int | None:
         """Apply one source message.
@@ -231,6 +276,7 @@ class OwnedPartition:
 
         Raises:
             JournalError: The worker must end.
+            PendingError: It must end as well: the index of pending predictions cannot be written.
         """
         async with self._commit_lock:
             if self.dropped:
@@ -241,14 +287,20 @@ class OwnedPartition:
                 return
             position = dict(self.partition.position)
             try:
-                await self._in_thread(self._journal.commit, records, emissions, order)
+                self._in_doubt = True
+                await self._in_thread(self._commit, records, emissions, order)
             except JournalError as error:
                 if not self.dropped:
                     raise
                 logger.info("%s (the partition was given away meanwhile)", error)
                 return
             if not self.dropped:
+                self.partition.committed()
                 self._shared.committed(self.number, position)
+
+    def _commit(self, *what: Any) -> None:
+        self._journal.commit(*what)
+        self._in_doubt = False
 
     async def pass_time(self, now_ms: int) -> None:
         """Tell the state machine what time it is, if that matters and everything until then was applied.
@@ -293,12 +345,25 @@ class OwnedPartition:
         if self.dropped:
             return
         self.dropped = True
-        self._thread.submit(self._close)
+        self.closed = self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
 
     def _close(self) -> None:
         self._journal.close()
         self._log.close()
+        if self._store is None:
+            return
+        try:
+            if self._in_doubt:
+                return
+            if self.partition.uncommitted:
+                self.partition.committed()
+            else:
+                self._store.checkpoint(self.partition.position)
+        except PendingError as error:  # the next owner reads more of the topics
+            logger.warning("partition %d: %s", self.number, error)
+        finally:
+            self._store.close()
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -26,6 +26,10 @@ class PendingError(StreamsError):
     """The index of pending predictions cannot be used."""
 
 
+class InUseError(PendingError):
+    """Somebody else has the directory."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a checkpoint left.
@@ -76,7 +80,8 @@ def lock_directory(directory: Path) -> IO[str]:
     """Lock a directory; the system lets go of it when the process ends, however it ends.
 
     Raises:
-        PendingError: Somebody else has it, or it cannot be used.
+        InUseError: Somebody else has it.
+        PendingError: It cannot be used.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -94,7 +99,7 @@ def lock_directory(directory: Path) -> IO[str]:
                 f"{directory} cannot be locked: {error.strerror}. Its file system needs locks."
             ) from error
         who = f" (process {other})" if other.isdecimal() else ""
-        raise PendingError(
+        raise InUseError(
             f"{directory} is in use by another worker{who}. Stop that one, or give each worker a directory of its own."
         ) from error
     lock.truncate(0)

@@ -12,6 +12,9 @@ that damage is noticed. The order of a checkpoint:
    at once.
 3. **remove**: files that the manifest does not name any more are removed.
 
+Whoever must not take up what was never committed elsewhere does the first step before the commit and the others after
+it (:meth:`PendingStore.prepare`, :meth:`PendingStore.confirm`).
+
 Whoever opens the directory compares every byte with the checksums. If anything is odd, the store is empty, at no
 position, and says why in the log.
 """
@@ -90,6 +93,8 @@ class PendingStore:
         self._held = Held()
         self._merges: list[Merge] = []
         self._in_manifest: set[Path] = set()
+        self._prepared: Manifest | None = None
+        self._in_prepared: set[Path] = set()
         self._replaced: list[Path] = []
         self._next_table = 0
         self._next_run = 1
@@ -130,16 +135,37 @@ class PendingStore:
         Raises:
             PendingError: The disk is full, or cannot be written to.
         """
+        self.prepare(position)
+        self.confirm()
+
+    def prepare(self, position: Mapping[str, int]) -> None:
+        """Write what is in memory for a checkpoint of the store as it is now, which :meth:`confirm` puts in force.
+
+        Raises:
+            PendingError: The disk is full, or cannot be written to.
+        """
         self._spill()
-        self.position = dict(position)
-        if self._directory is None:
+        self._prepared = self._manifest(position)
+        self._in_prepared = self._paths()
+
+    def confirm(self) -> None:
+        """Put what was prepared last in force, if anything was, whatever has been put or merged since.
+
+        Raises:
+            PendingError: The disk is full, or cannot be written to.
+        """
+        if self._prepared is None:
             return
-        with self._writing():
-            write_manifest(self._directory, self._manifest())
-            self._in_manifest = {run.path for run in self._held.runs if run.path is not None}
-            for path in self._replaced:
-                path.unlink(missing_ok=True)
-        self._replaced = []
+        self.position = dict(self._prepared.position)
+        if self._directory is not None:
+            with self._writing():
+                write_manifest(self._directory, self._prepared)
+                for path in self._replaced:
+                    if path not in self._in_prepared:
+                        path.unlink(missing_ok=True)
+        self._in_manifest = self._in_prepared
+        self._replaced = [path for path in self._replaced if path in self._in_manifest]
+        self._prepared, self._in_prepared = None, set()
 
     def reset(self) -> None:
         """Remove everything: no position, no tables; objects that stand for them are of no use any more."""
@@ -250,7 +276,7 @@ class PendingStore:
             begin = self._held.runs.index(each.inputs[0])
             self._held.replace(begin, begin + len(each.inputs), each.result)
             for path in [run.path for run in each.inputs if run.path is not None]:
-                if path in self._in_manifest:
+                if path in self._in_manifest or path in self._in_prepared:
                     self._replaced.append(path)
                 else:
                     path.unlink(missing_ok=True)
@@ -265,9 +291,12 @@ class PendingStore:
                 "directory; what is missing is read from the topics again."
             ) from error
 
-    def _manifest(self) -> Manifest:
+    def _paths(self) -> set[Path]:
+        return {run.path for run in self._held.runs if run.path is not None}
+
+    def _manifest(self, position: Mapping[str, int]) -> Manifest:
         return Manifest(
-            position=self.position,
+            position=dict(position),
             tables=[(each.number, each.name, each.layout, each.forgotten_before_us) for each in self._tables.values()],
             runs=[(run.number, run.size, run.footer_at, run.footer_crc) for run in self._held.runs],
             next_table=self._next_table,
@@ -286,7 +315,7 @@ class PendingStore:
         self._tables = {entry[1]: Stored(*entry) for entry in manifest.tables}
         self._next_table, self._next_run = manifest.next_table, manifest.next_run
         self.position = dict(manifest.position)
-        self._in_manifest = {run.path for run in self._held.runs if run.path is not None}
+        self._in_manifest = self._paths()
         with self._writing():
             if manifest.position or manifest.tables:
                 remove_runs(directory, keep={path.name for path in self._in_manifest})

@@ -90,7 +90,7 @@ class Cohorts:
     def to_array(self) -> Integers:
         """Everything as int64[m, 3 + J]."""
         rows = [[end, *cohort] for end, cohort in sorted(self._slots.items())]
-        return np.array(rows, np.int64).reshape(len(rows), -1)
+        return np.array(rows, np.int64).reshape(len(rows), 3 + len(self.ages_us))
 
     def restore(self, rows: Integers) -> None:
         """Read :meth:`to_array`."""

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaException
-
-from driftline.codec import Record, SchemaRegistry, decode
+from driftline.codec import SchemaRegistry
 from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.registry import Registry
 from driftline.settings import KafkaSettings
+from services.backtest.findings import UNKNOWN_PREDICTION, Applied, Findings, Heard, Range, Refusals
+from services.backtest.log import Entries, Log, order_of, watermarks
 from services.backtest.past import Past
 from services.backtest.settings import WhatIf
 from services.errors import ServicesError
 from services.event_time import rfc3339
-from services.kafka import REACH_SECONDS, ClusterError, broker_time_ms, consumer, read_to_end
 from streams.baseline import Baseline
-from streams.clients import offset_range
 from streams.decoding import Decoded, decode_message
 from streams.messages import Message
 from streams.monitor import Monitors
+from streams.outcomes.store import PendingStore
 from streams.partition import END_PREFIX, Partition
 from streams.specification import DeploymentSpec
 
-Progress = Callable[[int, int, int], None]
-"""Told how many messages of how many were read, and how many rows counted so far."""
+Progress = Callable[[int, int | None, int], None]
+"""Told how much of how much was read (None: nobody knows yet), and how many rows counted so far."""
 
 TAKE_MESSAGES = 400
 """What the state machine would have committed is thrown away so often, alarms apart; as often as a worker commits."""
@@ -39,22 +39,6 @@ class BacktestError(ServicesError):
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """Event times from (inclusive) and to (exclusive), microseconds since 1970 UTC; None for no end."""
-
-    from_us: int | None = None
-    to_us: int | None = None
-
-    def touches(self, first_us: int, last_us: int) -> bool:
-        """Whether events from first to last, both inclusive, have one in the range."""
-        return (self.from_us is None or last_us >= self.from_us) and (self.to_us is None or first_us < self.to_us)
-
-    def __str__(self) -> str:
-        ends = [("from", self.from_us), ("before", self.to_us)]
-        return " ".join(f"{word} {rfc3339(us)}" for word, us in ends if us is not None)
-
-
-@dataclass(frozen=True, slots=True)
 class Threshold:
     """The evidence at which a monitor alarms, nats."""
 
@@ -63,30 +47,12 @@ class Threshold:
     nats: float
 
 
-@dataclass
-class Applied:
-    """What a replay has applied, and what it has passed over."""
-
-    messages: int = 0
-    rows: int = 0
-    first_us: int | None = None
-    last_us: int | None = None
-
-    def add(self, rows: int, first_us: int, last_us: int) -> None:
-        """Count a message."""
-        self.messages += 1
-        self.rows += rows
-        self.first_us = first_us if self.first_us is None else min(self.first_us, first_us)
-        self.last_us = last_us if self.last_us is None else max(self.last_us, last_us)
-
-    @property
-    def bounds(self) -> list[int]:
-        """First and last event time; empty where nothing was counted."""
-        return [us for us in (self.first_us, self.last_us) if us is not None]
-
-
 class Replay:
     """One partition of the deployment, from the first message on the topic to the last one that was applied.
+
+    Where the range has an end, the predictions behind it are left out, and outcomes go on to be joined until those of
+    the range's predictions cannot come any more: alarms are those that were noticed in the range, its accuracy windows
+    are whole.
 
     Args:
         settings: How to reach Kafka.
@@ -94,15 +60,24 @@ class Replay:
         past: What was in force.
         what_if: What is put in its place.
         wanted: Which messages count.
+        folder: Where predictions wait for their outcomes.
+
+    ``baselines``: those that were in force, by digest.
     """
 
-    def __init__(self, settings: KafkaSettings, number: int, past: Past, what_if: WhatIf, wanted: Range) -> None:
+    def __init__(
+        self, settings: KafkaSettings, number: int, past: Past, what_if: WhatIf, wanted: Range, folder: Path
+    ) -> None:
         self.number = number
-        self.partition = Partition(number, settings.topics)
-        self.alerts: list[Record] = []
+        self.findings = Findings(wanted)
         self.applied, self.outside = Applied(), Applied()
         self.waiting = 0
         self.first_offset = 0
+        self.baselines: dict[str, Baseline] = {}
+        self.thresholds: list[Threshold] = []
+        self._store = PendingStore(folder)
+        self._partition = Partition(number, settings.topics, self._store)
+        self._heard = Heard()
         self._settings, self._topics, self._past = settings, settings.topics, past
         self._what_if, self._range, self._keys = what_if, wanted, past.keys
         self._registry: SchemaRegistry | None = Registry.from_settings(settings)
@@ -111,6 +86,8 @@ class Replay:
         self._earliest_us: int | None = None
         self._unread: Message | None = None
         self._began_cold = False
+        self._outcomes_gone = False
+        self._first_known_us: int | None = None
 
     def run(self, progress: Progress) -> None:
         """Apply everything.
@@ -118,18 +95,26 @@ class Replay:
         Raises:
             ClusterError: Kafka does not answer, or a topic is missing.
             StreamsError: Kafka does not answer, or settings that no stream could follow.
+            PendingError: The disk is full.
             BacktestError: The recorded order is of a later version.
         """
-        lows, _ = _watermarks(self._settings, self._topics.streams_order, self.number)
+        try:
+            self._run(progress)
+        finally:
+            self._store.close()
+            del self._partition  # the ids it remembers are many megabytes, and there may be many partitions
+
+    def _run(self, progress: Progress) -> None:
+        lows, _ = watermarks(self._settings, self._topics.streams_order, self.number)
         order = order_of(self._settings, self.number)
         first = next(order, None)
         if first is None:
             return
         if lows > 0:
             self._assume(first[0])
-        logs = {topic: _Log(self._settings, topic, self.number) for topic in self.partition.position}
+        logs = {topic: Log(self._settings, topic, self.number) for topic in self._partition.position}
         total = sum(log.end - log.low for log in logs.values())
-        done = 0
+        applied = 0
         try:
             for entry in _chained(first[1], order):
                 if entry["source"] == CONTROL:
@@ -146,16 +131,29 @@ class Replay:
                     self._note_loss(log, entry["first_offset"])
                     for message in log.run(entry["first_offset"], entry["last_offset"]):
                         self._apply(message)
-                        done += 1
-                        if done % TAKE_MESSAGES == 0:
-                            self._take()
-                            progress(done, total, self.applied.rows)
-            self._take()
+                        applied += 1
+                        if applied % TAKE_MESSAGES == 0:
+                            self.findings.take(self._partition)
+                            progress(sum(log.passed for log in logs.values()), total, self.applied.rows)
             self.waiting = sum(message.key in self._keys for message in logs[self._topics.predictions].rest())
-            self._look_at_unread()
+            self._finish()
+            progress(total, total, self.applied.rows)
         finally:
             for log in logs.values():
                 log.close()
+
+    def _finish(self) -> None:
+        self.findings.take(self._partition)
+        specs, baselines = self._partition.in_force()
+        for (deployment_id, version), baseline in baselines.items():
+            for name, monitor in Monitors(specs[deployment_id], baseline, 0, 0).monitors.items():
+                self.thresholds.append(Threshold(version, name, monitor.threshold_nats))
+        self._notes += self._unwatched(baselines.values())
+        if self._spec is not None:
+            spec = self._spec[1]
+            waits_us = 0 if spec.outcomes is None else spec.outcomes.final_after_ms * 1000
+            self.findings.finish(self._partition, spec, self._heard.known_us, waits_us=waits_us)
+        self._look_at_unread()
 
     def _assume(self, sent_ms: int) -> None:
         """The beginning of the recorded order is gone: begin with what was in force when the rest of it begins."""
@@ -183,7 +181,7 @@ class Replay:
         """The deployment was retired, to be applied again later or never."""
         if self._spec is not None and deployment_id == self._spec[0].deployment_id:
             self._spec = None
-            self.partition.end(deployment_id)
+            self._partition.end(deployment_id)
 
     def _put_substitute(self, kind: str, version: str, digest: str) -> None:
         if kind == "deployment":
@@ -207,25 +205,32 @@ class Replay:
         if self._spec is not None and self._spec[1] == spec:
             return
         self._spec = recorded, spec
-        self.partition.put_spec_in_force(spec)
+        self._heard.spec(spec)
+        self._partition.put_spec_in_force(spec)
 
     def _put_baseline(self, recorded: Baseline) -> None:
         if self._spec is None:  # no deployment yet
             return
         baseline = self._what_if.reference(recorded, *self._spec)
-        known = self.partition.in_force()[1].get((baseline.deployment_id, baseline.model_version))
+        known = self._partition.in_force()[1].get((baseline.deployment_id, baseline.model_version))
         if known is None or known.digest != baseline.digest:
-            self.partition.put_baseline_in_force(baseline)
+            self._partition.put_baseline_in_force(baseline)
+            self.baselines[baseline.digest] = baseline
 
     def _pass_time(self, time_ms: int) -> None:
         """Nothing came until then; of what other settings would have waited for, no more is known."""
+        self._heard.everything()
         if self._range.touches(time_ms * 1000, time_ms * 1000):
-            self.partition.pass_time(time_ms)
+            self._partition.pass_time(time_ms)
 
-    def _note_loss(self, log: _Log, first_offset: int) -> None:
+    def _note_loss(self, log: Log, first_offset: int) -> None:
         """Whether messages of the deployment may be missing: it was there when they were applied."""
-        if log.topic == self._topics.predictions and first_offset < log.low and self._spec is not None:
+        if first_offset >= log.low or self._spec is None:
+            return
+        if log.topic == self._topics.predictions:
             self._began_cold = True
+        else:
+            self._outcomes_gone = self._spec[1].outcomes is not None
 
     def _apply(self, message: Message) -> None:
         """A message; one that is not the deployment's or not in the range only tells the time of the log."""
@@ -235,7 +240,7 @@ class Replay:
             if not self._counts(decoded):
                 decoded = None
         if decoded is not None or self._range.touches(message.timestamp_ms * 1000, message.timestamp_ms * 1000):
-            self.partition.apply(decoded or Decoded(message, None))
+            self._partition.apply(decoded or Decoded(message, None))
 
     def _certainly_earlier(self, message: Message) -> bool:
         """Whether no event of a message can be in the range: later than the log's time and skew none is counted."""
@@ -249,13 +254,13 @@ class Replay:
 
     def _counts(self, decoded: Decoded) -> bool:
         columns = decoded.columns
-        if columns is not None and columns.deployment_id != self._past.deployment_id:
-            return False
-        if isinstance(columns, OutcomeColumns):
-            times = columns.actual_timestamps_us
-            return self._range.touches(int(times.min()), int(times.max()))
-        if not isinstance(columns, PredictionColumns):
+        if columns is None:
             return True
+        if columns.deployment_id != self._past.deployment_id:
+            return False
+        self._heard.hear(columns, decoded.message)
+        if isinstance(columns, OutcomeColumns):
+            return self._counts_outcomes(columns)
         first_us, last_us = int(columns.timestamps_us.min()), int(columns.timestamps_us.max())
         if self._earliest_us is None:
             self._earliest_us = first_us
@@ -265,6 +270,17 @@ class Replay:
         (self.applied if inside else self.outside).add(columns.rows, first_us, last_us)
         return inside
 
+    def _counts_outcomes(self, columns: OutcomeColumns) -> bool:
+        """Whether some of them became known in the range, or may be those of its predictions."""
+        first_us, last_us = int(columns.actual_timestamps_us.min()), int(columns.actual_timestamps_us.max())
+        if self._first_known_us is None:
+            self._first_known_us = first_us
+        if self._range.touches(first_us, last_us) or self._range.to_us is None:
+            return self._range.touches(first_us, last_us)
+        outcomes = None if self._spec is None else self._spec[1].outcomes
+        last_event_us = max(self._range.to_us, self.applied.last_us or 0)
+        return outcomes is not None and self._range.to_us <= first_us <= last_event_us + outcomes.horizon_ms * 1000
+
     def _look_at_unread(self) -> None:
         """So that an empty range can be told where the events are."""
         if self._unread is None or self.applied.messages:
@@ -273,112 +289,60 @@ class Replay:
         if isinstance(columns, PredictionColumns):
             self.outside.add(columns.rows, int(columns.timestamps_us.min()), int(columns.timestamps_us.max()))
 
-    def _take(self) -> None:
-        _, emissions, _ = self.partition.take()
-        self.alerts += [dict(emission.record) for emission in emissions if emission.topic == "alerts"]
-
-    def thresholds(self) -> Iterator[Threshold]:
-        """What the settings ask of each monitor at the end."""
-        specs, baselines = self.partition.in_force()
-        for (deployment_id, version), baseline in baselines.items():
-            for name, monitor in Monitors(specs[deployment_id], baseline, 0, 0).monitors.items():
-                yield Threshold(version, name, monitor.threshold_nats)
+    def _unwatched(self, baselines: Iterable[Baseline]) -> Iterator[str]:
+        streams = {stream.name for baseline in baselines for stream in baseline.streams}
+        features = () if self._spec is None else self._spec[1].features
+        missing = [f.name for f in features if not _is_watched(f.name, streams)]
+        if missing:
+            yield f"not watched, because no baseline has them: {', '.join(missing)}"
 
     def notes(self) -> Iterator[str]:
         """What sets the result apart from what a worker would have found."""
-        yield from self._notes
         first_us = self.applied.first_us
         if first_us is not None and self._began_cold:
             yield (
                 f"messages before {rfc3339(first_us)} are no longer on the topic: the detectors start empty there, so "
                 "alarms soon after it may be missing or late"
             )
-        elif first_us is not None and self._earliest_us is not None and self._earliest_us < first_us:
+        elif first_us is not None and self._is_cut:
             yield (
                 f"the detectors start empty at {rfc3339(first_us)}, so alarms soon after it may be missing or late; "
-                f"without --from it begins at the first message, {rfc3339(self._earliest_us)}, and is exact"
+                f"without --from it begins at the first message, {rfc3339(self._earliest_us or 0)}, and is exact"
             )
+        if self._outcomes_gone:
+            since = "any" if self._first_known_us is None else f"those that became known before {self._first_text()}"
+            yield (
+                f"outcomes are no longer on the topic, {since}: accuracy windows before it lack some that were "
+                "published, and the monitor labels may take them for outcomes that never came"
+            )
+        unknown = self.findings.refused.get(UNKNOWN_PREDICTION)
+        if unknown is not None and (self._began_cold or self._is_cut):
+            yield f"{unknown.parts:,} messages have outcomes of predictions before that, which are left out"
         if self.waiting:
             yield f"{self.waiting:,} messages with predictions are not applied yet, and left out: is a worker running?"
-        if self.partition.dead_letters:
-            yield (
-                f"{self.partition.dead_letters:,} messages or parts of them were refused: see the topic "
-                f"{self._topics.dead_letters}"
-            )
-        if self._spec is not None:
-            streams = {stream.name for baseline in self.partition.in_force()[1].values() for stream in baseline.streams}
-            missing = [f.name for f in self._spec[1].features if not _is_watched(f.name, streams)]
-            if missing:
-                yield f"not watched, because no baseline has them: {', '.join(missing)}"
+        yield from self._notes
+
+    def _first_text(self) -> str:
+        return rfc3339(self._first_known_us or 0)
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether there are earlier messages than the range has."""
+        first_us = self.applied.first_us
+        return first_us is not None and self._earliest_us is not None and self._earliest_us < first_us
+
+    @property
+    def refused(self) -> Mapping[str, Refusals]:
+        """What was refused, by reason; but for outcomes whose prediction was cut off."""
+        expected = {UNKNOWN_PREDICTION} if self._began_cold or self._is_cut else set[str]()
+        return {reason: found for reason, found in self.findings.refused.items() if reason not in expected}
 
 
 def _is_watched(feature: str, streams: Iterable[str]) -> bool:
     return any(stream == feature or stream.startswith(f"{feature}.") for stream in streams)
 
 
-class _Log:
-    """The messages of one topic and partition, in order, read once."""
-
-    def __init__(self, settings: KafkaSettings, topic: str, number: int) -> None:
-        self.topic = topic
-        self.low, self.end = _watermarks(settings, topic, number)
-        self._messages = _messages_of(settings, topic, number)
-        self._next: Message | None = None
-
-    def run(self, first_offset: int, last_offset: int) -> Iterator[Message]:
-        """The messages from one offset to another, as far as the log still has them."""
-        while (message := self._peek()) is not None and message.offset <= last_offset:
-            self._next = None
-            if message.offset >= first_offset:
-                yield message
-
-    def rest(self) -> Iterator[Message]:
-        """Everything that was not asked for."""
-        while (message := self._peek()) is not None:
-            self._next = None
-            yield message
-
-    def _peek(self) -> Message | None:
-        if self._next is None:
-            self._next = next(self._messages, None)
-        return self._next
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._messages.close()
-
-
-def _messages_of(settings: KafkaSettings, topic: str, number: int) -> Generator[Message, None, None]:
-    for found in read_to_end(settings, topic, partitions=[number]):
-        yield Message(topic, number, found.offset() or 0, found.timestamp()[1], found.key(), found.value())
-
-
-def order_of(settings: KafkaSettings, number: int) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
-    """The order in which a partition applied its messages, commit by commit, each with the broker's time (ms).
-
-    Raises:
-        ClusterError: Kafka does not answer, or the topic is missing.
-    """
-    for message in read_to_end(settings, settings.topics.streams_order, partitions=[number]):
-        record = decode(message.value())[1]
-        yield broker_time_ms(message) or 0, record["entries"]
-
-
-def _chained(
-    first: list[Mapping[str, Any]], rest: Iterator[tuple[int, list[Mapping[str, Any]]]]
-) -> Iterator[Mapping[str, Any]]:
+def _chained(first: Entries, rest: Iterator[tuple[int, Entries]]) -> Iterator[Mapping[str, Any]]:
     yield from first
     for _, entries in rest:
         yield from entries
-
-
-def _watermarks(settings: KafkaSettings, topic: str, number: int) -> tuple[int, int]:
-    """The first offset that a partition still has, and the one behind its last."""
-    reader = consumer(settings)
-    try:
-        there = offset_range(reader, topic, number, REACH_SECONDS)
-        return there.start, there.stop
-    except KafkaException as error:
-        raise ClusterError(f"{topic}/{number}: its ends cannot be looked up: {error}") from error
-    finally:
-        reader.close()

@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from services.deployments.budget import shared
 from services.deployments.checking import parse_specification
 from services.deployments.document import read_document
+from services.deployments.durations import duration_text
 from services.deployments.errors import Flaw, SpecificationError
 from services.deployments.specification import Specification, to_document
 from streams.association import association_margin
@@ -27,6 +28,7 @@ from streams.baseline import (
     Baseline,
     BaselineStream,
 )
+from streams.outcomes.reading import performance_layout
 from streams.reference import REFERENCE_ERROR_PROBABILITY
 from streams.specification import DeploymentSpec, OutcomeSpec
 from streams.statistics.layouts import LOSS
@@ -96,6 +98,43 @@ class WhatIf:
         if self.baseline is not None:
             chosen = dataclasses.replace(self.baseline, model_version=recorded.model_version)
         return _sealed(with_margins(chosen, before, after))
+
+    def require_fit(self, recorded: Baseline, before: DeploymentSpec, after: DeploymentSpec) -> None:
+        """Refuse settings under which what a baseline learnt from outcomes would mean something else.
+
+        Raises:
+            SpecificationError: Names the field, and what would help.
+        """
+        if self.baseline is None:
+            _require_same_outcomes(recorded, before, after)
+
+    def doubts(self, baseline: Baseline, spec: DeploymentSpec) -> Iterator[str]:
+        """What is to be known of a baseline under the settings tried, where that is not what it was learnt with."""
+        reference, outcomes = baseline.outcomes, spec.outcomes
+        if outcomes is None:
+            return
+        version = f"the baseline of version {baseline.model_version}"
+        if reference is None:
+            yield (
+                f"{version} knows nothing of outcomes: there is accuracy, and nothing watches it (give --baseline FILE "
+                "with predictions and their outcomes)"
+            )
+            return
+        learnt, horizon = duration_text(reference.horizon_ms), duration_text(outcomes.horizon_ms)
+        if outcomes.horizon_ms > reference.horizon_ms:
+            yield (
+                f"{version} was learnt with a horizon of {learnt}: it takes outcomes that come after that, up to "
+                f"{horizon}, for its latest ones, and concept_drift may find that they are not"
+            )
+        elif outcomes.horizon_ms * 1000 < reference.final_age_us:
+            yield (
+                f"{version} has its outcomes after up to {duration_text(reference.final_age_us // 1000)}, and none "
+                f"counts after {horizon}: the monitor labels finds that they do not come any more"
+            )
+        segments = {s.segment.split("=", 1)[0] for s in baseline.streams if s.role == FAIRNESS_ROLE}
+        missing = [name for name in outcomes.fairness if name not in segments]
+        if missing:
+            yield f"{version} has no streams of fairness for {', '.join(missing)}: the monitor does not watch them"
 
 
 def assigned(spec: DeploymentSpec, assignments: Sequence[Assignment]) -> DeploymentSpec:
@@ -224,6 +263,30 @@ def configured_margin(stream: BaselineStream, owner: str, spec: DeploymentSpec) 
         return 0.0 if stream.layout is LOSS else (spec.outcomes or _WITHOUT_OUTCOMES).margin_tv
     own = next((f.margin_tv for f in spec.features if f.name == owner and stream.role == FEATURE), None)
     return spec.margin_tv if own is None else own
+
+
+def _require_same_outcomes(baseline: Baseline, before: DeploymentSpec, after: DeploymentSpec) -> None:
+    reference, had, has = baseline.outcomes, before.outcomes, after.outcomes
+    if reference is None or had is None or has is None:
+        return
+    learnt, wanted = (performance_layout(spec, reference) for spec in (before, after))
+    assert learnt is not None and wanted is not None
+    named = f"the baseline {baseline.digest[:12]} of version {baseline.model_version}"
+    help_text = "give one that was built with the new setting: --baseline FILE"
+    if before.task != after.task:
+        raise _refused("task", f"{named} was learnt from outcomes of {before.task}: {help_text}")
+    if before.positive_class != after.positive_class:
+        field, came = "positive_class", (before.positive_class, after.positive_class)
+        raise _refused(field, f"{named} was learnt with the positive class {came[0]!r}, not {came[1]!r}: {help_text}")
+    if learnt.classes != wanted.classes:
+        known, came_text = (", ".join(map(repr, layout.classes)) for layout in (learnt, wanted))
+        raise _refused("outcomes.classes", f"{named} knows the classes {known}, came {came_text}: {help_text}")
+    if had.threshold != has.threshold and has.fairness and any(s.role == FAIRNESS_ROLE for s in baseline.streams):
+        raise _refused(
+            "outcomes.threshold",
+            f"{named} has learnt how often each group is selected at a threshold of {had.threshold}, not of "
+            f"{has.threshold}: {help_text}, or leave fairness out: --set outcomes.fairness=",
+        )
 
 
 def _sealed(baseline: Baseline) -> Baseline:

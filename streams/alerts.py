@@ -281,7 +281,7 @@ def dead_letter(message: Message, reason: str, error: str, rows: Sequence[int] =
     kept_key = None if key is None else key[:MOST_KEY_BYTES]
     headers = _kept_headers(message)
     record = {
-        "id": stable_id("dead-letter", message.topic, message.partition, message.offset, reason),
+        "id": stable_id("dead-letter", message.topic, message.partition, message.offset, reason, *rows[:1]),
         "reason": reason,
         "error": error[:MOST_ERROR_CHARACTERS],
         "rows": list(rows[:MOST_ROWS_NAMED]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from driftline.codec import Record
 from services.alerting.readings import stream_label
 
 Verdict = Literal["same", "earlier", "later", "new", "gone"]
+VERDICTS: tuple[Verdict, ...] = ("same", "earlier", "later", "new", "gone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Alarm:
         return [stream_label(cause) for cause in self.firing["causes"]]
 
     @property
+    def diagnosis(self) -> str:
+        """What moved, of concept drift: relation, outcome_rate, inputs; empty where nothing tells."""
+        return str(self.firing.get("diagnosis") or "")
+
+    @property
     def place(self) -> tuple[str, str, int]:
         """Version, monitor and partition: what a detector of its own watches."""
         alert = self.firing
@@ -45,7 +52,7 @@ class Alarm:
         names = ("id", "incident_key", "model_version", "monitor", "severity", "episode", "change_time_us")
         more = ("detection_time_us", "log_evidence_nats", "threshold_nats", "rows_since_change")
         chosen = {name: self.firing[name] for name in (*names, *more)}
-        return chosen | {"resolved_time_us": self.resolved_us, "causes": self.causes}
+        return chosen | {"resolved_time_us": self.resolved_us, "causes": self.causes, "diagnosis": self.diagnosis}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,26 @@ def side_by_side(would: Sequence[Alarm], did: Sequence[Alarm]) -> list[Pair]:
     pairs = [Pair(alarm, did[partner[w]] if w in partner else None) for w, alarm in enumerate(would)]
     pairs += [Pair(None, alarm) for d, alarm in enumerate(did) if d not in taken]
     return sorted(pairs, key=lambda pair: (pair.shown.noticed_us, pair.shown.firing["id"]))
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorCount:
+    """Alarms of one monitor: how many would have been raised and were, and how many have each verdict."""
+
+    monitor: str
+    would: int
+    did: int
+    verdicts: Mapping[Verdict, int]
+
+
+def by_monitor(pairs: Sequence[Pair], monitors: Iterable[str]) -> list[MonitorCount]:
+    """Alarms by monitor, also of monitors without any, in alphabetical order."""
+    found = []
+    for name in sorted({*monitors, *(pair.shown.firing["monitor"] for pair in pairs)}):
+        mine = [pair for pair in pairs if pair.shown.firing["monitor"] == name]
+        would, did = sum(pair.would is not None for pair in mine), sum(pair.did is not None for pair in mine)
+        found.append(MonitorCount(name, would, did, Counter(pair.verdict for pair in mine)))
+    return found
 
 
 def _near(a: Alarm, b: Alarm) -> tuple[int, float, int] | None:

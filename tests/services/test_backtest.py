@@ -20,8 +20,8 @@ from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumn
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER, Topics, record_key
 from services.backtest.alarms import Alarm, alarms_of, side_by_side
-from services.backtest.past import Past
 from services.backtest.findings import Range
+from services.backtest.past import Past
 from services.backtest.replay import BacktestError
 from services.backtest.run import BackTest, backtest, partitions_of
 from services.backtest.settings import WhatIf, assigned, parse_assignment, with_margins

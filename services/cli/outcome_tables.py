@@ -1,19 +1,11 @@
-"""Reliability, the confusion matrix and groups as tables on a terminal."""
+"""Reliability and the confusion matrix as tables on a terminal."""
 
 from __future__ import annotations
 
 from services.cli.output import print_table, safe, stdout
 from services.cli.plots import square
 from services.cli.windows import interval_text, number_text
-from services.performance.tables import Confusion, Groups, Reliability
-from streams.statistics.performance.fairness import (
-    FOUR_FIFTHS,
-    MEASURES,
-    MINIMUM_ROWS,
-    Comparison,
-    Measure,
-    four_fifths,
-)
+from services.performance.tables import Confusion, Reliability
 from streams.statistics.performance.pairs import BINARY, PerformanceLayout
 
 _MOST_CLASSES = 10
@@ -92,94 +84,6 @@ def show_confusion(title: str, found: Confusion) -> None:
             stdout.print(f"[dim]and {len(cells) - _MOST_CONFUSIONS:,} more: --json[/]", highlight=False)
     weighted = ", weighted by labelling probability" if found.weighted else ""
     stdout.print(f"[dim]rows, and in brackets their share of the actual class{weighted}[/]", highlight=False)
-
-
-def show_groups(title: str, found: Groups, layout: PerformanceLayout) -> None:
-    """Print rates by group, differences beside a group, and the extremes."""
-    _title(title)
-    measures = {measure.name: measure for measure in MEASURES.get(layout.task, ())}
-    if not any(found.rates.values()):
-        stdout.print("nothing is computed of groups here", highlight=False)
-        return
-    beside = {(one.measure, one.group): one for one in found.comparisons}
-    plain = {m.rates[0]: m.name for m in measures.values() if len(m.rates) == 1 and not m.ratio}
-    rows = []
-    for name in next(iter(found.rates.values())):
-        label = name.replace("_", " ")
-        for group, rates in found.rates.items():
-            one = beside.get((plain.get(name, ""), group))
-            rate = rates[name]
-            rows.append(
-                [
-                    label,
-                    group,
-                    f"{rate.rows:,}",
-                    number_text(rate.value),
-                    interval_text(rate.low, rate.high),
-                    *_beside(one),
-                ]
-            )
-            label = ""
-    numbers = ("rows", "value", "95 %", "difference", "95 % together")
-    print_table(
-        ["rate", "group", "rows", "value", "95 %", "difference", "from", "95 % together", "verdict"],
-        rows,
-        numbers=numbers,
-    )
-    others = [one for one in found.comparisons if one.measure not in plain.values()]
-    if others:
-        print_table(
-            ["measure", "group", "value", "from", "95 % together", "verdict"],
-            [[_title_of(measures[one.measure]), one.group, *_beside(one)] for one in others],
-            numbers=("value", "95 % together"),
-        )
-    for worst in found.disparities:
-        if worst.value is not None:
-            measure = measures[worst.measure]
-            kind = "smallest ratio" if measure.ratio else "largest difference"
-            stdout.print(
-                f"{measure.title}: {kind} {number_text(worst.value)} ({interval_text(worst.low, worst.high)}), "
-                f"{safe(worst.lowest)} to {safe(worst.highest)}",
-                highlight=False,
-                soft_wrap=True,
-            )
-    for note in _notes(found, binary=layout.task == BINARY):
-        stdout.print(f"[dim]{safe(note)}[/]", highlight=False, soft_wrap=True)
-
-
-def _notes(found: Groups, *, binary: bool) -> list[str]:
-    notes = [
-        "intervals of one measure hold together for all groups with 95 %, not over measures; rows count as independent"
-    ]
-    if any(not one.judged for one in found.comparisons) or not found.comparisons:
-        notes.append(f"groups with fewer than {MINIMUM_ROWS} rows behind a rate are shown and not judged")
-    if binary:
-        notes.append(
-            f"four-fifths rule: a favourable decision at less than {FOUR_FIFTHS} of the rate of the group that gets it "
-            "most often is a rule of thumb for adverse impact (29 CFR 1607.4 D), neither a test of significance nor a "
-            "finding of law; 'selected' is predicted positive, of all predictions"
-        )
-    return notes
-
-
-def _title_of(measure: Measure) -> str:
-    return f"{measure.title}, {'ratio' if measure.ratio else 'difference'}"
-
-
-def _beside(one: Comparison | None) -> list[str]:
-    """The cells of a comparison: value, from which group, interval, verdict."""
-    if one is None:
-        return ["", "", "", ""]
-    reference = one.reference or "best of each"
-    return [number_text(one.value), reference, interval_text(one.low, one.high), _verdict(one)]
-
-
-def _verdict(one: Comparison) -> str:
-    if not one.judged:
-        return "too few rows"
-    differs = "differs" if one.differs else ""
-    rule = four_fifths(one) if one.measure == "demographic_parity_ratio" else ""
-    return ", ".join(text for text in (differs, f"{rule} four fifths" if rule.startswith("below") else "") if text)
 
 
 def _class(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from services.cli.output import fail, print_json, stdout
+from services.cli.output import fail, print_json, safe, stdout
 
 if TYPE_CHECKING:
     from services.performance.report import WindowReading
@@ -28,15 +29,15 @@ class Request:
 
     Attributes:
         deployment_id: The deployment.
-        metrics: Names; numbers, or one of the tables.
-        segments: Segmentations all of whose parts are shown.
-        parts: Single parts, ``SEGMENTATION=VALUE``.
+        metrics: Names; numbers, measures of groups, or one of the tables.
+        segments: Segmentations all of whose parts are shown, and single parts, ``SEGMENTATION=VALUE``.
         version: This version only.
         role: This role only.
         period: What to add up to.
         selection: Event times.
         last: So many periods; None for the usual number.
         estimate: Whether estimates without labels are shown.
+        plot: Whether metrics are drawn over time.
         reference: The part that groups are compared with; None for the best.
         as_json: Print JSON.
     """
@@ -44,13 +45,13 @@ class Request:
     deployment_id: str
     metrics: Sequence[str]
     segments: Sequence[str]
-    parts: Sequence[str]
     version: str | None
     role: str | None
     period: Period
     selection: Selection
     last: int | None
     estimate: bool
+    plot: bool
     reference: str | None
     as_json: bool
 
@@ -70,11 +71,13 @@ def complete_role(incomplete: str) -> list[str]:
 def show_performance(request: Request) -> None:
     """Print metrics of accuracy windows."""
     from services.cli.context import kafka_settings
+    from services.cli.fairness_tables import show_measures
     from services.cli.performance_json import window_document
+    from services.cli.performance_notes import notes
     from services.cli.performance_tables import show_metrics, show_tables
     from services.deployments.store import get_deployment
     from services.performance.belief import concept_alarms
-    from services.performance.names import TABLES, names_for
+    from services.performance.names import TABLES, full_name, names_for, of_groups
     from services.performance.report import read_window
     from services.performance.windows import ALL, performance_windows
     from services.windows import baselines_by_digest
@@ -83,6 +86,7 @@ def show_performance(request: Request) -> None:
         _check(request.role, _ROLES, "--role", "role")
     settings = kafka_settings()
     spec = get_deployment(settings, request.deployment_id).spec
+    request = dataclasses.replace(request, metrics=list(dict.fromkeys(map(full_name, request.metrics))))
     for name in request.metrics:
         _check(name, names_for(spec.task), "--metric", "metric")
     if spec.outcomes is None:
@@ -106,9 +110,12 @@ def show_performance(request: Request) -> None:
         else:
             stdout.print(_nothing_yet(request, spec), highlight=False, soft_wrap=True, markup=False)
         return
-    segments, parts = _parts(request, spec, found)
-    numbers = [name for name in request.metrics if name not in TABLES.get(spec.task, ())]
-    most = request.last or (len(found) if request.as_json else _SHOWN if numbers else 1)
+    parts = _parts(request, found)
+    segments = _compared(request, spec, found)
+    measures = [name for name in request.metrics if name in of_groups(spec.task)]
+    tables = [name for name in request.metrics if name in TABLES.get(spec.task, ())]
+    numbers = [name for name in request.metrics if name not in (*measures, *tables)]
+    most = request.last or (len(found) if request.as_json else _SHOWN if numbers or measures else 1)
     found = [window for window in found if not parts or set(parts) & set(window.parts)]
     starts = sorted({window.start_us for window in found})[-most:]
     shown = [window for window in found if window.start_us in set(starts)]
@@ -120,7 +127,11 @@ def show_performance(request: Request) -> None:
         return
     if numbers:
         show_metrics(readings, numbers, request)
-    show_tables(readings, [name for name in request.metrics if name not in numbers], request, segments, baselines)
+    if measures:
+        show_measures(readings, measures, request, segments)
+    show_tables(readings, tables, request, segments, baselines)
+    for line in notes(readings, numbers, request):
+        stdout.print(f"[dim]{safe(line)}[/]", highlight=False, soft_wrap=True)
     _say_what_is_left(readings, len({window.start_us for window in found}), len(starts))
 
 
@@ -131,40 +142,52 @@ def _say_what_is_left(readings: Sequence[WindowReading], periods: int, shown: in
         )
 
 
-def _parts(request: Request, spec: DeploymentSpec, windows: Sequence[Window]) -> tuple[list[str], list[str]]:
-    """The segmentations to compare groups of, and the parts whose metrics are shown."""
-    from services.performance.names import FAIRNESS
+def _parts(request: Request, windows: Sequence[Window]) -> list[str]:
+    """The parts whose metrics are shown: of whole segmentations, and single ones."""
     from services.performance.windows import parts_of, segments_of
 
     known = segments_of(windows)
-    for segment in request.segments:
+    shown: list[str] = []
+    for name in request.segments:
+        segmentation, single, _ = name.partition("=")
         if not known:
-            _no_parts("--segment", segment)
-        _check(segment, known, "--segment", "segmentation")
-    every = [part for segment in known for part in parts_of(windows, segment)]
-    for part in [*request.parts, *([request.reference] if request.reference else [])]:
-        hint = "--reference" if part == request.reference and part not in request.parts else "--part"
-        if not every:
-            _no_parts(hint, part)
-        _check(part, every, hint, "part of the traffic")
-    shown = [part for segment in request.segments for part in parts_of(windows, segment)]
-    shown += [part for part in request.parts if part not in shown]
-    if FAIRNESS not in request.metrics:
-        return [], shown
+            raise typer.BadParameter(
+                f"there is no {name[:80]!r}: the windows have no parts of the traffic; declare segments in the "
+                "specification",
+                param_hint="--segment",
+            )
+        _check(segmentation, known, "--segment", "segmentation")
+        every = parts_of(windows, segmentation)
+        if single:
+            _check(name, every, "--segment", "part of the traffic")
+        shown += [name] if single else every
+    return list(dict.fromkeys(shown))
+
+
+def _compared(request: Request, spec: DeploymentSpec, windows: Sequence[Window]) -> list[str]:
+    """The segmentations whose parts are compared as groups; none unless it was asked for."""
+    from services.performance.names import FAIRNESS, of_groups
+    from services.performance.windows import parts_of, segments_of
+
+    known = segments_of(windows)
+    if request.reference is not None:
+        _check(
+            request.reference,
+            [part for segment in known for part in parts_of(windows, segment)],
+            "--reference",
+            "part of the traffic",
+        )
+    if not {FAIRNESS, *of_groups(spec.task)} & set(request.metrics):
+        return []
     declared = spec.outcomes.fairness if spec.outcomes else ()
-    segments = list(request.segments) or list(dict.fromkeys(part.split("=", 1)[0] for part in request.parts))
-    segments = segments or [segment for segment in declared if segment in known]
+    asked = list(dict.fromkeys(name.partition("=")[0] for name in request.segments))
+    if not asked and request.reference is not None:
+        asked = [request.reference.partition("=")[0]]
+    segments = asked or [segment for segment in declared if segment in known]
     if not segments:
         named = f"one of {_listed(known)}" if known else "after segments are declared in the specification"
         raise typer.BadParameter(f"fairness compares groups: say which, --segment NAME, {named}", param_hint="--metric")
-    return segments, shown
-
-
-def _no_parts(hint: str, name: str) -> None:
-    raise typer.BadParameter(
-        f"there is no {name[:80]!r}: the windows have no parts of the traffic; declare segments in the specification",
-        param_hint=hint,
-    )
+    return segments
 
 
 def _check(name: str, known: Collection[str], hint: str, what: str) -> None:

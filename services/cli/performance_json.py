@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from services.performance.maturity import fits
-from services.performance.names import CALIBRATION, CONFUSION, FAIRNESS
+from services.performance.names import CALIBRATION, CONFUSION, FAIRNESS, of_groups
 from services.performance.report import PartReading, Reading, WindowReading
 from services.performance.tables import Groups, confusion, groups, reliability
 from streams.baseline import Baseline, OutcomeReference
@@ -44,8 +44,9 @@ def window_document(
     }
     if request.estimate:
         found["estimates_doubted"] = None if item.doubt is None else dataclasses.asdict(item.doubt)
-    if FAIRNESS in request.metrics:
-        found["fairness"] = [_groups(groups(window, segment, request.reference)) for segment in segments]
+    if segments:
+        wanted = None if FAIRNESS in request.metrics else set(request.metrics) & set(of_groups(window.layout.task))
+        found["fairness"] = [_groups(groups(window, segment, request.reference), wanted) for segment in segments]
     return found
 
 
@@ -66,6 +67,8 @@ def _part(
         "resolved": part.resolved,
         "coverage": part.coverage,
         "acted": dict(zip(("no", "yes", "unknown"), part.acted, strict=True)),
+        "weighted_by_labelling_probability": part.weighted,
+        "effective_outcomes": part.effective,
         "metrics": {
             name: _reading(part.readings[name], estimate=request.estimate)
             for name in request.metrics
@@ -90,24 +93,36 @@ def _part(
 
 def _reading(reading: Reading, *, estimate: bool) -> dict[str, Any]:
     found = {**_metric(reading.value), "reference_at_same_age": _metric(reading.reference), "outside": reading.outside}
-    return found | ({"estimate": _metric(reading.estimate)} if estimate else {})
+    if not estimate:
+        return found
+    error = reading.estimate_error
+    return found | {
+        "estimate": _metric(reading.estimate),
+        "estimate_error": None if error is None else {"difference": error.difference, "inside": error.inside},
+    }
 
 
 def _metric(metric: Metric | None) -> dict[str, Any]:
     return {} if metric is None else dataclasses.asdict(metric)
 
 
-def _groups(found: Groups) -> dict[str, Any]:
+def _groups(found: Groups, wanted: Collection[str] | None) -> dict[str, Any]:
+    """``wanted``: these rates and measures only."""
+
+    def asked(name: str) -> bool:
+        return wanted is None or name in wanted
+
     return {
         "segment": found.segment,
         "rates": {
-            group: {name: dataclasses.asdict(rate) for name, rate in rates.items()}
+            group: {name: dataclasses.asdict(rate) for name, rate in rates.items() if asked(name)}
             for group, rates in found.rates.items()
         },
         "comparisons": [
             dataclasses.asdict(one)
             | ({"four_fifths": four_fifths(one)} if one.measure == "demographic_parity_ratio" else {})
             for one in found.comparisons
+            if asked(one.measure)
         ],
-        "disparities": [dataclasses.asdict(one) for one in found.disparities],
+        "disparities": [dataclasses.asdict(one) for one in found.disparities if asked(one.measure)],
     }

@@ -6,30 +6,31 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from services.cli.outcome_tables import show_calibration, show_confusion, show_groups
+from services.cli.fairness_tables import show_groups
+from services.cli.outcome_tables import show_calibration, show_confusion
 from services.cli.output import print_table, safe, stdout
 from services.cli.performance_json import reference_of
-from services.cli.plots import interval_line, scale_of
+from services.cli.performance_notes import DOUBTED, final_text, has_estimates, marks_of
+from services.cli.plots import LEGEND, Point, interval_line, scale_of, timeline
 from services.cli.windows import interval_text, number_text, period_label
-from services.event_time import rfc3339
-from services.performance.names import CALIBRATION, CONFUSION, COVERAGE, FAIRNESS, more_is_better
-from services.performance.report import ABOVE, Reading, WindowReading, estimator_errors
+from services.performance.names import CALIBRATION, CONFUSION, FAIRNESS, more_is_better
+from services.performance.report import ABOVE, Reading, WindowReading
 from services.performance.tables import confusion, groups, reliability
-from services.performance.windows import ALL, FINAL
+from services.performance.windows import FINAL
 from streams.baseline import Baseline
 from streams.statistics.performance.metrics import Metric
 
 if TYPE_CHECKING:
     from services.cli.performance import Request
-    from services.performance.belief import ConceptAlarm, EstimatorError
 
 _DASH = "–"
-_ACTED, _MIXED, _DOUBTED = "†", "‡", "?"
 _WIDEST_PLOT, _NARROWEST_PLOT = 28, 10
 _DISPENSABLE = ("95 % of it", "usual")
-"""Left out first on a narrow terminal."""
+_DISPENSABLE_AT_LAST = ("known", "estimate")
+"""Left out on a narrow terminal, the first before verdicts become signs, the others after."""
 
 _SIGNS = {"worse": "▼", "better": "▲", "above": "≠", "below": "≠"}
+_WORDS, _OF = ("version", "role", "part", "metric"), "of"
 _BETWEEN = 3
 """Spaces that a table has between two columns."""
 
@@ -51,10 +52,9 @@ def show_metrics(readings: Sequence[WindowReading], metrics: Sequence[str], requ
         heads.insert(at, "")
         for row, plot in zip(rows, plots, strict=True):
             row.insert(at, plot(room))
-    words = ("version", "role", "part", "metric", "", "verdict")
-    print_table(heads, rows, numbers=[head for head in heads if head not in words])
-    for line in _footnotes(readings, metrics, request):
-        stdout.print(f"[dim]{safe(line)}[/]", highlight=False, soft_wrap=True)
+    print_table(heads, rows, numbers=[head for head in heads if head not in (*_WORDS, _OF, "", "verdict")])
+    if request.plot:
+        show_timelines(readings, metrics, request)
 
 
 def show_tables(
@@ -68,7 +68,7 @@ def show_tables(
     for item in readings if tables else ():
         window = item.window
         label = period_label(window.start_us, request.period)
-        state = "" if window.status == FINAL else f", open: {_final_text([item])}"
+        state = "" if window.status == FINAL else f", open: {final_text([item])}"
         title = f"{window.deployment_id}@{window.model_version} {window.role}, {label}{state}"
         for table in tables:
             if table == FAIRNESS:
@@ -84,13 +84,41 @@ def show_tables(
                     show_calibration(named, found, window.layout, mixed_edges=window.mixed_edges)
                 elif table == CONFUSION:
                     show_confusion(named, confusion(window.layout, sums))
-        if item.acted:
-            stdout.print(f"[dim]{safe(_acted_note(readings))}[/]", highlight=False, soft_wrap=True)
+
+
+def show_timelines(readings: Sequence[WindowReading], metrics: Sequence[str], request: Request) -> None:
+    """Draw each metric over the periods, one plot per role and part of the traffic."""
+    # the champion, which is the last by name, stands first
+    drawn = sorted({(item.window.role, part.part) for item in readings for part in item.parts}, key=lambda one: one[1])
+    drawn.sort(key=lambda one: one[0], reverse=True)
+    for metric in metrics:
+        for role, name in drawn:
+            found = [
+                (item, part.readings[metric])
+                for item in readings
+                for part in item.parts
+                if (item.window.role, part.part) == (role, name) and metric in part.readings
+            ]
+            points = [_point(reading, item, estimate=request.estimate) for item, reading in found]
+            if not any(point.value is not None for point in points):
+                continue
+            first, last = (period_label(found[at][0].window.start_us, request.period) for at in (0, -1))
+            stdout.print(f"\n[bold]{safe(' '.join([metric, role, name]).rstrip())}[/]", highlight=False, soft_wrap=True)
+            for text in timeline(points, number_text, (first, last), stdout.width):
+                stdout.print(safe(text), highlight=False, soft_wrap=True)
+    stdout.print(f"[dim]{LEGEND}[/]", highlight=False, soft_wrap=True)
+
+
+def _point(reading: Reading, item: WindowReading, *, estimate: bool) -> Point:
+    value = reading.value
+    ends = None if value is None or value.low is None or value.high is None else (value.low, value.high)
+    estimated = _value(reading.estimate) if estimate else None
+    return Point(_value(value), ends, _value(reading.reference), estimated, doubted=item.doubt is not None)
 
 
 def _heads(readings: Sequence[WindowReading], metrics: Sequence[str], request: Request) -> list[str]:
     lead = ["from", *_leads(readings)]
-    estimates = ["estimate", "95 % of it"] if request.estimate else []
+    estimates = ["estimate", "95 % of it"] if _estimates(readings, metrics, request) else []
     several = ["metric"] if len(metrics) > 1 else []
     value = "value" if several else metrics[0]
     return [*lead, "rows", "known", "usual", *several, value, "95 %", "same age", *estimates, "verdict"]
@@ -116,10 +144,10 @@ def _rows(
     rows: list[list[str]] = []
     plots: list[Callable[[int], str]] = []
     scales = {metric: _scale(readings, metric) for metric in metrics}
+    estimates = _estimates(readings, metrics, request)
     for item in readings:
         window = item.window
-        marks = (_ACTED if item.acted else "") + (_MIXED if window.mixed_edges else "")
-        label = marks + period_label(window.start_us, request.period)
+        label = marks_of(item) + period_label(window.start_us, request.period)
         open_ = "" if window.status == FINAL else "open "
         for part in item.parts:
             facts = {"version": window.model_version, "role": window.role, "part": part.part or "all"}
@@ -128,17 +156,21 @@ def _rows(
             for metric in metrics:
                 reading = part.readings.get(metric, Reading(None))
                 several = [metric] if len(metrics) > 1 else []
-                rows.append([*lead, *several, *_cells(reading, item, metric, request)])
+                rows.append([*lead, *several, *_cells(reading, item, metric, estimated=estimates)])
                 plots.append(partial(_plot, reading, scales[metric]))
                 lead = [""] * len(lead)
             label = ""
     return rows, plots
 
 
-def _cells(reading: Reading, item: WindowReading, metric: str, request: Request) -> list[str]:
+def _estimates(readings: Sequence[WindowReading], metrics: Sequence[str], request: Request) -> bool:
+    return request.estimate and has_estimates(readings, metrics)
+
+
+def _cells(reading: Reading, item: WindowReading, metric: str, *, estimated: bool) -> list[str]:
     estimates = []
-    if request.estimate:
-        doubted = _DOUBTED if item.doubt is not None and _value(reading.estimate) is not None else ""
+    if estimated:
+        doubted = DOUBTED if item.doubt is not None and _value(reading.estimate) is not None else ""
         estimates = [number_text(_value(reading.estimate)) + doubted, _interval(reading.estimate)]
     return [
         number_text(_value(reading.value)),
@@ -156,33 +188,53 @@ def _verdict(reading: Reading, metric: str) -> str:
     return "better" if (reading.outside == ABOVE) == more else "worse"
 
 
-def _final_text(waiting: Sequence[WindowReading]) -> str:
-    """When the numbers of open windows will be final, and by when the reference lets expect nearly all outcomes."""
-    last = max(waiting, key=lambda item: item.window.final_at_us)
-    until = f"final on {rfc3339(last.window.final_at_us)[:10]}"
-    if last.mature_at_us is not None:
-        until = f"99 % of the outcomes are expected by {rfc3339(last.mature_at_us)[:10]}, {until}"
-    return until if len(waiting) == 1 else f"of the last of them {until}"
-
-
 def _fitted(heads: list[str], cells: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
     """The columns that a narrow terminal has room for; what all lines need stays."""
     heads, rows = list(heads), [list(row) for row in cells]
-    for name in _DISPENSABLE:
-        if name in heads and _width(heads, rows) > width:
-            at = heads.index(name)
-            for line in (heads, *rows):
-                del line[at]
+
+    def without(names: Sequence[str]) -> None:
+        for name in names:
+            if name in heads and _width(heads, rows) > width:
+                at = heads.index(name)
+                for line in (heads, *rows):
+                    del line[at]
+
+    without(_DISPENSABLE)
     if _width(heads, rows) > width:
         value = heads.index("95 %") - 1
         del heads[-1]
         for row in rows:
             row[value] += _SIGNS.get(row.pop(), "")
+    without(_DISPENSABLE_AT_LAST)
+    if _width(heads, rows) > width:
+        heads, rows = _with_words_joined(heads, rows)
+    without(["95 %"])
     return heads, rows
 
 
+def _with_words_joined(heads: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The columns of words as one, which may have several lines: next to each other they would have no room at all."""
+    names = [name for name in heads if name in _WORDS]
+    if not names:
+        return heads, rows
+    first, others = heads.index(names[0]), [heads.index(name) for name in names[1:]]
+
+    def joined(line: Sequence[str], text: str) -> list[str]:
+        return [text if at == first else cell for at, cell in enumerate(line) if at not in others]
+
+    texts = [" ".join(cell for cell in (row[at] for at in (first, *others)) if cell) for row in rows]
+    return joined(heads, _OF), [joined(row, text) for row, text in zip(rows, texts, strict=True)]
+
+
 def _width(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    return sum(max([len(head), *(len(row[at]) for row in rows)]) + _BETWEEN for at, head in enumerate(heads)) + 1
+    """Characters of a line of the table."""
+    found = 1
+    for at, head in enumerate(heads):
+        cells = [row[at] for row in rows]
+        if head == _OF:
+            cells = [word for cell in cells for word in cell.split()]
+        found += max([len(head), *map(len, cells)]) + _BETWEEN
+    return found
 
 
 def _scale(readings: Sequence[WindowReading], metric: str) -> tuple[float, float] | None:
@@ -210,87 +262,3 @@ def _interval(metric: Metric | None) -> str:
 
 def _percent(share: float | None) -> str:
     return _DASH if share is None else f"{share:.1%}"
-
-
-def _footnotes(readings: Sequence[WindowReading], metrics: Sequence[str], request: Request) -> list[str]:
-    found = []
-    compared = [metric for metric in metrics if metric != COVERAGE]
-    waiting = [item for item in readings if item.window.status != FINAL]
-    if waiting:
-        found.append(
-            "known: share of predictions with an outcome, usual: of the reference's when they were as old; what is "
-            "open is of the outcomes so far, and those are no fair sample of all: compare with 'same age' only"
-        )
-        found.append(f"open: {_final_text(waiting)}")
-    if compared and not any(item.has_reference for item in readings):
-        if any(len(item.window.baselines) > 1 for item in readings):
-            found.append("nothing is compared with a reference where windows of several baselines are added up")
-        else:
-            found.append(
-                "there is no reference: no baseline of these bins has outcomes; build one from rows with their "
-                "outcomes: driftline baseline build DEPLOYMENT FILE --version V"
-            )
-    elif compared and any(part.part != ALL for item in readings for part in item.parts):
-        found.append("the reference is of all the traffic, and not kept by part")
-    if any(reading.outside for item in readings for part in item.parts for reading in part.readings.values()):
-        found.append(
-            "verdict: the difference from the reference is more than chance, each line on its own with 95 %; it "
-            "describes, and never raises an alarm"
-        )
-    if any(item.acted for item in readings):
-        found.append(_acted_note(readings))
-    if any(item.window.mixed_edges for item in readings):
-        found.append(
-            f"{_MIXED} windows with the score bins of several baselines: what is computed from score bins (areas under "
-            "curves, calibration errors, lift) is not shown; the rest is exact"
-        )
-    return [*found, *(_estimate_notes(readings, compared) if request.estimate else [])]
-
-
-def _acted_note(readings: Sequence[WindowReading]) -> str:
-    acted, resolved = sum(item.acted for item in readings), sum(item.resolved for item in readings)
-    return (
-        f"{_ACTED} of {resolved:,} predictions with an outcome {acted:,} were acted on: their outcomes may be effects "
-        "of the decisions, or known only because of them (selective labels), and these numbers not the model's alone"
-    )
-
-
-def _estimate_notes(readings: Sequence[WindowReading], metrics: Sequence[str]) -> list[str]:
-    found = [
-        "estimate: of all predictions, from their scores alone, if the relation between scores and outcomes is that of "
-        "the reference; an estimate without labels cannot see that this has changed"
-    ]
-    alarms = dict.fromkeys(item.doubt for item in readings if item.doubt is not None)
-    found += [f"{_DOUBTED} not to be believed: {_alarm_text(alarm)}" for alarm in alarms]
-    if not any(_value(r.estimate) is not None for i in readings for p in i.parts for r in p.readings.values()):
-        found.append("nothing can be estimated here: it takes a reference with outcomes, and scores or their losses")
-    for metric in metrics:
-        for believed, error in estimator_errors(readings, metric).items():
-            if error is not None:
-                found.append(f"{metric}: {_error_text(error, believed=believed)}")
-    return found
-
-
-def _alarm_text(alarm: ConceptAlarm) -> str:
-    moved = {
-        "relation": "the relation between inputs and outcome moved",
-        "outcome_rate": "the rate of outcomes moved",
-        "inputs": "the inputs moved",
-    }.get(alarm.diagnosis, "the outcomes are not those of the reference")
-    until = "still open" if alarm.resolved_us is None else f"resolved on {rfc3339(alarm.resolved_us)[:10]}"
-    return (
-        f"alarm for concept drift of version {alarm.model_version}: {moved} about "
-        f"{rfc3339(alarm.change_time_us)[:10]}, found on {rfc3339(alarm.detection_time_us)[:10]}, {until}"
-    )
-
-
-def _error_text(error: EstimatorError, *, believed: bool) -> str:
-    whose = "estimates" if believed else f"estimates marked {_DOUBTED}"
-    direction = "too high" if error.mean > 0 else "too low"
-    if error.windows == 1:
-        return f"{whose} of the one final window: {number_text(error.largest)} {direction}"
-    return (
-        f"{whose} of {error.windows} final windows were off by {number_text(error.mean_absolute)} on average, by "
-        f"{number_text(error.largest)} at most; "
-        f"{number_text(abs(error.mean))} {direction} on average; {error.inside} inside the estimate's interval"
-    )

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 VALUE, REFERENCE, SPAN, DIAGONAL = "●", "│", "─", "·"
+ESTIMATE, DOUBTED, UPRIGHT, LEVEL = "○", "?", "┃", "─"
+LEGEND = (
+    f"{VALUE} value, {UPRIGHT} its 95 % interval, {LEVEL} the reference at the same age, {ESTIMATE} estimate, "
+    f"{DOUBTED} one that is not to be believed"
+)
+
+_WIDEST_STEP = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a period has: a value, its interval, a reference and an estimate, perhaps not to be believed."""
+
+    value: float | None
+    ends: tuple[float, float] | None = None
+    reference: float | None = None
+    estimate: float | None = None
+    doubted: bool = False
 
 
 def interval_line(
@@ -48,6 +67,46 @@ def square(points: Sequence[tuple[float, float]], *, width: int = 49, height: in
     lines = [f"{labels.get(row, ''):>5} ┤{''.join(grid[row]).rstrip()}" for row in reversed(range(height))]
     axis = f"0.0{f'{top:.1f}':>{width - 3}}"
     return [*lines, f"{'':>5} └{'─' * width}", f"{'':>7}{axis}"]
+
+
+def timeline(
+    points: Sequence[Point], text: Callable[[float], str], ends: tuple[str, str], width: int, *, height: int = 11
+) -> list[str]:
+    """Points from left to right as lines, the highest first.
+
+    Args:
+        points: One per period; of more than there is room for, the last.
+        text: How a number is written.
+        ends: What stands below the first and the last.
+        width: Characters of a line.
+        height: Lines between the axes.
+    """
+    scale = scale_of(
+        number for point in points for number in (point.value, *(point.ends or ()), point.reference, point.estimate)
+    )
+    if scale is None:
+        return []
+    rows = {0: text(scale[0]), (height - 1) // 2: text(sum(scale) / 2), height - 1: text(scale[1])}
+    margin = max(map(len, rows.values()))
+    room = max(width - margin - 3, 1)
+    shown = points[-room:]
+    step = max(1, min(_WIDEST_STEP, room // len(shown)))
+    grid = [[" "] * (step * len(shown)) for _ in range(height)]
+    for at, point in enumerate(shown):
+        middle = at * step + step // 2
+        if point.reference is not None:
+            grid[_cell(point.reference, scale, height)][at * step : (at + 1) * step] = LEVEL * step
+        if point.ends is not None:
+            for row in range(_cell(point.ends[0], scale, height), _cell(point.ends[1], scale, height) + 1):
+                grid[row][middle] = UPRIGHT
+        for number, mark in ((point.estimate, DOUBTED if point.doubted else ESTIMATE), (point.value, VALUE)):
+            if number is not None:
+                grid[_cell(number, scale, height)][middle] = mark
+    lines = [f"{rows.get(row, ''):>{margin}} ┤{''.join(grid[row]).rstrip()}" for row in reversed(range(height))]
+    across = step * len(shown)
+    first, last = ends if len(shown) == len(points) else ("…", ends[1])
+    below = f"{first}{last:>{max(across - len(first), len(last) + 1)}}" if len(shown) > 1 else first
+    return [*lines, f"{'':>{margin}} └{'─' * across}", f"{'':>{margin}}  {below}"]
 
 
 def _cell(number: float, scale: tuple[float, float], width: int) -> int:

@@ -53,18 +53,21 @@ def windows() -> None:
         "  driftline windows show delays --by day --parts\n\n"
         "  driftline windows show delays --stream temp --last 1 --effects all\n\n"
         "  driftline windows show delays --from 2024-04-01 --to 2024-04-02 --json\n\n"
-        "  driftline windows show delays --metric accuracy --by month --estimate\n\n"
-        "  driftline windows show delays --metric accuracy --metric brier --part carrier=UA --role challenger\n\n"
+        "  driftline windows show delays --metric accuracy --by month --plot\n\n"
+        "  driftline windows show delays --metric accuracy --metric brier --segment carrier=UA --role challenger\n\n"
         "  driftline windows show delays --metric accuracy --segment carrier --by month --last 1\n\n"
         "  driftline windows show delays --metric calibration --metric confusion --by month\n\n"
         "  driftline windows show delays --metric fairness --segment carrier --by month --reference carrier=UA\n\n"
+        "  driftline windows show delays --metric equal_opportunity --segment carrier --by month\n\n"
         "PSI (nats), total variation TV and Kolmogorov-Smirnov KS (0 to 1) and Wasserstein W1 (in the feature's own "
         "unit) describe; they never raise an alarm. After PSI stands its 95 % interval, without the bias few rows give "
         "the value itself. Bins hide where within them the values lie: --effects all says by how much the distance of "
         "the values themselves may differ. A window is open while rows may still come.\n\n"
         "With --metric: what outcomes tell of the predictions of each window, with 95 % intervals, beside the share of "
         "predictions whose outcome is known and beside the reference at the same ages of outcomes, since early "
-        "outcomes are no fair sample. Metrics have scikit-learn's names; an unknown one lists those there are."
+        "outcomes are no fair sample, and beside what the scores alone promised, which is not to be believed once the "
+        "relation between inputs and outcome has changed. Metrics have scikit-learn's names, measures of groups those "
+        "of fairlearn; an unknown one lists those there are."
     )
 )
 def show(
@@ -74,8 +77,8 @@ def show(
         typer.Option(
             metavar="NAME",
             autocompletion=complete_metric,
-            help="Instead of effect sizes: accuracy, roc_auc, mae …, coverage, calibration, confusion or fairness; "
-            "repeatable.",
+            help="Instead of effect sizes: accuracy, roc_auc, mae …, coverage, calibration, confusion, fairness, or "
+            "one of its measures; repeatable.",
         ),
     ] = None,
     version: Annotated[
@@ -89,14 +92,17 @@ def show(
     ] = None,
     segment: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Of a metric: every part of this segmentation; repeatable."),
-    ] = None,
-    part: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of a metric: this part of the traffic; repeatable.")
+        typer.Option(
+            metavar="NAME[=VALUE]", help="Of a metric: every part of this segmentation, or this one; repeatable."
+        ),
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Of a metric: also what scores alone promise, before outcomes come.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--estimate/--no-estimate", help="Of a metric: what scores alone promise, before outcomes come; shown."
+        ),
+    ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Of a metric: also draw it over time.")] = False,
     reference: Annotated[
         str | None,
         typer.Option(metavar="NAME=VALUE", help="Of fairness: the part to compare with; default: the best treated."),
@@ -128,13 +134,13 @@ def show(
                 deployment_id=deployment_id,
                 metrics=list(dict.fromkeys(metric)),
                 segments=list(dict.fromkeys(segment or ())),
-                parts=list(dict.fromkeys(part or ())),
                 version=version,
                 role=role,
                 period=period,
                 selection=selection_of(from_time, to_time, None),
                 last=last,
-                estimate=estimate,
+                estimate=estimate is not False,
+                plot=plot,
                 reference=reference,
                 as_json=as_json,
             )
@@ -142,7 +148,13 @@ def show(
         return
     _refuse(
         "without --metric",
-        {"--role": role, "--segment": segment, "--part": part, "--estimate": estimate, "--reference": reference},
+        {
+            "--role": role,
+            "--segment": segment,
+            "--estimate": estimate is not None,
+            "--plot": plot,
+            "--reference": reference,
+        },
     )
     from services.cli.context import kafka_settings
     from services.deployments.store import get_deployment

@@ -65,6 +65,13 @@ class EstimatorError:
     mean: float
     inside: int
 
+    @property
+    def large(self) -> bool:
+        """Whether the truth lay outside the estimate's interval more often than inside: intervals that ought to hold in
+        19 of 20 windows. One window alone is no proof.
+        """
+        return self.windows > 1 and 2 * self.inside < self.windows
+
 
 def concept_alarms(settings: KafkaSettings, deployment_id: str) -> list[ConceptAlarm]:
     """The alarms for concept drift of a deployment, in order of their change times.

@@ -17,6 +17,8 @@ from services.performance.windows import ALL, FINAL, Window
 from streams.baseline import Baseline
 from streams.statistics.performance import shares
 from streams.statistics.performance.estimation import EstimateError, estimate, realised_error
+from streams.statistics.performance.grid import ONE
+from streams.statistics.performance.intervals import design_effect
 from streams.statistics.performance.metrics import Metric, metrics
 from streams.statistics.performance.sums import Sums
 
@@ -49,6 +51,13 @@ class Reading:
         low, high = shares.difference(value[0], value[1:], reference[0], reference[1:])
         return ABOVE if low > 0 else BELOW if high < 0 else ""
 
+    @property
+    def estimate_error(self) -> EstimateError | None:
+        """How far the estimate is from what the outcomes so far say; None without one of them."""
+        if self.value is None or self.estimate is None:
+            return None
+        return realised_error({"": self.estimate}, {"": self.value}).get("")
+
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
@@ -59,6 +68,8 @@ class PartReading:
         predictions: Their number.
         resolved: How many of them have an outcome.
         acted: Of these, how many were not acted on, were, and not known.
+        weighted: Whether outcomes stand for others: some came with a labelling probability below one.
+        effective: How many outcomes of equal weight they are worth (Kish 1965).
         readings: By metric.
     """
 
@@ -66,6 +77,8 @@ class PartReading:
     predictions: int
     resolved: int
     acted: tuple[int, int, int]
+    weighted: bool
+    effective: float
     readings: Mapping[str, Reading]
 
     @property
@@ -101,9 +114,24 @@ class WindowReading:
         return int(self.window.parts[ALL]["acted"][1]) if ALL in self.window.parts else 0
 
     @property
+    def acted_unknown(self) -> int:
+        """Of how many of them nobody said whether they were."""
+        return int(self.window.parts[ALL]["acted"][2]) if ALL in self.window.parts else 0
+
+    @property
     def resolved(self) -> int:
         """How many of all its predictions have an outcome."""
         return int(self.window.parts[ALL]["resolved"]) if ALL in self.window.parts else 0
+
+    @property
+    def weighted(self) -> bool:
+        """Whether outcomes stand for others: some came with a labelling probability below one."""
+        return ALL in self.window.parts and _is_weighted(self.window.parts[ALL])
+
+    @property
+    def effective(self) -> float:
+        """How many outcomes of equal weight they are worth (Kish 1965)."""
+        return self.resolved * design_effect(self.window.parts[ALL]) if ALL in self.window.parts else 0.0
 
 
 def read_window(
@@ -140,10 +168,9 @@ def estimator_errors(readings: Iterable[WindowReading], metric: str) -> dict[boo
         # parts are some of the rows of all: where both are shown, all tell
         parts = [part for part in each.parts if part.part == ALL] or each.parts
         for part in parts if each.window.status == FINAL else ():
-            reading = part.readings.get(metric, Reading(None))
-            if reading.value is not None and reading.estimate is not None:
-                errors = realised_error({metric: reading.estimate}, {metric: reading.value})
-                found[each.doubt is None] += errors.values()
+            error = part.readings.get(metric, Reading(None)).estimate_error
+            if error is not None:
+                found[each.doubt is None].append(error)
     return {believed: estimator_error(errors) for believed, errors in found.items()}
 
 
@@ -172,8 +199,14 @@ def _part(window: Window, part: str, sums: Sums, baseline: Baseline | None, expe
         predictions=predictions,
         resolved=resolved,
         acted=(not_acted, acted, unknown),
+        weighted=_is_weighted(sums),
+        effective=resolved * design_effect(sums),
         readings=readings,
     )
+
+
+def _is_weighted(sums: Sums) -> bool:
+    return int(sums["weights"]) != int(sums["resolved"]) * ONE
 
 
 def _limits(metric: Metric | None) -> tuple[float, float, float] | None:

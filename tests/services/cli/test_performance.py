@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from driftline.codec import encode
 from driftline.settings import KafkaSettings
 from driftline.topics import baseline_key
+from services.cli import output
 from services.cli.performance import complete_metric, complete_role
 from services.kafka import publish
 from services.topics import ensure_topics
@@ -131,8 +133,8 @@ def test_accuracy_stands_beside_its_coverage_and_the_reference_at_the_same_age(r
     text = flat(out)
     assert "open: 99 % of the outcomes are expected by 2024-05-02, final on 2024-05-04" in text
     assert "no fair sample" in text and "never raises an alarm" in text
-    assert "of 3,600" not in text and "1,800 were acted on" in text and "selective labels" in text
-    assert "estimate" not in text
+    assert re.search(r"1,800 were acted on, and of \d+ nobody said so", text)
+    assert "decisions influence their own labels" in text and "selective labels" in text and "§" not in text
 
 
 def test_an_estimate_is_not_believed_where_outcomes_say_that_the_relation_changed(run: Run, filled: None) -> None:
@@ -147,10 +149,13 @@ def test_an_estimate_is_not_believed_where_outcomes_say_that_the_relation_change
     assert "about 2024-04-01, found on 2024-04-01, still open" in text and "cannot see that this has changed" in text
     assert "estimates of the one final window" in text and "estimates marked ? of the one final window" in text
     (march, april) = json.loads(run(
-        "windows", "show", "delays", "--metric", "accuracy", "--estimate", "--model-version", "1", "--json"
+        "windows", "show", "delays", "--metric", "accuracy", "--model-version", "1", "--json"
     )[1])  # fmt: skip
     metric = april["parts"][0]["metrics"]["accuracy"]
     assert metric["estimate"]["value"] - metric["value"] > 0.3 and metric["outside"] == "below"
+    assert metric["estimate_error"] == {
+        "difference": metric["estimate"]["value"] - metric["value"], "inside": False
+    }  # fmt: skip
     assert march["estimates_doubted"] is None and april["estimates_doubted"]["diagnosis"] == "relation"
     assert metric["reference_at_same_age"]["value"] == pytest.approx(0.8, abs=0.05)
     assert (april["windows"], april["status"], april["parts"][0]["acted"]["yes"]) == (1, "final", 1800)
@@ -162,11 +167,11 @@ def test_several_metrics_and_parts_have_a_line_each(run: Run, filled: None) -> N
         "--last", 2, "--role", "champion",
     )  # fmt: skip
     assert status == 0 and out.count("by_carrier=UA") == out.count("by_carrier=AA") == 2
-    assert out.count("accuracy") == out.count("coverage") == 4
+    assert out.count(" accuracy ") == out.count(" coverage ") == 4
     assert "not kept by part" in out and "challenger" not in out
-    status, out, _ = run("windows", "show", "delays", "--metric", "f1", "--part", "by_carrier=UA", "--last", 1)
+    status, out, _ = run("windows", "show", "delays", "--metric", "f1", "--segment", "by_carrier=UA", "--last", 1)
     assert status == 0 and "by_carrier=AA" not in out and "the last 1 of 2" in out
-    found = json.loads(run("windows", "show", "delays", "--metric", "f1", "--part", "by_carrier=UA", "--json")[1])
+    found = json.loads(run("windows", "show", "delays", "--metric", "f1", "--segment", "by_carrier=UA", "--json")[1])
     assert [[part["part"] for part in window["parts"]] for window in found] == [["by_carrier=UA"]] * 2
 
 
@@ -190,12 +195,90 @@ def test_calibration_confusion_and_fairness_are_tables(run: Run, filled: None) -
     assert found["parts"][0]["calibration"]["brier"]["brier"] > 0
 
 
+def test_measures_of_groups_have_lines_of_their_own(run: Run, filled: None) -> None:
+    words = ("windows", "show", "delays", "--by", "month", "--version", "1")
+    status, out, _ = run(*words, "--metric", "disparate_impact", "--metric", "selection_rate")
+    text = flat(out)
+    assert status == 0 and out.count("disparate impact, ratio") == 2 and "differs, below four fifths" in text
+    assert "selection rate by_carrier=AA 900 0." in text and "29 CFR 1607.4 D" in text and "same age" not in text
+    march, april = (line for line in out.splitlines() if "disparate" in line)
+    assert march.startswith(" 2024-03") and "by_carrier=AA" in march and april.startswith(" †2024-04")
+    status, out, _ = run(*words, "--metric", "equal_opportunity", "--reference", "by_carrier=AA")
+    assert status == 0 and "equal opportunity, difference by_carrier=UA 0." in flat(out) and "1607" not in out
+    assert "lowest" not in out
+    found = json.loads(run(*words, "--metric", "equalised_odds", "--segment", "by_carrier=UA", "--json")[1])
+    assert [one["measure"] for one in found[0]["fairness"][0]["disparities"]] == ["equalized_odds_difference"]
+    assert found[0]["fairness"][0]["rates"] == {"by_carrier=AA": {}, "by_carrier=UA": {}}
+    assert [part["part"] for part in found[0]["parts"]] == ["by_carrier=UA"]
+
+
+def test_metrics_are_drawn_over_time(run: Run, filled: None) -> None:
+    words = ("windows", "show", "delays", "--metric", "accuracy", "--by", "month", "--plot")
+    status, out, _ = run(*words)
+    plots = out.split("accuracy champion\n")[1]
+    champion, rest = plots.split("accuracy challenger\n")
+    assert status == 0 and champion.count("●") == 2 and rest.count("●") == 2  # one, and the legend's
+    assert "?" in champion and "2024-03" in champion and "2024-04" in champion and "┃" in champion
+    status, out, _ = run(*words, "--no-estimate", "--version", "1")
+    assert status == 0 and "estimate " not in out.split("accuracy champion")[0] and "not to be believed:" not in out
+
+
+@pytest.mark.parametrize("width", [60, 80, 140, 200])
+def test_no_line_of_a_table_is_wider_than_the_terminal(
+    run: Run, filled: None, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(output.stdout, "width", width)
+    status, out, _ = run(
+        "windows", "show", "delays", "--metric", "accuracy", "--metric", "roc_auc", "--by", "month", "--plot"
+    )
+    table = out[: out.index("known: share")].splitlines()[2:-1]  # without the title and the legend
+    assert status == 0 and max(map(len, table)) <= width
+    text = " ".join(table)
+    assert "accuracy" in text and "roc_auc" in text and "challenger" in text and "…" not in text
+    assert ("▼" in text) != ("worse" in text)
+    for name in ("rows", "value", "same age"):
+        assert name in table[0]
+    assert ("95 %" in table[0]) == (width >= 80)
+
+
+def test_weights_and_unknown_decisions_are_said(run: Run, apply: Any, send: Any, make_record: Make) -> None:
+    apply(SPEC + OUTCOMES)
+    scores, actual, _ = world(3, 500)
+    words = ("windows", "show", "delays", "--metric", "accuracy")
+    send(make_record(LAYOUT, scores, actual, start_us=MARCH_US))
+    status, out, _ = run(*words)
+    assert status == 0 and "of 500 of 500 predictions with an outcome it is not known" in flat(out)
+    assert "§" not in out and "†" not in out
+    weights = np.where(np.arange(500) < 250, 1.0, 9.0)
+    send(make_record(LAYOUT, scores, actual, start_us=MARCH_US, weights=weights, acted=0, revision=2))
+    status, out, _ = run(*words)
+    text = flat(out)
+    assert "§2024-03" in out and "500 outcomes are worth 305 that weigh the same (effective sample size)" in text
+    assert "not known whether" not in text
+    (found,) = json.loads(run(*words, "--json")[1])
+    assert found["parts"][0]["weighted_by_labelling_probability"]
+    assert found["parts"][0]["effective_outcomes"] == pytest.approx(2500**2 / (250 + 250 * 81))
+
+
+def test_an_estimator_whose_intervals_miss_is_said_to(
+    run: Run, settings: KafkaSettings, apply: Any, send: Any, make_record: Make, make_reference: Make
+) -> None:
+    apply(SPEC + OUTCOMES)
+    digest = put_baseline(settings, make_reference)
+    for n in range(3):
+        scores, actual, ages = world(60 + n, turned=n > 0)
+        send(make_record(LAYOUT, scores, actual, ages_us=ages, start_us=MARCH_US + n * HOUR_US, baseline_digest=digest))
+    status, out, _ = run("windows", "show", "delays", "--metric", "accuracy")
+    assert status == 0 and "more than the intervals allow for: go by this error" in flat(out)
+    assert "the truth lay inside the estimate's interval in 1" in flat(out) and "?" not in out
+
+
 def test_what_is_not_there_is_said_with_what_there_is(run: Run, filled: None) -> None:
     for words, expected in (
         (("--metric", "acuracy"), "did you mean accuracy"),
         (("--metric", "mae"), "there are accuracy, balanced_accuracy"),
         (("--metric", "accuracy", "--segment", "carrier"), "did you mean by_carrier"),
-        (("--metric", "accuracy", "--part", "by_carrier=DL"), "by_carrier=AA"),
+        (("--metric", "accuracy", "--segment", "by_carrier=DL"), "by_carrier=AA"),
         (("--metric", "fairness", "--reference", "by_carrier=DL"), "by_carrier=AA"),
         (("--metric", "accuracy", "--role", "winner"), "there are champion, challenger"),
         (("--metric", "accuracy", "--stream", "temp"), "has no meaning with --metric"),
@@ -219,7 +302,7 @@ def test_each_thing_that_is_missing_says_what_to_do(run: Run, apply: Any, send: 
     assert run(*words, "--json")[1].strip() == "[]"
     send(make_record(LAYOUT, [0.9, 0.2], [1, 0], start_us=MARCH_US))
     status, out, _ = run(*words, "--estimate")
-    assert status == 0 and "build one from rows with their outcomes" in flat(out) and "nothing can be estimated" in out
+    assert status == 0 and "build one from rows with their outcomes" in flat(out) and "estimate" not in out
     status, _, err = run("windows", "show", "delays", "--metric", "fairness")
     assert status == 2 and "declared in the specification" in flat(err)
     status, _, err = run(*words, "--segment", "by_carrier")
@@ -238,7 +321,7 @@ def test_hostile_names_are_harmless(run: Run, apply: Any, send: Any, make_record
         assert status == 0, err
         assert not {"\x1b", "\x07", "\u202e"} & set(out)
         assert metric in ("calibration", "confusion") or "[bold red]" in out
-    status, _, err = run("windows", "show", "delays", "--metric", "accuracy", "--part", "by_carrier=\x1b[2J")
+    status, _, err = run("windows", "show", "delays", "--metric", "accuracy", "--segment", "by_carrier=\x1b[2J")
     assert status == 2 and "\x1b[2J" not in err
 
 
@@ -248,6 +331,7 @@ def test_other_tasks_are_shown_too(run: Run, apply: Any, send: Any, make_record:
     text = SPEC.replace("task: binary_classification\npositive_class: late", f"task: {task}")
     rng = np.random.default_rng(1)
     side = {"by_carrier=AA": np.arange(400) < 200, "by_carrier=UA": np.arange(400) >= 200}
+    names: tuple[str, ...]
     if task == MULTICLASS:
         apply(text + OUTCOMES.replace("{", "{classes: [a, b, c], "))
         layout = PerformanceLayout(task, ("a", "b", "c"))
@@ -269,8 +353,12 @@ def test_other_tasks_are_shown_too(run: Run, apply: Any, send: Any, make_record:
 
 
 def test_names_complete() -> None:
-    assert complete_metric("acc") == ["accuracy"] and "roc_auc_macro" in complete_metric("roc")
-    assert {"mae", "fairness", "coverage"} <= set(complete_metric("")) and complete_role("ch") == [
+    assert complete_metric("accuracy") == ["accuracy", "accuracy_difference"] and "roc_auc_macro" in complete_metric(
+        "roc"
+    )
+    assert {"mae", "fairness", "coverage", "equalised_odds", "selection_rate"} <= set(
+        complete_metric("")
+    ) and complete_role("ch") == [
         "champion",
         "challenger",
     ]

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from services.performance.edges import depends_on_edges
-from services.performance.names import METRICS, every_name, more_is_better, names_for
+from services.performance.names import (
+    MEASURES,
+    METRICS,
+    RATES,
+    every_name,
+    full_name,
+    more_is_better,
+    names_for,
+    of_groups,
+)
+from streams.statistics.performance import fairness
 from streams.statistics.performance.metrics import metrics
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout
 
@@ -35,3 +45,18 @@ def test_it_is_known_which_way_is_better_and_what_needs_bins() -> None:
     needs = {name for name in every_name() if depends_on_edges(name)}
     assert {"roc_auc", "roc_auc_macro", "lift", "expected_calibration_error"} <= needs
     assert not needs & {"accuracy", "brier", "log_loss", "mae", "predicted_positive_rate"}
+
+
+@pytest.mark.parametrize("task", sorted(LAYOUTS))
+def test_every_rate_and_measure_of_groups_has_its_name(task: str, make_sums: Callable[..., Any]) -> None:
+    scores = np.full((4, 3), 1 / 3) if task == MULTICLASS else np.full(4, 0.6)
+    rates = fairness.group_rates(LAYOUTS[task], {"g": make_sums(LAYOUTS[task], scores, [0, 1, 1, 0])})["g"]
+    assert set(RATES.get(task, ())) == set(rates) - set(METRICS[task])
+    assert list(MEASURES[task]) == [measure.name for measure in fairness.MEASURES[task]]
+    assert len(names_for(task)) == len(set(names_for(task)))
+
+
+def test_measures_have_shorter_names() -> None:
+    short = set(every_name()) - {name for task in METRICS for name in names_for(task)}
+    assert {"demographic_parity", "disparate_impact", "equal_opportunity", "equalized_odds"} <= short
+    assert {full_name(name) for name in short} <= set(of_groups(BINARY)) and full_name("accuracy") == "accuracy"

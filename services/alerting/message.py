@@ -47,6 +47,7 @@ _WHERE_TO_LOOK = {
 }
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _PROMISE_CHARACTERS = 400
+_REASON_CHARACTERS = 600
 _SENTENCE_NAMES = 3
 
 
@@ -145,7 +146,9 @@ def _summary(headline: Line, causes: Sequence[Record]) -> Line:
 
 
 def _firing_sentences(record: Record) -> list[Line]:
-    sentences = [_what(record), _since(record), _how_sure(record)]
+    reason = record.get("diagnosis_reason", "")
+    why = [line("What speaks for that: ", value(reason, _REASON_CHARACTERS), ".")] if reason else []
+    sentences = [_what(record), *why, _since(record), _how_sure(record)]
     if record["causes"]:
         sentences.append(how_bad(record["causes"][0]))
     return sentences

@@ -112,6 +112,8 @@ def _details(alert: Record) -> dict[str, Any]:
         "what_happened": " ".join(map(str, text.sentences)),
         "what_to_do": "" if text.steps is None else str(text.steps),
         "diagnosis": _field(alert.get("diagnosis", "")),
+        "diagnosis_reason": _field(alert.get("diagnosis_reason", "")),
+        "diagnosis_probability": _finite(alert.get("diagnosis_probability") or math.nan),
         "causes": [_cause(cause) for cause in alert["causes"][:_DETAILED_CAUSES]],
         "causes_in_words": list(map(str, text.causes)),
         "model_version": _field(alert["model_version"]),

@@ -117,7 +117,24 @@ def test_an_alert_of_an_earlier_release_has_no_diagnosis(make_alert: Any) -> Non
     alert = make_alert(monitor="concept_drift", causes=[cause_of(make_alert, "outcome", "loss", LARGE)])
     del alert["diagnosis"]
     assert "no longer fit its predictions" in str(describe_alert(alert).sentences[0])
-    assert trigger_event(alert)["payload"]["custom_details"]["diagnosis"] == ""
+    details = trigger_event(alert)["payload"]["custom_details"]
+    assert details["diagnosis"] == details["diagnosis_reason"] == "" and details["diagnosis_probability"] is None
+
+
+def test_what_speaks_for_a_diagnosis_is_told_with_its_figures(make_alert: Any) -> None:
+    reason = "at equal predictions outcomes are others, in 17 in 100 on average; more than 99 % sure"
+    alert = make_alert(
+        monitor="concept_drift",
+        causes=[cause_of(make_alert, "outcome", "loss", LARGE)],
+        diagnosis="relation",
+        diagnosis_reason=reason,
+        diagnosis_probability=0.997,
+    )
+    said = list(map(str, describe_alert(alert).sentences))
+    assert said[1] == f"What speaks for that: {reason}." and len(said) == 5
+    details = trigger_event(alert)["payload"]["custom_details"]
+    assert (details["diagnosis_reason"], details["diagnosis_probability"]) == (reason, 0.997)
+    assert f"`{reason}`" in json.dumps([block.to_dict() for block in slack_message(alert).blocks])
 
 
 @pytest.mark.parametrize(
@@ -342,7 +359,9 @@ def test_hostile_names_stay_harmless(make_alert: Any, monitor: str, name: str) -
     streams = {"concept_drift": "loss", "labels": "labels:" + name, "fairness": "selected"}
     kept = labels_of(make_alert, 1, 5, 5, 0.5) if monitor == "labels" else cause_of(make_alert, "outcome", "x", LARGE)
     causes = [kept | {"role": roles[monitor], "stream": stream, "segment": name} for stream in (streams[monitor], name)]
-    alert = make_alert(monitor=monitor, causes=causes, diagnosis=name, deployment_id=name, model_version=name)
+    alert = make_alert(
+        monitor=monitor, causes=causes, diagnosis=name, diagnosis_reason=name, deployment_id=name, model_version=name
+    )
     message = slack_message(alert)
     document = {"text": message.text, "blocks": [block.to_dict() for block in message.blocks]}
     assert slack_problems(document) == []

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.cli.output import print_table, safe, stdout
 from services.deployments.comparison import StreamComparison
-from services.deployments.outcome_comparison import FINAL_AGE, MEDIAN_AGE, OutcomeDifference
+from services.deployments.outcome_comparison import AGES, OutcomeDifference
 from services.deployments.outcome_summary import (
     EARLY_NOTE,
     LEADING,
@@ -203,7 +203,7 @@ def show_outcome_differences(found: Sequence[OutcomeDifference]) -> None:
         return
     rows = []
     for each in found:
-        is_age = each.name in (FINAL_AGE, MEDIAN_AGE)
+        is_age = each.name in AGES
         change = "" if each.change is None or is_age else f"{each.change:+.3f}"
         limits = "" if each.low is None or each.high is None else f"{each.low:+.3f} – {each.high:+.3f}"
         rows.append((each.name, each.first, each.second, change, limits, each.verdict))

@@ -216,7 +216,8 @@ def list_(deployment_id: DeploymentArgument, as_json: Annotated[bool, JSON_OPTIO
         "  driftline baseline diff delays@5f0c1a2b delays@3 --json\n\n"
         "Both sides are references: total variation (TV, 0 to 1) and PSI say how far the second is from the first. "
         "The interval holds the true TV with 95 % confidence, after dependence. Where the two have different bins the "
-        "comparison is coarse, and says so."
+        "comparison is coarse, and says so. Where they have outcomes, those are compared when all was known: coverage, "
+        "how long outcomes took, and every metric, with the 95 % interval of its change."
     )
 )
 def diff(

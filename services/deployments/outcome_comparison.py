@@ -12,7 +12,8 @@ from streams.outcomes.ages import age_text
 from streams.statistics.performance.metrics import Metric
 from streams.statistics.performance.shares import difference, wilson
 
-COVERAGE, FINAL_AGE, MEDIAN_AGE = "coverage", "final age", "median age"
+COVERAGE, HORIZON, FINAL_AGE, MEDIAN_AGE = "coverage", "horizon", "final age", "median age"
+AGES = (HORIZON, FINAL_AGE, MEDIAN_AGE)
 
 CHANGED, SAME, UNKNOWN = "changed", "", "not comparable"
 
@@ -22,13 +23,14 @@ class OutcomeDifference:
     """One figure of two baselines.
 
     Attributes:
-        name: A metric, ``coverage``, ``final age`` or ``median age``.
+        name: A metric, ``coverage``, or one of :data:`AGES`.
         first: Its value in the first, for people; empty where it has none.
         second: In the second.
         change: Second less first, of ages in microseconds; None where one of them has none.
         low: Lower 95 % limit of the change; None where it is not known.
         high: Upper limit.
-        verdict: ``changed`` where the limits leave 0 out; ``not comparable`` where classes or tasks differ.
+        verdict: ``changed`` where the limits leave 0 out; ``not comparable`` where classes or tasks differ, or one
+            horizon ended before the other's outcomes were known.
     """
 
     name: str
@@ -43,7 +45,7 @@ class OutcomeDifference:
 def compare_outcomes(first: Baseline, second: Baseline) -> list[OutcomeDifference]:
     """Every figure that one of two baselines has of its outcomes; empty where neither has any.
 
-    Metrics are those when all was known, so that both are of one maturity, provided that the horizons are alike.
+    Metrics are those when all was known, so that both are of one maturity; unless one of them did not wait so long.
     """
     before, after = summarise_outcomes(first), summarise_outcomes(second)
     if before is None and after is None:
@@ -52,7 +54,8 @@ def compare_outcomes(first: Baseline, second: Baseline) -> list[OutcomeDifferenc
 
 
 def _coverage(before: OutcomeSummary | None, after: OutcomeSummary | None) -> OutcomeDifference:
-    return _metric_difference(COVERAGE, _coverage_of(before), _coverage_of(after), comparable=True)
+    alike = before is None or after is None or before.reference.horizon_ms == after.reference.horizon_ms
+    return _metric_difference(COVERAGE, _coverage_of(before), _coverage_of(after), comparable=alike)
 
 
 def _coverage_of(found: OutcomeSummary | None) -> Metric | None:
@@ -64,6 +67,7 @@ def _coverage_of(found: OutcomeSummary | None) -> Metric | None:
 
 def _ages(before: OutcomeSummary | None, after: OutcomeSummary | None) -> list[OutcomeDifference]:
     both: list[tuple[str, int | None, int | None]] = [
+        (HORIZON, _horizon(before), _horizon(after)),
         (FINAL_AGE, _final_age(before), _final_age(after)),
         (MEDIAN_AGE, _median_age(before), _median_age(after)),
     ]
@@ -76,6 +80,10 @@ def _ages(before: OutcomeSummary | None, after: OutcomeSummary | None) -> list[O
         )
         for name, a, b in both
     ]
+
+
+def _horizon(found: OutcomeSummary | None) -> int | None:
+    return None if found is None else found.reference.horizon_ms * 1000
 
 
 def _final_age(found: OutcomeSummary | None) -> int | None:
@@ -109,7 +117,10 @@ def _metrics(before: OutcomeSummary | None, after: OutcomeSummary | None) -> lis
 
 
 def _alike(before: OutcomeSummary, after: OutcomeSummary) -> bool:
-    return before.task == after.task and before.reference.classes == after.reference.classes
+    one, other = before.reference, after.reference
+    waited = min(one.horizon_ms, other.horizon_ms) * 1000
+    matured = one.horizon_ms == other.horizon_ms or max(one.final_age_us, other.final_age_us) <= waited
+    return before.task == after.task and one.classes == other.classes and matured
 
 
 def _metric_difference(

@@ -137,3 +137,39 @@ def test_two_baselines_are_compared(run: Run, deployed: Path) -> None:
     assert {item["total_variation"] for item in same["streams"]} == {0.0}
     status, _, err = run("baseline", "diff", "delays@3", "delays@9")
     assert status == 1 and "there is no baseline for 'delays@9'" in err
+
+
+def with_outcomes(path: Path, rows: int, wrong: float, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    lines = ["id,when,temp,carrier,prediction,actual_label,actual_timestamp"]
+    for i in range(rows):
+        at = f"2024-03-{1 + i * 20 // rows:02d}T"
+        score = rng.random()
+        actual = (score >= 0.5) != (rng.random() < wrong)
+        known = f"{at}{12 + rng.integers(0, 11):02d}:00:00Z"
+        label = "yes" if actual else "no"
+        lines.append(f"{path.stem}{i},{at}{i % 12:02d}:00:00Z,{rng.normal():.4f},A,{score:.3f},{label},{known}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_what_outcomes_of_two_baselines_show_is_compared(run: Run, settings: KafkaSettings, tmp_path: Path) -> None:
+    ensure_topics(settings, partitions=2)
+    spec = SPEC.replace("task: other", "task: binary_classification\npositive_class: yes")
+    (tmp_path / "delays.yaml").write_text(
+        spec.replace("positive_class: yes", "positive_class: 'yes'") + "outcomes: {horizon: 1d}\n"
+    )
+    assert run("deployment", "apply", tmp_path / "delays.yaml")[0] == 0
+    for version, wrong in (("3", 0.1), ("4", 0.3)):
+        file = with_outcomes(tmp_path / f"v{version}.csv", 1200, wrong, int(version))
+        status, _, err = run("baseline", "build", "delays", file, "--version", version)
+        assert status == 0, err
+    status, out, _ = run("baseline", "diff", "delays@3", "delays@4", "--json")
+    found = {item["name"]: item for item in json.loads(out)["outcomes"]}
+    assert status == 0 and found["accuracy"]["verdict"] == "changed"
+    assert found["accuracy"]["low"] < -0.2 < found["accuracy"]["high"]
+    assert found["coverage"]["change"] == 0 and found["horizon"]["first"] == "1 d"
+    status, text, _ = run("baseline", "diff", "delays@3", "delays@4")
+    assert status == 0 and "accuracy" in text and "changed" in text and "median age" in text
+    status, text, _ = run("baseline", "diff", "delays@3", tmp_path / "v4.csv")
+    assert status == 0 and "changed" in text

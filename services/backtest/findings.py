@@ -112,6 +112,7 @@ class Findings:
         """Take what there is, and forget what a worker would have committed besides."""
         for emission in partition.take()[1]:
             self._keep(emission)
+        partition.committed()
 
     def _keep(self, emission: Emission) -> None:
         record = emission.record

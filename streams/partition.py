@@ -53,6 +53,7 @@ from streams.outcomes.windows import PerformanceWindow, performance_summary
 from streams.specification import DeploymentSpec
 from streams.statistics.budget import start_mass_log
 from streams.statistics.performance.pairs import Pairs
+from streams.unusable import Unusable, unusable_intervals, unusable_outcomes, usable_rows
 from streams.windows import Group, Window, closed, group_rows
 
 LONE_ROWS_STEP = 64
@@ -266,12 +267,18 @@ class Partition:
             self._touch_deployment(columns.deployment_id)
 
     def _join_outcomes(self, deployment: Deployment, join: Join, columns: OutcomeColumns, message: Message) -> None:
-        limits = deployment.limits[-1]
-        usable = limits.on_time(columns.actual_timestamps_us, message.timestamp_ms)
-        if usable is not None:
-            bad = np.flatnonzero(~usable).tolist()
-            join.counters["refused_outcomes"] += len(bad)
-            self._refuse_rows(message, "outcome_time", time_error(columns.actual_timestamps_us, message, bad), bad)
+        unusable = unusable_outcomes(columns)
+        on_time = deployment.limits[-1].on_time(columns.actual_timestamps_us, message.timestamp_ms)
+        usable = usable_rows(columns.rows, on_time, unusable)
+        if on_time is not None:
+            left = usable_rows(columns.rows, None, unusable)
+            bad = np.flatnonzero(~on_time if left is None else left & ~on_time).tolist()
+            if bad:
+                error = time_error(columns.actual_timestamps_us, message, bad)
+                unusable.append(Unusable("outcome_time", error, bad))
+        for each in unusable:
+            join.counters["refused_outcomes"] += len(each.rows)
+            self._refuse_rows(message, each.reason, each.error, each.rows)
         joined, refusals = join.add_outcomes(deployment.spec, columns, usable, message.offset)
         self._refuse_outcomes(refusals, message)
         self._take_pairs(deployment, joined, message)
@@ -329,7 +336,7 @@ class Partition:
 
     def _emit_performance(self, deployment: Deployment, window: PerformanceWindow, *, final: bool) -> None:
         spec, join = deployment.spec, deployment.join
-        if join is not None and spec.outcomes is not None:
+        if join is not None:
             self._emissions.append(performance_summary(spec, window, self.number, join.known_us, final=final))
 
     def _expect_outcomes(self, deployment: Deployment) -> None:
@@ -404,6 +411,8 @@ class Partition:
             return
         if on_time is not None:
             self._count_refused(deployment, version, columns, message, int((~on_time).sum()))
+        for each in unusable_intervals(columns):
+            self._refuse_rows(message, each.reason, each.error, each.rows)
         counted, keys = self._count_rows(deployment, columns, message, on_time)
         self._apply_rows(deployment, version, columns, watched, message, counted)
         if deployment.join is not None:
@@ -816,7 +825,8 @@ class Partition:
                 continue
             limits = at_offset(deployment.limits, self._recover_from)
             if limits.key_fits(columns.deployment_id, message.key):
-                usable = limits.on_time(columns.actual_timestamps_us, message.timestamp_ms)
+                on_time = limits.on_time(columns.actual_timestamps_us, message.timestamp_ms)
+                usable = usable_rows(columns.rows, on_time, unusable_outcomes(columns))
                 deployment.join.recover_outcomes(columns, usable, message.offset)
 
     def remember(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:

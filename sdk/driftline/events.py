@@ -212,16 +212,17 @@ class OutcomeColumns:
 
     @classmethod
     def from_record(cls, record: Record) -> OutcomeColumns:
-        """Read the fields of an ``OutcomeBatch``.
+        """Read the fields of an ``OutcomeBatch``. What single rows say is left to who uses them, and may refuse those.
 
         Raises:
-            EventError: ``reason`` is ``empty_batch``, ``unequal_columns`` or ``wrong_schema``.
+            EventError: ``reason`` is ``empty_batch``, ``unequal_columns``, ``outcome_value`` (there is neither a column
+                of values nor one of classes) or ``wrong_schema``.
         """
         ids = record["prediction_ids"]
-        rows = _checked_ids(ids)
+        rows = _counted(ids)
         value, label, acted = record["actual_value"], record["actual_label"], record["was_acted_on"]
         if value is None and label is None:
-            raise EventError("an outcome needs actual_value or actual_label; both are missing")
+            raise _no_outcome()
         return cls(
             deployment_id=checked_name(record["deployment_id"], "deployment_id"),
             prediction_ids=ids,
@@ -231,7 +232,7 @@ class OutcomeColumns:
             was_acted_on=None if acted is None else _unpack_flags(acted, rows),
             labelling_probability=None
             if record["labelling_probability"] is None
-            else _checked_probabilities(_unpack(record["labelling_probability"], "<f8", rows, "labelling_probability")),
+            else _unpack(record["labelling_probability"], "<f8", rows, "labelling_probability"),
         )
 
 
@@ -278,11 +279,10 @@ def prediction_from_event(record: Record) -> PredictionColumns:
 
 
 def outcome_from_event(record: Record) -> OutcomeColumns:
-    """One row (the fields of an ``OutcomeEvent``) as columns."""
+    """One row (the fields of an ``OutcomeEvent``) as columns. What it says is checked by who reads it."""
     value, label, acted = record["actual_value"], record["actual_label"], record["was_acted_on"]
     if value is None and label is None:
-        raise EventError("an outcome needs actual_value or actual_label; both are missing")
-    _checked_ids([record["prediction_id"]])
+        raise _no_outcome()
     return OutcomeColumns(
         deployment_id=checked_name(record["deployment_id"], "deployment_id"),
         prediction_ids=[record["prediction_id"]],
@@ -292,7 +292,7 @@ def outcome_from_event(record: Record) -> OutcomeColumns:
         was_acted_on=None if acted is None else np.array([acted], dtype=np.uint8),
         labelling_probability=None
         if record["labelling_probability"] is None
-        else _checked_probabilities(np.array([record["labelling_probability"]], dtype=np.float64)),
+        else np.array([record["labelling_probability"]], dtype=np.float64),
     )
 
 
@@ -340,13 +340,6 @@ def _unpack_flags(data: bytes, rows: int) -> NDArray[np.uint8]:
     return flags
 
 
-def _checked_probabilities(values: Floats) -> Floats:
-    if not ((values > 0) & (values <= 1)).all():
-        wrong = values[~((values > 0) & (values <= 1))][0]
-        raise EventError(f"labelling_probability: expected numbers above 0 and at most 1, came {wrong}")
-    return values
-
-
 def _unpack_categorical(record: Record, rows: int, name: str) -> CategoricalColumn:
     codes = _unpack(record["codes"], "<i4", rows, name)
     categories = record["categories"]
@@ -369,9 +362,21 @@ def _unpack_vectors(record: Record, rows: int, name: str) -> Vectors:
     return np.frombuffer(data, "<f4").reshape(rows, dimension)
 
 
-def _checked_ids(ids: Sequence[str]) -> int:
+def _no_outcome() -> EventError:
+    return EventError(
+        "expected a number in actual_value or a class in actual_label, came neither: publish it once it is known",
+        reason="outcome_value",
+    )
+
+
+def _counted(ids: Sequence[str]) -> int:
     if not ids:
         raise EventError("the batch has no rows: publish nothing instead", reason="empty_batch")
+    return len(ids)
+
+
+def _checked_ids(ids: Sequence[str]) -> int:
+    _counted(ids)
     lengths = set(map(len, ids))
     if 0 in lengths or max(lengths) > MAX_ID_LENGTH:
         row = next(i for i, text in enumerate(ids) if not 0 < len(text) <= MAX_ID_LENGTH)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from driftline.events import MAX_ID_LENGTH, UNKNOWN_ACTED_ON, CategoricalColumn, category_text
+from driftline.limits import no_interval, no_probability
 from services.publish.errors import shown
 from services.publish.files import Column
 
@@ -100,16 +101,17 @@ def to_finite_numbers(column: Column) -> Converted[NDArray[np.float64]]:
 def to_probabilities(column: Column) -> Converted[NDArray[np.float64]]:
     """Numbers above 0 and at most 1; a missing one is bad."""
     read = to_numbers(column)
-    wrong = np.flatnonzero(~((read.values > 0) & (read.values <= 1))).tolist()
+    wrong = np.flatnonzero(no_probability(read.values)).tolist()
     came = {row: "nothing" if np.isnan(read.values[row]) else f"{read.values[row]}" for row in wrong}
     messages = {row: f"expected a probability above 0 and at most 1, came {text}" for row, text in came.items()}
     return Converted(read.values, messages | read.bad)
 
 
 def unfit_intervals(low: NDArray[np.float64], high: NDArray[np.float64]) -> dict[int, str]:
-    """By row, what is wrong with an interval: one end is missing, or the ends are in the wrong order."""
-    wrong = np.flatnonzero((low > high) | (np.isnan(low) != np.isnan(high))).tolist()
-    expected = "expected both ends of an interval, the lower first, or neither"
+    """By row, what is wrong with an interval: one end is missing or infinite, or the ends are in the wrong order."""
+    none = no_interval(low, high, len(low))
+    wrong = [] if none is None else np.flatnonzero(none).tolist()
+    expected = "expected both ends of an interval as finite numbers, the lower first, or neither"
     return {row: f"{expected}; came {_end(low[row])} and {_end(high[row])}" for row in wrong}
 
 

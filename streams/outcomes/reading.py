@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.events import CategoricalColumn, Floats, OutcomeColumns, PredictionColumns, category_text
+from driftline.limits import no_interval, no_probability
 from streams.baseline import OutcomeReference
 from streams.specification import BINARY, MULTICLASS, OTHER_TASK, REGRESSION, DeploymentSpec, OutcomeSpec
 from streams.statistics.performance.pairs import PerformanceLayout, Predicted
@@ -91,6 +92,9 @@ def read_predicted(layout: PerformanceLayout, columns: PredictionColumns) -> Pre
     for at, values in enumerate(parts[:width]):
         if values is not None:
             scores[:, at] = np.where(np.isfinite(values), values, np.nan)
+    wrong = no_interval(columns.prediction_low, columns.prediction_high, columns.rows) if width else None
+    if wrong is not None:
+        scores[wrong, 1:] = np.nan
     return Predicted(scores, np.full(columns.rows, -1, np.int64))
 
 
@@ -136,25 +140,38 @@ class Actual:
 
 def read_actual(layout: PerformanceLayout, columns: OutcomeColumns) -> Actual:
     """What turned out, n rows, with a reason for each that cannot be used."""
-    if layout.task == REGRESSION:
-        values = np.full(columns.rows, np.nan) if columns.actual_value is None else columns.actual_value
-        values = np.where(np.isfinite(values), values, np.nan)
-        expected = "a finite number in actual_value"
-    elif layout.task == OTHER_TASK:
-        return Actual(np.zeros(columns.rows))
-    else:
-        values = _class_codes(layout.classes, columns.actual_label, columns.rows).astype(np.float64)
-        if columns.actual_value is not None:
-            texts = CategoricalColumn.from_values([category_text(value) for value in columns.actual_value.tolist()])
-            from_values = _class_codes(_numbered(layout), texts, columns.rows)
-            labels = columns.actual_label
-            without_label = np.full(columns.rows, True) if labels is None else labels.codes < 0
-            values = np.where(without_label, from_values, values)
-        values[values < 0] = np.nan
-        names = ", ".join(repr(name) for name in layout.classes if name != ANY_OTHER)
-        expected = f"one of the classes {names[:400]} in actual_label"
+    values, expected, todo = _actual_values(layout, columns)
     bad = np.flatnonzero(np.isnan(values)).tolist()
-    return Actual(values, {row: f"expected {expected}, came {_came(columns, row)}" for row in bad})
+    refusals = {row: f"expected {expected}, came {_came(columns, row)}: {todo}" for row in bad}
+    chances = columns.labelling_probability
+    if chances is not None and (wrong := no_probability(chances)).any():
+        values[wrong] = np.nan
+        refusals |= {
+            row: f"expected a labelling_probability above 0 and at most 1, came {chances[row]}"
+            for row in np.flatnonzero(wrong).tolist()
+        }
+    return Actual(values, refusals)
+
+
+def _actual_values(layout: PerformanceLayout, columns: OutcomeColumns) -> tuple[Floats, str, str]:
+    """The values float64[n], NaN where there is none that fits; what was expected, and what to do."""
+    if layout.task == OTHER_TASK:
+        return np.zeros(columns.rows), "", ""
+    if layout.task == REGRESSION:
+        numbers = np.full(columns.rows, np.nan) if columns.actual_value is None else columns.actual_value
+        values = np.where(np.isfinite(numbers), numbers, np.nan)
+        return values, "a finite number in actual_value", "publish what turned out as a number"
+    values = _class_codes(layout.classes, columns.actual_label, columns.rows).astype(np.float64)
+    if columns.actual_value is not None:
+        texts = CategoricalColumn.from_values([category_text(value) for value in columns.actual_value.tolist()])
+        from_values = _class_codes(_numbered(layout), texts, columns.rows)
+        labels = columns.actual_label
+        without_label = np.full(columns.rows, True) if labels is None else labels.codes < 0
+        values = np.where(without_label, from_values, values)
+    values[values < 0] = np.nan
+    names = ", ".join(repr(name) for name in layout.classes if name != ANY_OTHER)
+    todo = "publish it under one of these names, or list all classes under outcomes.classes in the specification"
+    return values, f"one of the classes {names[:400]} in actual_label", todo
 
 
 def _numbered(layout: PerformanceLayout) -> tuple[str, ...]:

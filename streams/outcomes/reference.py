@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.events import UNKNOWN_ACTED_ON, OutcomeColumns, PredictionColumns
+from driftline.limits import no_probability
 from streams.baseline import LABELS_ROLE, Baseline, BaselineStream, OutcomeReference
 from streams.derived import Derived
 from streams.errors import BaselineError
@@ -265,7 +266,10 @@ def _acted(batch: OutcomeColumns) -> NDArray[np.uint8]:
 
 
 def _weights(batch: OutcomeColumns) -> Floats:
-    return np.ones(batch.rows) if batch.labelling_probability is None else 1 / batch.labelling_probability
+    chances = batch.labelling_probability
+    if chances is None:
+        return np.ones(batch.rows)
+    return np.asarray(1 / np.where(no_probability(chances), 1.0, chances))  # those are not used
 
 
 def _end_us(table: _Table, horizon_us: int, until_us: int | None) -> int:

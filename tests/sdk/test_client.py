@@ -310,6 +310,14 @@ BAD_CALLS: list[tuple[str, Callable[[Client], Any]]] = [
         lambda c: c.log_prediction({}, prediction_low=2, prediction_high=1),
     ),
     ("prediction_high is missing", lambda c: c.log_prediction({}, prediction_low=2)),
+    (
+        "prediction_high is inf: expected .* finite numbers",
+        lambda c: c.log_prediction({}, prediction_low=2, prediction_high=math.inf),
+    ),
+    (
+        "row 0: prediction_low is -inf, .* finite numbers",
+        lambda c: c.log_predictions({"x": [1]}, prediction_low=[-math.inf], prediction_high=[3]),
+    ),
     ("prediction_low is missing", lambda c: c.log_prediction({}, prediction_low=math.nan, prediction_high=2)),
     (
         "row 1: prediction_low is 3.0, prediction_high 2.0",

@@ -518,10 +518,10 @@ def test_a_table_of_outcomes_is_read() -> None:
     "of_library", [list, np.array, pd.Series, pa.array], ids=["list", "numpy", "pandas", "pyarrow"]
 )
 def test_intervals_of_every_library_are_read(of_library: Any) -> None:
-    low, high = of_library([0.5, math.nan, 2.0]), of_library([0.5, math.nan, math.inf])
+    low, high = of_library([0.5, math.nan, 2.0]), of_library([0.5, math.nan, 1e300])
     columns = table({"a": [1, 2, 3]}, prediction_low=low, prediction_high=high)
     np.testing.assert_array_equal(columns.prediction_low, [0.5, math.nan, 2.0])
-    np.testing.assert_array_equal(columns.prediction_high, [0.5, math.nan, math.inf])
+    np.testing.assert_array_equal(columns.prediction_high, [0.5, math.nan, 1e300])
 
 
 @given(st.lists(FEATURES, min_size=2, max_size=30), st.data())

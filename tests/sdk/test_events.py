@@ -151,7 +151,7 @@ def outcomes(**changes: Any) -> OutcomeColumns:
 
 
 def test_an_outcome_without_value_and_label_is_refused() -> None:
-    with pytest.raises(EventError, match="actual_value or actual_label"):
+    with pytest.raises(EventError, match=r"a number in actual_value or a class in actual_label, came neither"):
         OutcomeColumns.from_record(outcomes(actual_value=None).to_record())
 
 

@@ -562,10 +562,10 @@ INTERVALS = DeploymentSpec("d", "m", "regression", (), columns={"prediction_low"
 
 
 def test_intervals_are_read_where_both_ends_are_there(tmp_path: Path) -> None:
-    text = "timestamp,prediction,p05,prediction_high\n2024-01-01,2,1,3\n2024-01-01,5,,NA\n2024-01-01,2,2,inf\n"
+    text = "timestamp,prediction,p05,prediction_high\n2024-01-01,2,1,3\n2024-01-01,5,,NA\n2024-01-01,2,2,1e300\n"
     columns = predictions(write(tmp_path / "f.csv", text), INTERVALS)
     np.testing.assert_array_equal(columns.prediction_low, [1.0, math.nan, 2.0])
-    np.testing.assert_array_equal(columns.prediction_high, [3.0, math.nan, math.inf])
+    np.testing.assert_array_equal(columns.prediction_high, [3.0, math.nan, 1e300])
     part = take(columns, np.array([2, 0]))
     np.testing.assert_array_equal(part.prediction_low, [2.0, 1.0])
     assert predictions(write(tmp_path / "g.csv", "timestamp,x\n2024-01-01,2\n"), _plain()).prediction_low is None
@@ -576,12 +576,22 @@ def _plain() -> DeploymentSpec:
 
 
 @pytest.mark.parametrize(
-    ("row", "came"), [("3,1", "came 3.0 and 1.0"), ("3,", "came 3.0 and nothing"), (",3", "came nothing and 3.0")]
+    ("row", "came"),
+    [
+        ("3,1", "came 3.0 and 1.0"),
+        ("3,", "came 3.0 and nothing"),
+        (",3", "came nothing and 3.0"),
+        ("3,inf", "came 3.0 and inf"),
+    ],
 )
 def test_an_interval_that_is_none_is_named_with_its_line(tmp_path: Path, row: str, came: str) -> None:
     path = write(tmp_path / "f.csv", f"timestamp,p05,prediction_high\n2024-01-01,1,1\n2024-01-01,{row}\n")
     text = refusal(path, INTERVALS)
-    assert "line 3, column 'p05': expected both ends of an interval, the lower first, or neither; " + came in text
+    assert (
+        "line 3, column 'p05': expected both ends of an interval as finite numbers, the lower first, or neither; "
+        + came
+        in text
+    )
     tally = Tally()
     assert predictions(path, INTERVALS, on_error="skip", tally=tally).rows == 1 and tally.rejected == 1
 

@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from driftline.codec import decode, encode
-from driftline.events import PredictionColumns
+from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER, Topics, baseline_key, record_key
 from services.kafka import Publisher
@@ -47,8 +47,8 @@ class Found:
 class WorkerProcess:
     """``driftline worker`` as a process of its own."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
-        self.log = log
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path, data_dir: Path) -> None:
+        self.log, self.data_dir = log, data_dir
         self.told_to_end = False
         with log.open("ab") as out:
             self.process = subprocess.Popen(
@@ -88,6 +88,7 @@ class World:
         self.specs: dict[str, DeploymentSpec] = {}
         self.baselines: dict[str, Baseline] = {}
         self._folder = folder
+        self._started = 0
         self._state_reader: Consumer | None = None
         self._state: dict[tuple[int, bytes], dict[str, Any]] = {}
         ensure_topics(self.settings, partitions, 1)
@@ -116,31 +117,41 @@ class World:
                     publisher.send(self.topics.deployments, key, encode("DeploymentSpec", each.to_record()))
 
     def send(
-        self, what: PredictionColumns | bytes | None, *, key: bytes | None = None, topic: str = "", **options: Any
+        self,
+        what: PredictionColumns | OutcomeColumns | bytes | None,
+        *,
+        key: bytes | None = None,
+        topic: str = "",
+        **options: Any,
     ) -> None:
         """Publish a batch, or any bytes."""
         if isinstance(what, PredictionColumns):
             key = key or record_key(what.deployment_id)
             options.setdefault("timestamp", int(what.timestamps_us.max()) // 1000)
             what = encode("PredictionBatch", what.to_record())
+        elif isinstance(what, OutcomeColumns):
+            key, topic = key or record_key(what.deployment_id), self.topics.outcomes
+            options.setdefault("timestamp", int(what.actual_timestamps_us.max()) // 1000)
+            what = encode("OutcomeBatch", what.to_record())
         self.producer.produce(topic or self.topics.predictions, what, key, **options)
         self.producer.poll(0)
 
     def flush(self) -> None:
         assert self.producer.flush(30) == 0
 
-    def start(self, *options: str, before: str = "") -> WorkerProcess:
+    def start(self, *options: str, before: str = "", data_dir: Path | None = None) -> WorkerProcess:
         """Start a worker; ``before`` is Python that runs first, to break something."""
-        number = len(self.workers)
+        number, self._started = self._started, self._started + 1
+        data_dir = data_dir or self._folder / f"worker-{number}"
         environment = {
             **os.environ,
             "DRIFTLINE_BOOTSTRAP_SERVERS": self.settings.bootstrap_servers,
             "DRIFTLINE_TOPIC_PREFIX": self.topics.prefix,
             "DRIFTLINE_APPLICATION_ID": self.settings.application_id,
         }
-        command = [sys.executable, "-c", before + START, "--data-dir", str(self._folder / f"worker-{number}")]
+        command = [sys.executable, "-c", before + START, "--data-dir", str(data_dir)]
         command += ["--session-seconds", str(SESSION_SECONDS), *options]
-        worker = WorkerProcess(command, environment, self._folder / f"worker-{number}.log")
+        worker = WorkerProcess(command, environment, self._folder / f"worker-{number}.log", data_dir)
         self.workers.append(worker)
         return worker
 

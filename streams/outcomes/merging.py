@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.outcomes.runs import SLICE_ROWS, Keys, Rows, Run, RunWriter, Section, field, newest_order
+from streams.outcomes.runs import Run, RunWriter
+from streams.outcomes.sections import SLICE_ROWS, Keys, Rows, Section, field, newest_order
 
 MOST_RUNS = 12
 """Runs that a lookup may have to ask."""

@@ -1,15 +1,10 @@
 """Runs: rows sorted by key that never change again, of which :mod:`streams.outcomes.store` is made.
 
-A run holds a *section* for each table that had rows when it was written. A section's keys are kept twice: within the
-rows, and beside them as plain numbers, eight to a cache line, where they are looked up. Keys are digests and so evenly
-spread: a *directory* says for each value of a key's first bits how many keys lie below it, and the key that is looked
-for is one of the next few. That takes two reads from memory where a binary search of ten million keys takes twenty,
-each of which waits for the one before.
+A run holds a *section* (:mod:`streams.outcomes.sections`) for each table that had rows when it was written. A section's
+keys are kept twice: within the rows, and beside them as plain numbers, eight to a cache line, where they are looked up.
 
     section: keys uint64[n + 1], the last of them 2^64 - 1 | rows, n times the table's row size
     run:     sections | footer, one _FOOTER record a section, with checksums
-
-Rows are handled as bytes: all that is known of them is that they begin with key, check and time.
 """
 
 from __future__ import annotations
@@ -19,28 +14,14 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.void]
-Keys = NDArray[np.uint64]
-Integers = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
+from streams.outcomes.sections import LAST_KEY, Bytes, Integers, Keys, Rows, Section, field
 
-SLICE_ROWS = 131_072
-"""Rows that a merge holds in memory at once, and handles between two chances to let a smaller merge go first: 10 ms."""
-
-LAST_KEY = np.uint64(2**64 - 1)
-
-_ROWS_PER_SLOT = 2
-_LEAST_ROWS = 4_096
-"""Fewer rows are searched: they are in the processor's cache, and of many small sections each costs next to nothing."""
-_FARTHEST = 64
-"""Steps from a directory's entry: more, and the keys are not spread as digests are; they are then searched for."""
 _BUFFERED_BYTES = 16 << 20
 """A run up to this size is put together in memory and written at once."""
 _SAMPLES = 16
@@ -61,151 +42,11 @@ _FOOTER = np.dtype(
     ]
 )
 
-
 RUN_SUFFIX = ".run"
 
 
 class DamagedError(Exception):
     """What is stored is not what was written."""
-
-
-@lru_cache(maxsize=1024)
-def head(row_bytes: int) -> np.dtype[np.void]:
-    """Rows of any table as what all of them begin with; ``id`` is key and check in one."""
-    return np.dtype(
-        {
-            "names": ["id", "key", "check", "time_us"],
-            "formats": ["S16", "<u8", "<u8", "<i8"],
-            "offsets": [0, 0, 8, 16],
-            "itemsize": row_bytes,
-        }
-    )
-
-
-def plain(rows: Rows) -> Rows:
-    """Rows as records of bytes, contiguous."""
-    return np.ascontiguousarray(rows).view(np.dtype((np.void, rows.dtype.itemsize)))
-
-
-def field(rows: Rows, name: str) -> NDArray[Any]:
-    """A view of a field that all rows have."""
-    return rows.view(head(rows.dtype.itemsize))[name]
-
-
-def newest_order(keys: Keys, rows: Rows, *, sorted_parts: bool) -> NDArray[np.intp]:
-    """Order of rows by (key, check), of rows with the same id only the last one.
-
-    Args:
-        keys: uint64[n].
-        rows: n rows, older ones first.
-        sorted_parts: Whether they are a few sorted parts, one after the other. Makes a difference to the time only.
-    """
-    order = np.argsort(keys, kind="stable" if sorted_parts else "quicksort")
-    ordered = keys.take(order)
-    equal = ordered[1:] == ordered[:-1]
-    if not equal.any():
-        return order
-    shared = np.zeros(len(order), bool)
-    shared[1:] |= equal
-    shared[:-1] |= equal
-    at = np.flatnonzero(shared)
-    several = order[at]
-    checks = field(rows, "check")[several]
-    order[at] = several[np.lexsort((several, checks, keys[several]))]
-    several = order[at]
-    checks, repeated = field(rows, "check")[several], keys[several]
-    replaced = (repeated[1:] == repeated[:-1]) & (checks[1:] == checks[:-1])
-    keep = np.ones(len(order), bool)
-    keep[at[:-1][replaced]] = False
-    return order[keep]
-
-
-def _directory(keys: Keys) -> tuple[NDArray[np.uint32], np.uint64]:
-    """How many keys lie below each value of their first bits, and the shift that leaves those bits.
-
-    Args:
-        keys: uint64[n], sorted.
-    """
-    bits = max((len(keys) // _ROWS_PER_SLOT).bit_length(), 1)
-    shift = np.uint64(64 - bits)
-    below = np.zeros(1 << bits, np.uint32)
-    step = min(1 << bits, SLICE_ROWS)
-    start = 0
-    for slot in range(0, 1 << bits, step):
-        last = slot + step == 1 << bits
-        end = len(keys) if last else int(np.searchsorted(keys, np.uint64(slot + step) << shift))
-        counts = np.bincount((keys[start:end] >> shift).astype(np.intp) - slot, minlength=step)
-        below[slot] = start
-        below[slot + 1 : slot + step] = start + np.cumsum(counts[:-1])
-        start = end
-    return below, shift
-
-
-class Section:
-    """The rows of one table in one run, sorted by (key, check), which are all different.
-
-    Args:
-        keys: uint64[n + 1], the rows' keys and ``LAST_KEY``.
-        rows: n rows as bytes.
-        first_us: The smallest time.
-        last_us: The largest time.
-    """
-
-    def __init__(self, keys: Keys, rows: Rows, first_us: int, last_us: int) -> None:
-        self.keys, self.rows, self.first_us, self.last_us = keys, rows, first_us, last_us
-        self._below: NDArray[np.uint32] | None = None
-        if len(rows) >= _LEAST_ROWS:
-            below, self._shift = _directory(keys[:-1])
-            if max(int(np.diff(below).max()), len(rows) - int(below[-1])) <= _FARTHEST:
-                self._below = below
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def index_bytes(self) -> int:
-        """Memory of the directory."""
-        return 0 if self._below is None else self._below.nbytes
-
-    def find(self, keys: Keys, checks: Keys) -> tuple[NDArray[np.intp], Rows]:
-        """Look rows up.
-
-        Args:
-            keys: uint64[m].
-            checks: uint64[m].
-
-        Returns:
-            Which of the m are here, ascending, and their rows.
-        """
-        place = self._place(keys)
-        at = np.flatnonzero((self.keys.take(place) == keys) & (place < len(self)))
-        rows = self.rows.take(place[at])
-        same = field(rows, "check") == checks[at]
-        if same.all():
-            return at, rows
-        for one in np.flatnonzero(~same).tolist():
-            place_of_one = self._beyond(int(place[at[one]]), keys[at[one]], checks[at[one]])
-            if place_of_one is not None:
-                rows[one], same[one] = self.rows[place_of_one], True
-        return at[same], rows[same]
-
-    def _place(self, keys: Keys) -> NDArray[np.intp]:
-        """Where the first row with each key is, or would be."""
-        if self._below is None:
-            return np.searchsorted(self.keys[:-1], keys)
-        place = self._below.take((keys >> self._shift).view(np.int64)).astype(np.intp)
-        behind = np.flatnonzero(self.keys.take(place) < keys)
-        while behind.size:
-            place[behind] += 1
-            wanted = keys[behind]
-            behind = behind[self.keys.take(place[behind]) < wanted]
-        return place
-
-    def _beyond(self, place: int, key: np.uint64, check: np.uint64) -> int | None:
-        """Place of a row whose key other rows have, too."""
-        end = int(np.searchsorted(self.keys[:-1], key, side="right"))
-        found = np.flatnonzero(field(self.rows[place:end], "check") == check)
-        return place + int(found[0]) if found.size else None
 
 
 @dataclass(frozen=True, eq=False)

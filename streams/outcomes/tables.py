@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,16 @@ from numpy.lib.format import dtype_to_descr
 from numpy.typing import NDArray
 
 from streams.outcomes.directory import PendingError
-from streams.outcomes.runs import SLICE_ROWS, Keys, Rows, Run, Section, field, newest_order, plain
+from streams.outcomes.runs import Run
+from streams.outcomes.sections import SLICE_ROWS, Integers, Keys, Rows, Section, field, newest_order, plain
 
 _HEAD = (("key", "<u8", 0), ("check", "<u8", 8), ("time_us", "<i8", 16))
 _ALWAYS_US = int(np.iinfo(np.int64).min)
-_INDEXED_ROW_BYTES = 180
-"""Of a row in memory the id, its number and their place in the dictionary."""
+_LEAST_ROOM = 16
+"""Rows; a power of two."""
+_SLOTS_PER_ROW = 4
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio."""
 
 
 @dataclass(slots=True)
@@ -33,12 +36,16 @@ class Stored:
 
 
 class Recent:
-    """A table's rows that are in memory only."""
+    """A table's rows that are in memory only.
+
+    They are found by a hash table whose entries are chained (Knuth, "The Art of Computer Programming", volume 3,
+    section 6.4), newest rows first: a batch is put or looked up with a few array operations.
+    """
 
     def __init__(self, row_bytes: int) -> None:
-        self._rows: Rows = np.empty(16, np.dtype((np.void, row_bytes)))
-        self._index: dict[bytes, int] = {}
+        self._rows: Rows = np.empty(0, np.dtype((np.void, row_bytes)))
         self._size = 0
+        self._grow(_LEAST_ROOM)
 
     def __len__(self) -> int:
         return self._size
@@ -50,25 +57,68 @@ class Recent:
 
     @property
     def memory_bytes(self) -> int:
-        """About how much memory they take."""
-        return self._rows.nbytes + _INDEXED_ROW_BYTES * len(self._index)
+        """How much memory they take."""
+        return self._rows.nbytes + self._newest.nbytes + self._older.nbytes
 
     def put(self, rows: Rows) -> None:
         """Add rows, as bytes."""
-        size = self._size + len(rows)
-        if size > len(self._rows):
-            grown = np.empty(max(size, 2 * len(self._rows)), self._rows.dtype)
-            grown[: self._size] = self.rows
-            self._rows = grown
-        self._rows[self._size : size] = rows
-        self._index.update(zip(field(rows, "id").tolist(), range(self._size, size), strict=True))
-        self._size = size
+        begin, end = self._size, self._size + len(rows)
+        if end > len(self._rows):
+            self._grow(1 << (end - 1).bit_length())
+        self._rows[begin:end] = rows
+        self._size = end
+        self._chain(begin, end)
 
-    def find(self, ids: Sequence[bytes]) -> tuple[NDArray[np.intp], Rows]:
-        """Which of the ids (``id`` of :func:`streams.outcomes.runs.head`) are here, ascending, and their last rows."""
-        place = np.fromiter(map(self._index.get, ids, repeat(-1)), np.intp, count=len(ids))
+    def find(self, keys: Keys, checks: Keys) -> tuple[NDArray[np.intp], Rows]:
+        """Which ids are here, ascending, and the last row of each.
+
+        Args:
+            keys: uint64[m].
+            checks: uint64[m].
+        """
+        place = np.full(len(keys), -1, np.intp)
+        number = self._newest.take(self._slots(keys, checks))
+        at = np.flatnonzero(number >= 0)
+        number = number[at]
+        while at.size:
+            rows = self._rows.take(number)
+            same = (field(rows, "key") == keys[at]) & (field(rows, "check") == checks[at])
+            place[at[same]] = number[same]
+            number = self._older.take(number)
+            there = np.flatnonzero(~same & (number >= 0))
+            at, number = at[there], number[there]
         at = np.flatnonzero(place >= 0)
         return at, self._rows.take(place[at])
+
+    def _slots(self, keys: Keys, checks: Keys) -> Integers:
+        """Where chains begin: Fibonacci hashing of what might not be spread by itself."""
+        return (((keys ^ checks) * _GOLDEN) >> self._shift).view(np.int64)
+
+    def _chain(self, begin: int, end: int) -> None:
+        """Put rows at the beginning of their chains, later ones before earlier ones."""
+        rows = self._rows[begin:end]
+        slots = self._slots(field(rows, "key"), field(rows, "check"))
+        numbers = np.arange(begin, end, dtype=np.int32)
+        self._older[begin:end] = self._newest.take(slots)
+        self._newest[slots] = numbers
+        if (self._newest.take(slots) != numbers).any():
+            order = np.argsort(slots, kind="stable")
+            slots, numbers = slots[order], numbers[order]
+            again = slots[1:] == slots[:-1]
+            self._older[numbers[1:][again]] = numbers[:-1][again]
+            last = np.append(~again, True)
+            self._newest[slots[last]] = numbers[last]
+
+    def _grow(self, room: int) -> None:
+        """Make room for so many rows, a power of two."""
+        rows = np.empty(room, self._rows.dtype)
+        rows[: self._size] = self.rows
+        self._rows = rows
+        bits = (room * _SLOTS_PER_ROW).bit_length() - 1
+        self._shift = np.uint64(64 - bits)
+        self._newest = np.full(1 << bits, -1, np.int32)
+        self._older = np.empty(room, np.int32)
+        self._chain(0, self._size)
 
 
 class Held:
@@ -164,22 +214,21 @@ class PendingTable:
         keys, checks = np.ascontiguousarray(keys, np.uint64), np.ascontiguousarray(checks, np.uint64)
         found = np.zeros(len(keys), bool)
         rows = np.zeros(len(keys), np.dtype((np.void, self.dtype.itemsize)))
+        wanted = np.arange(len(keys))
         recent = self._recent
-        if recent is not None:
-            ids = np.stack([keys, checks], axis=1).view("S16").ravel().tolist()
-            at, rows_found = recent.find(ids)
-            found[at], rows[at] = True, rows_found
-        wanted = np.flatnonzero(~found) if recent is not None else np.arange(len(keys))
-        for section in self._newest_first():
-            if not wanted.size:
-                break
-            at, rows_found = section.find(keys[wanted], checks[wanted])
+        parts: list[Recent | Section] = [] if recent is None else [recent]
+        for part in [*parts, *self._newest_first()]:
+            at, rows_found = part.find(keys, checks)
             if at.size:
                 here = wanted[at]
                 found[here], rows[here] = True, rows_found
-                wanted = wanted[~found[wanted]]
-        forgotten = np.flatnonzero(found & (field(rows, "time_us") < self._stored.forgotten_before_us))
-        if forgotten.size:
+                left = np.ones(len(wanted), bool)
+                left[at] = False
+                wanted, keys, checks = wanted[left], keys[left], checks[left]
+                if not wanted.size:
+                    break
+        if self._stored.forgotten_before_us > _ALWAYS_US:
+            forgotten = np.flatnonzero(found & (field(rows, "time_us") < self._stored.forgotten_before_us))
             found[forgotten], rows[forgotten] = False, np.zeros((), rows.dtype)
         return found, rows.view(self.dtype)
 

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streams.outcomes import merging, runs, tables
+from streams.outcomes import merging, runs, sections, tables
 from streams.outcomes.merging import MOST_RUNS, next_merge
-from streams.outcomes.runs import newest_order, plain
+from streams.outcomes.sections import newest_order, plain
 from streams.outcomes.store import PendingError, PendingStore, PendingTable
 
 ROW = np.dtype([("key", "<u8"), ("check", "<u8"), ("time_us", "<i8"), ("value", "<i4")])
@@ -40,8 +40,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "SLICE_ROWS", 5)
     monkeypatch.setattr(tables, "SLICE_ROWS", 5)
     monkeypatch.setattr(merging, "SMALL_BYTES", 300)
-    monkeypatch.setattr(runs, "SLICE_ROWS", 4)
-    monkeypatch.setattr(runs, "_LEAST_ROWS", 3)
+    monkeypatch.setattr(sections, "SLICE_ROWS", 4)
+    monkeypatch.setattr(sections, "_LEAST_ROWS", 3)
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ from streams.outcomes.expected import expected_of
 from streams.outcomes.followed import followed_pairs
 from streams.outcomes.frames import Frame
 from streams.outcomes.join import Join
+from streams.outcomes.marks import Marks
 from streams.outcomes.reading import Keys, id_keys
 from streams.outcomes.store import PendingStore
 from streams.outcomes.windows import PerformanceWindow, performance_summary
@@ -85,6 +86,7 @@ class Partition:
         self.number = number
         self._store = PendingStore(None) if store is None else store
         self._stored = 0
+        self._marks = Marks()
         self._recover_from = self._recover_outcomes_from = 0
         self._topics = topics
         self._deployments: dict[str, Deployment] = {}
@@ -319,9 +321,11 @@ class Partition:
     def _pass_outcome_time(self, deployment: Deployment, message: Message, *, read: bool = False) -> None:
         """Write the performance windows and count the cohorts that have come due."""
         join, spec = deployment.join, deployment.spec
-        if join is None or deployment.clock_us is None or spec.outcomes is None:
+        if join is None or spec.outcomes is None:
             return
         self._dirty[key_of("join", spec.deployment_id)] = join
+        if deployment.clock_us is None:
+            return
         due = join.pass_time(spec, deployment.clock_us, live=deployment.live, read=read)
         if due is None:
             return
@@ -436,6 +440,8 @@ class Partition:
                 deployment.spec, columns, keys, counted, expected, message.offset, outcome_offset
             )
             self._stored += len(keys)
+            for waited in join.take_met():
+                self._marks.meet(waited)
             self._refuse_outcomes(refusals, message)
             self._take_pairs(deployment, early, message)
         self._pass_outcome_time(deployment, message)
@@ -698,10 +704,11 @@ class Partition:
         records: dict[bytes, dict[str, Any] | None] = {key: fields_of(key, dirty) for key, dirty in self._dirty.items()}
         emissions, order = self._emissions, self._order
         if order:
-            records[b"position"] = self._position_fields()
             if self._stored >= CHECKPOINT_ROWS:
                 self._store.prepare(self.position)
+                self._marks.checkpoint(self.position[self._topics.predictions])
                 self._stored = 0
+            records[b"position"] = self._position_fields() | self._marks.to_fields()
         self._dirty, self._emissions, self._order = {}, [], []
         self.urgent = False
         return records, emissions, order
@@ -781,6 +788,7 @@ class Partition:
         self.messages, self.dead_letters = position["messages"], position["dead_letters"]
         self._log_time_ms, self._time_ms = position["log_time_ms"], position["time_ms"]
         self._identities.restore(position["older_ids_offset"], position["younger_ids_offset"])
+        self._marks.restore(position)
         self._open_store()
         return range(min(position["older_ids_offset"], self._recover_from), position["predictions"])
 
@@ -800,6 +808,9 @@ class Partition:
         begins = [min(offsets) for offsets in zip(*needed, ends, strict=True)]
         self._recover_from = max(begins[0], stored.get(self._topics.predictions, 0))
         self._recover_outcomes_from = max(begins[1], stored.get(self._topics.outcomes, 0))
+        waited = self._marks.first_outcome(stored.get(self._topics.predictions, 0))
+        if waited is not None:
+            self._recover_outcomes_from = max(begins[1], min(self._recover_outcomes_from, waited))
 
     @property
     def to_recover(self) -> dict[str, range]:

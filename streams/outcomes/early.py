@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.events import CategoricalColumn, OutcomeColumns
-from streams.outcomes.arrivals import Arrivals, acted_on, labelling_probability, latest_of_each
+from streams.outcomes.arrivals import Arrivals, acted_on, first_of_each, labelling_probability
 from streams.outcomes.frames import EARLY_ROW, Rows
 from streams.outcomes.reading import Keys
 from streams.outcomes.store import PendingTable
 
 MOST_LABELS = 10_000
 """Distinct classes of outcomes that wait for their prediction."""
+
+MOST_OUTCOMES = 16
+"""Different outcomes that wait for one prediction; nobody knows yet which of them came in time."""
 
 FOREVER_US = 1 << 62
 
@@ -27,7 +30,8 @@ class EarlyOutcomes:
     """The outcomes of one deployment on one partition whose prediction has not come.
 
     What they say is kept in the store; which rows of the topic wait is kept in the journal as well, because nothing
-    else tells an outcome that waits from one whose prediction came and is not waited for any more.
+    else tells an outcome that waits from one whose prediction came and is not waited for any more. Several of one
+    prediction lie in *slots*: the first under its key, each other one under a check that is larger by one.
 
     Args:
         table: Where they wait: found anew after the store was emptied.
@@ -41,6 +45,7 @@ class EarlyOutcomes:
         self._table = table
         self._labels: dict[str, int] = {}
         self._waiting: dict[int, Mask] = {}  # by offset of the message
+        self._slots = 0
         self.next_us = FOREVER_US
         self.changed: set[int] = set()
 
@@ -55,34 +60,51 @@ class EarlyOutcomes:
         """The message of the outcomes topic from which on they stand in the log; None if none waits."""
         return min(self._waiting, default=None)
 
-    def add(self, arrivals: Arrivals, keys: Keys, final_after_us: int) -> int:
-        """Outcomes begin to wait; of several of one prediction the latest known does.
+    def add(self, arrivals: Arrivals, keys: Keys, final_after_us: int) -> tuple[int, NDArray[np.intp]]:
+        """Outcomes begin to wait.
 
         Returns:
-            How many of these, or of those that waited, say nothing any more.
+            repeated: How many say what another one says that waits.
+            crowded: Those, by index, for whose prediction too many wait.
         """
         rows = self._rows(arrivals, keys)
-        table = self._table()
-        there, known = table.get(rows["key"], rows["check"])
-        there &= self._wait(known)
-        newer = ~there | (rows["time_us"] > known["time_us"])
-        for row in np.flatnonzero(there & (rows["time_us"] == known["time_us"])).tolist():
-            newer[row] = self._said(rows[row]) > self._said(known[row])
-        said = [self._said(row) for row in rows[newer]]
-        order = {each: rank for rank, each in enumerate(sorted(set(said)))}
-        chosen = latest_of_each(rows[newer], rows["time_us"][newer], np.array([order[each] for each in said], np.int64))
-        new, replaced = rows[newer][chosen], known[newer][chosen][there[newer][chosen]]
+        placed, crowded = self._place(rows)
+        new = rows[placed]
         if len(new):
-            self._mark(replaced, waits=False)
-            self._mark(new, waits=True)
             self.next_us = min(self.next_us, int(new["time_us"].min()) + final_after_us)
-            table.put(new)
-        return len(rows) - len(new) + len(replaced)
+        return len(rows) - len(new) - len(crowded), crowded
 
-    def _said(self, row: Any) -> tuple[str, float]:
-        """What an outcome says, in the order in which two known at once are told apart."""
-        label, value = int(row["label"]), float(row["value"])
-        return (self._names[label] if label >= 0 else "", value if value == value else -np.inf)
+    def _place(self, rows: Rows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Put rows into free slots: those that were, and those that found none, by index; the others are repeated."""
+        table = self._table()
+        left, placed = np.arange(len(rows)), []
+        for slot in range(MOST_OUTCOMES):
+            if not left.size:
+                break
+            mine = rows[left]
+            mine["check"] += np.uint64(slot)
+            taken, _ = self._get(mine)
+            new = ~taken & first_of_each(mine)
+            if new.any():
+                table.put(mine[new])
+                self._mark(mine[new], waits=True)
+                placed.append(left[new])
+                self._slots = max(self._slots, slot + 1)
+            left, mine = left[~new], mine[~new]
+            _, there = self._get(mine)
+            left = left[~self._alike(mine, there)]
+        return np.concatenate([left[:0], *placed]), left
+
+    def _get(self, rows: Rows) -> tuple[Mask, Rows]:
+        found, there = self._table().get(rows["key"], rows["check"])
+        return found & self._wait(there), there
+
+    @staticmethod
+    def _alike(rows: Rows, others: Rows) -> Mask:
+        """Whether two outcomes of a prediction say the same, bool[n]."""
+        same_value = (rows["value"] == others["value"]) | (np.isnan(rows["value"]) & np.isnan(others["value"]))
+        names = ("time_us", "label", "probability", "acted")
+        return np.asarray(np.logical_and.reduce([same_value, *(rows[name] == others[name] for name in names)]))
 
     @property
     def _names(self) -> list[str]:
@@ -105,13 +127,17 @@ class EarlyOutcomes:
                 rows["label"][columns.actual_label.codes == code] = -2 if known is None else known
         return rows
 
-    def meet(self, deployment_id: str, rows: Rows) -> tuple[Mask, Arrivals] | None:
-        """Predictions have come: which of them, bool[n], outcomes waited for, and these; None if none did."""
-        found, early = self._table().get(rows["key"], rows["check"])
-        found &= self._wait(early)
-        if not found.any():
+    def meet(self, deployment_id: str, rows: Rows) -> tuple[NDArray[np.intp], Arrivals] | None:
+        """Predictions have come, n rows: those for which outcomes waited, by index, and these; None if none did."""
+        met = []
+        for slot in range(self._slots):
+            found, early = self._table().get(rows["key"], rows["check"] + np.uint64(slot))
+            found &= self._wait(early)
+            if found.any():
+                met.append((np.flatnonzero(found), early[found]))
+        if not met:
             return None
-        early = early[found]
+        at, early = (np.concatenate(each) for each in zip(*met, strict=True))
         self._mark(early, waits=False)
         names = self._names
         columns = OutcomeColumns(
@@ -123,7 +149,7 @@ class EarlyOutcomes:
             early["acted"].copy(),
             early["probability"].copy(),
         )
-        return found, Arrivals(columns, early["offset"].copy(), early["row"].astype(np.int64))
+        return at, Arrivals(columns, early["offset"].copy(), early["row"].astype(np.int64))
 
     def expire(self, known_us: int, final_after_us: int) -> dict[int, list[int]]:
         """Give up those whose time is over: offset in the outcomes topic to rows."""
@@ -144,7 +170,8 @@ class EarlyOutcomes:
         rows = self._rows(arrivals, keys)
         rows = rows[self._wait(rows)]
         if len(rows):
-            self._table().put(rows)
+            self._place(rows)
+            self.changed = set()  # the journal has them
 
     def _rows_between(self, first_us: int, after_us: int) -> Rows:
         rows = self._table().rows_between(first_us, after_us)
@@ -179,15 +206,15 @@ class EarlyOutcomes:
         """Wait for nothing any more."""
         self.changed |= set(self._waiting)
         self._waiting.clear()
-        self.next_us = FOREVER_US
+        self.next_us, self._slots = FOREVER_US, 0
 
     def to_fields(self) -> dict[str, Any]:
         """What the journal keeps, but for the rows."""
-        return {"early_next_us": self.next_us, "labels": self._names}
+        return {"early_next_us": self.next_us, "early_slots": self._slots, "labels": self._names}
 
     def restore(self, fields: Mapping[str, Any]) -> None:
         """Read :meth:`to_fields`."""
-        self.next_us = fields["early_next_us"]
+        self.next_us, self._slots = fields["early_next_us"], fields["early_slots"]
         self._labels = {text: at for at, text in enumerate(fields["labels"])}
 
     def take_changes(self) -> dict[int, dict[str, Any] | None]:

@@ -38,7 +38,7 @@ from streams.outcomes.arrivals import (
     latest_of_each,
 )
 from streams.outcomes.cohorts import Cohorts, cohort_ages
-from streams.outcomes.early import EarlyOutcomes
+from streams.outcomes.early import MOST_OUTCOMES, EarlyOutcomes
 from streams.outcomes.frames import EARLY_ROW, NOT_KNOWN, Frame, Rows, frame_of, take_outcomes
 from streams.outcomes.reading import Keys, id_keys, read_actual
 from streams.outcomes.store import PendingStore, PendingTable
@@ -110,6 +110,7 @@ class Join:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._next_look = FIRST_LOOK_PAIRS
         self._due_us: int | None = None
+        self._met: list[int] = []
 
     @property
     def windows(self) -> dict[tuple[int, int], PerformanceWindow]:
@@ -206,11 +207,12 @@ class Join:
         met = self.early.meet(self.deployment_id, rows)
         if met is None:
             return [], []
-        found, arrivals = met
-        for window, mask in self.tally.of(frame, rows["time_us"][found]):
+        at, arrivals = met
+        self._met.append(int(arrivals.offsets.min()))
+        for window, mask in self.tally.of(frame, rows["time_us"][at]):
             offsets = arrivals.offsets if mask is None else arrivals.offsets[mask]
             window.first_outcome = min(window.first_outcome, int(offsets.min()))
-        matched, refusals = self._match_in(frame, arrivals, rows[found])
+        matched, refusals = self._match_in(frame, arrivals, rows[at])
         self._count_refusals(refusals)
         return self._account(spec, [matched]), refusals
 
@@ -351,7 +353,12 @@ class Join:
             refusals += arrivals.refusals(UNKNOWN_PREDICTION, expired, _unknown(arrivals))
             arrivals, keys = arrivals.take(np.flatnonzero(~expired)), keys[~expired]
         if len(keys):
-            self.counters["superseded_outcomes"] += self.early.add(arrivals, keys, final_after_us)
+            repeated, crowded = self.early.add(arrivals, keys, final_after_us)
+            self.counters["superseded_outcomes"] += repeated
+            if crowded.size:
+                which = np.zeros(len(keys), np.bool_)
+                which[crowded] = True
+                refusals += arrivals.refusals(UNKNOWN_PREDICTION, which, _crowded)
             self._due_us = None
         return refusals
 
@@ -489,6 +496,11 @@ class Join:
             if left.size and self.early:
                 self.early.recover(arrivals.take(left), keys[left])
 
+    def take_met(self) -> list[int]:
+        """First messages of the outcomes topic whose outcomes met their predictions since the last call."""
+        met, self._met = self._met, []
+        return met
+
     def take_changes(self) -> dict[tuple[object, ...], Any]:
         """What the journal must know by now, by kind and name; None to delete: windows, rows of early outcomes."""
         self.tally.count()
@@ -579,6 +591,13 @@ def _late(rows: int, _at: int) -> str:
     return (
         f"{rows} outcomes came after their window was final: they became known in time and were published later than "
         "the specification's outcomes.lateness allows"
+    )
+
+
+def _crowded(rows: int, _at: int) -> str:
+    return (
+        f"{rows} outcomes of predictions that have not come, for each of which {MOST_OUTCOMES} other outcomes wait: "
+        "are the ids those of the predictions?"
     )
 
 

@@ -17,6 +17,7 @@ from driftline.topics import Topics, record_key
 from streams.baseline import Baseline
 from streams.decoding import decode_message
 from streams.messages import Emission, Message
+from streams.outcomes.store import PendingStore
 from streams.partition import Partition
 from streams.reference import build_baseline
 from streams.specification import DeploymentSpec, FeatureSpec
@@ -109,6 +110,10 @@ class Samples:
         """A partition with nothing in force."""
         return Machine(number, topics)
 
+    def store_machine(self, store: PendingStore) -> Machine:
+        """A partition with nothing in force, and an index of pending predictions."""
+        return Machine(0, self.topics, store)
+
     def machine(self, *specs_and_baselines: DeploymentSpec | Baseline) -> Machine:
         """A partition with these in force; by default the plain specification and its baseline."""
         machine = Machine(0, self.topics)
@@ -120,8 +125,8 @@ class Samples:
 class Machine:
     """A partition and what its journal would hold: every record goes through its Avro schema."""
 
-    def __init__(self, number: int, topics: Topics) -> None:
-        self.partition = Partition(number, topics)
+    def __init__(self, number: int, topics: Topics, store: PendingStore | None = None) -> None:
+        self.partition = Partition(number, topics, store)
         self.topics = topics
         self.records: dict[bytes, dict[str, Any]] = {}
         self.emissions: list[Emission] = []
@@ -159,14 +164,19 @@ class Machine:
             decode(encode(emission.record_name, emission.record))
         self.emissions += emissions
         self.order += order
+        self.partition.committed()
 
-    def restarted(self) -> Machine:
-        """Another machine that begins from what this one committed last."""
-        machine = Machine(self.partition.number, self.topics)
+    def restarted(self, store: PendingStore | None = None) -> Machine:
+        """Another machine that begins from what this one committed last, and from an index of pending predictions."""
+        machine = Machine(self.partition.number, self.topics, store)
         machine.records, machine.log = dict(self.records), list(self.log)
         to_remember = machine.partition.restore(dict(machine.records))
         machine.partition.remember(
             m for m in self.log if m.topic == self.topics.predictions and m.offset in to_remember
+        )
+        to_recover = machine.partition.outcomes_to_recover
+        machine.partition.recover_outcomes(
+            m for m in self.log if m.topic == self.topics.outcomes and m.offset in to_recover
         )
         return machine
 

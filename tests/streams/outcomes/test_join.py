@@ -1,0 +1,362 @@
+"""Predictions joined to their outcomes by the state machine: the same numbers whatever the messages went through."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn
+
+from driftline.codec import encode
+from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
+from driftline.topics import record_key
+from streams import partition as partition_module
+from streams.baseline import Baseline
+from streams.messages import Message
+from streams.outcomes.store import PendingStore
+from streams.reference import build_baseline
+from streams.specification import BINARY, REGRESSION, DeploymentSpec, FeatureSpec, OutcomeSpec, SegmentSpec
+from streams.statistics.performance.metrics import metrics
+from streams.statistics.performance.pairs import PerformanceLayout
+from streams.statistics.performance.sums import from_fields
+
+HOUR_US = 3_600_000_000
+MINUTE_US = 60_000_000
+ROWS = 240
+SPAN_US = 2 * HOUR_US
+HORIZON_MS = 3 * 3_600_000
+
+OUTCOMES = OutcomeSpec(horizon_ms=HORIZON_MS, window_ms=1_800_000, lateness_ms=3 * 3_600_000, fairness=("g",))
+
+
+def spec_of(task: str) -> DeploymentSpec:
+    return DeploymentSpec(
+        "d",
+        "m",
+        task,
+        (FeatureSpec("x", "numeric"),),
+        positive_class="yes" if task == BINARY else None,
+        segments=(SegmentSpec("g", "g"),),
+        outcomes=OUTCOMES if task == BINARY else dataclasses.replace(OUTCOMES, fairness=()),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """One outcome as it is published."""
+
+    id: str
+    known_us: int
+    value: float
+
+
+class World:
+    """What a model said and what turned out, with everything that goes wrong on the way."""
+
+    def __init__(self, t0: int, task: str, seed: int, rows: int = ROWS) -> None:
+        rng = np.random.default_rng(seed)
+        self.task, self.t0 = task, t0
+        self.ids = [f"p{i}" for i in range(rows)]
+        self.times_us = t0 + np.sort(rng.integers(0, SPAN_US, rows))
+        self.groups = rng.integers(0, 3, rows).astype(np.int32)
+        self.x = rng.normal(size=rows)
+        score = 1 / (1 + np.exp(-self.x))
+        self.predictions = np.round(score, 3) if task == BINARY else self.x * 10
+        self.told: list[Told] = []
+        for row in range(rows):
+            for _ in range(rng.choice([0, 1, 1, 1, 2, 3])):
+                known = int(self.times_us[row]) + int(rng.integers(0, HORIZON_MS * 1000 + 1))
+                self.told.append(Told(self.ids[row], known, self._value(rng, row)))
+            if rng.random() < 0.1:  # at the same time as another: the larger one is in force
+                again = [each for each in self.told if each.id == self.ids[row]]
+                self.told += [dataclasses.replace(again[0], value=self._value(rng, row))] if again else []
+            if rng.random() < 0.05:  # too late, or before the prediction
+                known = int(self.times_us[row]) + int(rng.choice([HORIZON_MS * 1000 + 1, -25 * HOUR_US]))
+                self.told.append(Told(self.ids[row], known, self._value(rng, row)))
+        self.told += [Told(f"nobody{i}", t0 + SPAN_US // 2, self._value(rng, 0)) for i in range(5)]
+
+    def _value(self, rng: np.random.Generator, row: int) -> float:
+        if self.task == BINARY:
+            return float(rng.random() < self.predictions[row])
+        return float(np.round(self.predictions[row] + rng.normal(), 3))
+
+    def in_force(self) -> dict[str, Told]:
+        """The naive join: of the outcomes that count, the one known last; of equally late ones the larger."""
+        times = dict(zip(self.ids, self.times_us.tolist(), strict=True))
+        found: dict[str, Told] = {}
+        for each in self.told:
+            if each.id not in times or not 0 <= each.known_us - times[each.id] <= HORIZON_MS * 1000:
+                continue
+            best = found.get(each.id)
+            if best is None or (each.known_us, each.value) > (best.known_us, best.value):
+                found[each.id] = each
+        return found
+
+    def predicted(self, rows: Sequence[int]) -> PredictionColumns:
+        at = np.array(rows, np.intp)
+        return PredictionColumns(
+            "d",
+            "1",
+            [self.ids[row] for row in rows],
+            self.times_us[at],
+            {"x": self.x[at]},
+            {},
+            self.predictions[at],
+            segments={"g": CategoricalColumn(["a", "b", "c"], self.groups[at])},
+        )
+
+    def outcomes(self, told: Sequence[Told]) -> OutcomeColumns:
+        known = np.array([each.known_us for each in told], np.int64)
+        values = np.array([each.value for each in told])
+        ids = [each.id for each in told]
+        if self.task == BINARY:
+            label = CategoricalColumn(["no", "yes"], values.astype(np.int32))
+            return OutcomeColumns("d", ids, known, actual_label=label)
+        return OutcomeColumns("d", ids, known, actual_value=values)
+
+
+@pytest.fixture(scope="module")
+def baselines(samples: Any) -> dict[str, Baseline]:
+    """A baseline with outcomes of each task."""
+    found = {}
+    for task in (BINARY, REGRESSION):
+        spec = spec_of(task)
+        reference = World(samples.t0 - 48 * HOUR_US, task, 99, 2_400)
+        told = list(reference.in_force().values())
+        columns = reference.predicted(range(2_400)), reference.outcomes(told)
+        found[task] = build_baseline(spec, "1", [columns[0]], source="test", outcomes=[columns[1]])
+    return found
+
+
+class Runner:
+    """Feeds the two topics to a machine, which may be killed at any commit."""
+
+    def __init__(self, samples: Any, world: World, baseline: Baseline, directory: Path | None) -> None:
+        self.world, self.topics, self.directory = world, samples.topics, directory
+        self.machine = samples.store_machine(self._store())
+        self.machine.put(spec_of(world.task))
+        self.machine.put(baseline)
+        self.machine.commit()
+        self.offsets = {self.topics.predictions: 0, self.topics.outcomes: 0}
+
+    def _store(self) -> PendingStore:
+        return PendingStore(self.directory, merge_in_background=False, spill_rows=40)
+
+    def send(self, columns: PredictionColumns | OutcomeColumns, log_us: int) -> None:
+        is_prediction = isinstance(columns, PredictionColumns)
+        topic = self.topics.predictions if is_prediction else self.topics.outcomes
+        name = "PredictionBatch" if is_prediction else "OutcomeBatch"
+        value = encode(name, columns.to_record())
+        self.machine.apply(Message(topic, 0, self.offsets[topic], log_us // 1000, record_key("d"), value))
+        self.offsets[topic] += 1
+
+    def restart(self, *, keep_index: bool) -> None:
+        """Kill it: what was not committed is applied again."""
+        applied = self.machine.log
+        self.machine.partition._store.close()
+        if self.directory is not None and not keep_index:
+            for path in self.directory.iterdir():
+                path.unlink()
+        self.machine.log = [m for m in applied if m.offset < self._committed(m.topic)]
+        self.machine = self.machine.restarted(self._store())
+        self.machine.emissions = self.emitted
+        self.machine.apply(*applied[len(self.machine.log) :])
+
+    def _committed(self, topic: str) -> int:
+        record = self.machine.records.get(b"position")
+        name = "predictions" if topic == self.topics.predictions else "outcomes"
+        return 0 if record is None else int(record[name])
+
+    @property
+    def emitted(self) -> list[Any]:
+        return list(self.machine.emissions)
+
+    def end(self) -> None:
+        """Events of a day later: everything is final."""
+        last = self.world.t0 + 24 * HOUR_US
+        final = self.world.predicted([0])
+        self.send(dataclasses.replace(final, prediction_ids=["last"], timestamps_us=np.array([last])), last)
+        told = self.world.outcomes([Told("last", last, 0.0)])
+        self.send(told, last)
+        self.machine.commit()
+
+    def final_parts(self) -> dict[tuple[int, str], Any]:
+        """Counts and sums of every window that is final, by start and part."""
+        found = {}
+        for emission in self.machine.emissions:
+            record = emission.record
+            if emission.record_name == "PerformanceWindow" and record["status"] == "final":
+                for part in record["parts"]:
+                    assert (record["window_start_us"], part["segment"]) not in found, "a window was final twice"
+                    found[record["window_start_us"], part["segment"]] = (part["counts"], part["sums"])
+        return found
+
+
+def plain_run(samples: Any, world: World, baseline: Baseline) -> Runner:
+    """Every message once, in order of time."""
+    runner = Runner(samples, world, baseline, None)
+    end = world.t0 + 12 * HOUR_US
+    for begin in range(0, ROWS, 60):
+        runner.send(world.predicted(range(begin, begin + 60)), end)
+    runner.send(world.outcomes(sorted(world.told, key=lambda each: each.known_us)), end)
+    runner.end()
+    return runner
+
+
+plans = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**16),
+        "batches": st.integers(2, 9),
+        "early": st.floats(0, 1),
+        "repeats": st.integers(0, 3),
+        "commits": st.sets(st.integers(0, 25)),
+        "kills": st.sets(st.integers(0, 25), max_size=3),
+        "keep_index": st.booleans(),
+    }
+)
+
+
+def messy_run(samples: Any, world: World, baseline: Baseline, directory: Path, plan: dict[str, Any]) -> Runner:
+    """The same rows in other batches, an other order, some twice, with restarts."""
+    rng = np.random.default_rng(plan["seed"])
+    runner = Runner(samples, world, baseline, directory)
+    log_us = world.t0 + 12 * HOUR_US
+    columns: list[PredictionColumns | OutcomeColumns] = []
+    weights = []
+    for chosen in np.array_split(rng.permutation(ROWS), plan["batches"]):
+        columns.append(world.predicted(chosen.tolist()))
+        weights.append(rng.random() + plan["early"])
+    for chosen in np.array_split(rng.permutation(len(world.told)), plan["batches"] + 1):
+        columns.append(world.outcomes([world.told[row] for row in chosen.tolist()]))
+        weights.append(rng.random() + 1 - plan["early"])
+    order = np.argsort(weights).tolist()
+    order += rng.integers(0, len(columns), plan["repeats"]).tolist()
+    for step, at in enumerate(order):
+        runner.send(columns[at], log_us)
+        if step in plan["commits"]:
+            runner.machine.commit()
+        if step in plan["kills"]:
+            runner.restart(keep_index=plan["keep_index"])
+    runner.end()
+    runner.machine.partition._store.close()
+    return runner
+
+
+@pytest.mark.parametrize("task", [BINARY, REGRESSION])
+@settings(max_examples=30, phases=(Phase.explicit, Phase.generate))  # shrinking plans of events teaches nothing
+@given(plan=plans, seed=st.integers(0, 3))
+def test_final_numbers_do_not_depend_on_order_duplicates_splits_or_restarts(
+    samples: Any,
+    baselines: dict[str, Baseline],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch_checkpoints: None,
+    task: str,
+    plan: dict[str, Any],
+    seed: int,
+) -> None:
+    world = World(samples.t0, task, seed)
+    expected = plain_run(samples, world, baselines[task])
+    messy = messy_run(samples, world, baselines[task], tmp_path_factory.mktemp("store") / "s", plan)
+    assert messy.final_parts() == expected.final_parts()
+    assert len(expected.final_parts()) == 4 * len(set((world.times_us // (1800 * 10**6)).tolist()))
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_checkpoints() -> Iterable[None]:
+    """The index is written with nearly every commit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition_module, "CHECKPOINT_ROWS", 50)
+        yield
+
+
+def layout_of(baseline: Baseline, task: str) -> PerformanceLayout:
+    assert baseline.outcomes is not None
+    classes = ("no", "yes") if task == BINARY else ()
+    return PerformanceLayout(task, classes, baseline.outcomes.score_edges, baseline.outcomes.age_edges_us)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_final_windows_of_a_classifier_are_what_scikit_learn_computes_on_the_joined_rows(
+    samples: Any, baselines: dict[str, Baseline], seed: int
+) -> None:
+    world = World(samples.t0, BINARY, seed)
+    told = world.in_force()
+    found = plain_run(samples, world, baselines[BINARY]).final_parts()
+    layout = layout_of(baselines[BINARY], BINARY)
+    starts = world.times_us // (1800 * 10**6) * (1800 * 10**6)
+    for start in np.unique(starts).tolist():
+        for part, name in [(None, ""), (0, "g=a"), (1, "g=b"), (2, "g=c")]:
+            mine = starts == start if part is None else (starts == start) & (world.groups == part)
+            counts, sums = found[start, name]
+            assert counts["predictions"] == [int(mine.sum())]
+            rows = [row for row in np.flatnonzero(mine).tolist() if world.ids[row] in told]
+            actual = np.array([told[world.ids[row]].value for row in rows])
+            score = world.predictions[rows]
+            got = metrics(layout, from_fields(layout, counts, sums))
+            assert counts["resolved"] == [len(rows)]
+            assert got["accuracy"].value == pytest.approx(sklearn.accuracy_score(actual, score >= 0.5), abs=1e-12)
+            assert got["brier"].value == pytest.approx(sklearn.brier_score_loss(actual, score), abs=1e-8)
+            assert got["log_loss"].value == pytest.approx(sklearn.log_loss(actual, score, labels=[0, 1]), abs=1e-8)
+            if 0 < actual.sum() < len(actual):
+                expected = sklearn.roc_auc_score(actual, score)
+                assert got["roc_auc"].value is not None
+                assert abs(got["roc_auc"].value - expected) <= got["roc_auc"].error + 1e-12
+
+
+def test_final_windows_of_a_regression_are_what_scikit_learn_computes_on_the_joined_rows(
+    samples: Any, baselines: dict[str, Baseline]
+) -> None:
+    world = World(samples.t0, REGRESSION, 5)
+    told = world.in_force()
+    found = plain_run(samples, world, baselines[REGRESSION]).final_parts()
+    layout = layout_of(baselines[REGRESSION], REGRESSION)
+    starts = world.times_us // (1800 * 10**6) * (1800 * 10**6)
+    for start in np.unique(starts).tolist():
+        rows = [row for row in np.flatnonzero(starts == start).tolist() if world.ids[row] in told]
+        actual, predicted = np.array([told[world.ids[row]].value for row in rows]), world.predictions[rows]
+        got = metrics(layout, from_fields(layout, *found[start, ""]))
+        assert got["mae"].value == pytest.approx(sklearn.mean_absolute_error(actual, predicted), abs=1e-8)
+        assert got["rmse"].value == pytest.approx(sklearn.root_mean_squared_error(actual, predicted), abs=1e-8)
+        assert got["r2"].value == pytest.approx(sklearn.r2_score(actual, predicted), abs=1e-6)
+
+
+def dead_letter_rows(runner: Runner, reason: str) -> list[tuple[int, int]]:
+    """Message and row of outcomes that were refused for a reason."""
+    found = []
+    for emission in runner.machine.emissions:
+        if emission.record_name == "DeadLetter" and emission.record["reason"] == reason:
+            record = emission.record
+            assert record["source_topic"] == runner.topics.outcomes
+            found += [(record["source_offset"], row) for row in record["rows"]]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_every_outcome_that_does_not_count_is_in_the_dead_letters_once(
+    samples: Any, baselines: dict[str, Baseline], early: bool
+) -> None:
+    world = World(samples.t0, BINARY, 1)
+    runner = Runner(samples, world, baselines[BINARY], None)
+    end = world.t0 + 12 * HOUR_US
+    told = world.told[:100], world.told[100:]
+    sent: list[Any] = [world.predicted(range(ROWS)), *map(world.outcomes, told)]
+    for each in reversed(sent) if early else sent:
+        runner.send(each, end)
+    runner.end()
+    times = dict(zip(world.ids, world.times_us.tolist(), strict=True))
+    unknown, outside = [], []
+    halves = reversed(told) if early else told
+    for offset, half in enumerate(halves):
+        for row, each in enumerate(half):
+            if each.id not in times:
+                unknown.append((offset, row))
+            elif not 0 <= each.known_us - times[each.id] <= HORIZON_MS * 1000:
+                outside.append((offset, row))
+    assert dead_letter_rows(runner, "unknown_prediction") == sorted(unknown)
+    assert dead_letter_rows(runner, "outcome_time") == sorted(outside)

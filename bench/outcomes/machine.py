@@ -29,7 +29,7 @@ from streams.decoding import decode_message
 from streams.deployment import Version
 from streams.identities import Identities
 from streams.messages import Message
-from streams.outcomes.reading import id_keys
+from streams.outcomes.keys import id_keys
 from streams.outcomes.store import PendingStore, PendingTable
 from streams.outcomes.tally import Tally
 from streams.partition import Partition

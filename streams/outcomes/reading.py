@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from driftline.events import CategoricalColumn, Floats, OutcomeColumns, PredictionColumns, category_text
 from driftline.limits import no_interval, no_probability
 from streams.baseline import OutcomeReference
+from streams.outcomes.keys import Keys as Keys
+from streams.outcomes.keys import id_keys as id_keys
 from streams.specification import BINARY, MULTICLASS, OTHER_TASK, REGRESSION, DeploymentSpec, OutcomeSpec
 from streams.statistics.performance.pairs import PerformanceLayout, Predicted
-
-Keys = NDArray[np.uint64]
 
 ANY_OTHER = ""
 """Name of the negative class where only the positive one is known: any other class is negative."""
@@ -186,12 +185,6 @@ def _came(columns: OutcomeColumns, row: int) -> str:
     if label is not None and label.codes[row] >= 0:
         return repr(label.categories[label.codes[row]][:80])
     return "nothing" if value is None else f"the number {value[row]}"
-
-
-def id_keys(ids: Sequence[str]) -> Keys:
-    """128 bits of each id, uint64[n, 2]: BLAKE2b (RFC 7693). Two of ten million ids agree with probability 1e-25."""
-    digests = b"".join([blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in ids])
-    return np.frombuffer(digests, "<u8").reshape(len(ids), 2)
 
 
 def jitter(checks: NDArray[np.uint64]) -> Floats:

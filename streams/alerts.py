@@ -16,7 +16,8 @@ from streams.derived import ASSOCIATION as ASSOCIATION_KIND
 from streams.effects import effect_sizes
 from streams.messages import Emission, Message
 from streams.monitor import Alarm, Cause, Episode, Monitor, Monitors
-from streams.specification import DeploymentSpec
+from streams.outcomes.diagnosis import Diagnosis, diagnose
+from streams.specification import CONCEPT_DRIFT, DATA_DRIFT, PREDICTION_DRIFT, DeploymentSpec
 from streams.statistics import distances
 from streams.statistics.association import cramers_v
 from streams.statistics.layouts import ASSOCIATION
@@ -51,15 +52,34 @@ def alert_fired(
     inputs = _inputs(monitors.baseline)
     lengths = _lengths_ms(monitors)
     causes = [_cause(monitors.blocks[cause.block], cause, inputs, lengths) for cause in alarm.causes[:MOST_CAUSES]]
+    diagnosis = diagnosis_of(spec, monitors, alarm)
     alert = _alert(spec, monitors, monitor, episode, message, "firing", episode.fired_us, model_id) | {
         "log_evidence_nats": alarm.log_evidence_nats,
         "rows_since_change": int(alarm.causes[0].counts.sum()),
         "causes": causes,
+        "diagnosis": diagnosis.kind,
+        "diagnosis_probability": diagnosis.probability,
+        "diagnosis_reason": diagnosis.reason,
     }
     names = ", ".join(_shortened(cause["stream"]) for cause in causes)
     if len(alarm.causes) > MOST_CAUSES:
         names += f" and {len(alarm.causes) - MOST_CAUSES} more"
     return [_emission(spec, alert), audit(message, "alert.fired", f"incident:{alert['incident_key']}", alert, names)]
+
+
+def diagnosis_of(spec: DeploymentSpec, monitors: Monitors, alarm: Alarm) -> Diagnosis:
+    """What an alarm of concept drift says has moved; nothing for other monitors."""
+    if alarm.monitor.name != CONCEPT_DRIFT:
+        return Diagnosis("")
+    first = alarm.causes[0]
+    return diagnose(
+        [monitors.blocks[cause.block].streams[cause.index].name for cause in alarm.causes],
+        monitors.is_alarmed(DATA_DRIFT, PREDICTION_DRIFT),
+        monitors.joint,
+        alarm.joint_counts,
+        independence=float(monitors.blocks[first.block].independence[first.index]),
+        margin_tv=0.0 if spec.outcomes is None else spec.outcomes.margin_tv,
+    )
 
 
 def alert_resolved(

@@ -27,8 +27,11 @@ from streams.counting import QUALITY_BLOCK, RATE_BLOCK, blocks_of
 from streams.derived import ASSOCIATION, JOINT
 from streams.derived import RATE as RATE_KIND
 from streams.history import History
+from streams.outcomes.joint import JOINT as JOINT_TABLE
+from streams.outcomes.joint import JointTable
 from streams.rate import RateMeter
 from streams.specification import (
+    CONCEPT_DRIFT,
     MONITORS,
     DeploymentSpec,
 )
@@ -92,12 +95,17 @@ class Monitor:
 
 @dataclass(frozen=True, eq=False)
 class Alarm:
-    """A monitor reached its threshold."""
+    """A monitor reached its threshold.
+
+    ``joint_counts``: int64[A * U * V], predictions beside outcomes since the change point of the first cause; None
+    where the baseline has no such table.
+    """
 
     monitor: Monitor
     episode: Episode
     log_evidence_nats: float
     causes: list[Cause]
+    joint_counts: Counts | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +132,8 @@ class Monitors:
 
     ``described``: indices of the blocks that windows describe. The counts of quality follow from those of the values;
     time is not counted in rows. ``episodes_before``: alarms so far of monitors that are switched off: where one is
-    switched on again, it must not give an alarm an id that another had.
+    switched on again, it must not give an alarm an id that another had. ``joint``: the table of predictions beside
+    outcomes; ``joint_counts`` int64[1, A * U * V], its counts in the slot; the history has it after the blocks.
     """
 
     def __init__(self, spec: DeploymentSpec, baseline: Baseline, now_us: int, offset: int) -> None:
@@ -146,6 +155,8 @@ class Monitors:
         )
         self._block_of = {name: b for b, name in enumerate(blocks)}
         self.states = [BlockState.new(block) for block in self.blocks]
+        self.joint = JointTable.of(spec.task, baseline.outcomes)
+        self.joint_counts = np.zeros((1, 0 if self.joint is None else self.joint.cells), np.int64)
         self.history = History()
         self.slot_start_us, self.slot_offset = now_us, offset
         self.log_start_mass = -math.inf
@@ -232,9 +243,11 @@ class Monitors:
     def start(self, now_us: int, offset: int, log_start_mass: float) -> None:
         """Begin a start slot, before its first event is counted."""
         if any(state.slot_counts.any() for state in self.states):
-            self.history.append(self.slot_start_us, self.slot_offset, [state.slot_counts for state in self.states])
+            closed = [*(state.slot_counts for state in self.states), self.joint_counts]
+            self.history.append(self.slot_start_us, self.slot_offset, closed)
         self.slot_start_us, self.slot_offset = now_us, offset
         self.log_start_mass = log_start_mass
+        self.joint_counts = np.zeros_like(self.joint_counts)
         for b, (block, state) in enumerate(zip(self.blocks, self.states, strict=True)):
             if b == self._rate_block:
                 state.slot_counts = empty_counts(block.bets)
@@ -252,6 +265,9 @@ class Monitors:
     def count_blocks(self, counts: Mapping[str, Counts]) -> None:
         """Take in what was not counted row by row as predictions came: by the block's name int64[S, K]."""
         for name, block_counts in counts.items():
+            if name == JOINT_TABLE:
+                self.joint_counts += block_counts
+                continue
             b = self._block_of.get(name)
             if b is None:
                 continue
@@ -364,6 +380,7 @@ class Monitors:
         implied = {i for c in causes for i in self._implied.get((c.block, c.index), ())}
         causes = [cause for cause in causes if (cause.block, cause.index) not in implied] or causes
         causes.sort(key=lambda cause: (-cause.share, cause.block, cause.index))
+        joint_counts = self._joint_since(causes[0].change_us) if monitor.name == CONCEPT_DRIFT else None
         monitor.episodes += 1
         episode = Episode(
             number=monitor.episodes,
@@ -377,7 +394,18 @@ class Monitors:
             state.base[np.isfinite(monitor.log_weights[b])] = -np.inf
         for b, index in episode.causes:
             self._mute(b, index, muted=True)
-        return Alarm(monitor, episode, total, causes)
+        return Alarm(monitor, episode, total, causes, joint_counts)
+
+    def _joint_since(self, start_us: int) -> Counts | None:
+        """Counts int64[A * U * V] of predictions beside outcomes since a slot began."""
+        if self.joint is None:
+            return None
+        since = [block.counts[-1] for block in self.history.blocks if block.start_us >= start_us]
+        return np.asarray(sum((part[0].astype(np.int64) for part in since), self.joint_counts[0].copy()))
+
+    def is_alarmed(self, *names: str) -> bool:
+        """Whether one of these monitors has an open alarm."""
+        return any(monitor.open for name, monitor in self.monitors.items() if name in names)
 
     def give_up(self) -> list[tuple[Monitor, Episode]]:
         """Close every open alarm: what is normal is being redefined."""

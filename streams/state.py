@@ -54,6 +54,8 @@ def evidence_fields(monitors: Monitors) -> Fields:
         fields |= {f"{name}_{b}": pack(getattr(state, name)) for name in _EVIDENCE_ARRAYS}
         if past:
             fields[f"past_counts_{b}"] = pack(np.stack([block.counts[b] for block in past]))
+    if past and monitors.joint is not None:
+        fields["past_joint"] = pack(np.stack([block.counts[-1] for block in past]))
     return fields
 
 
@@ -62,6 +64,8 @@ def slot_fields(monitors: Monitors) -> Fields:
     fields: Fields = {}
     for b, state in enumerate(monitors.states):
         fields |= {f"{name}_{b}": pack(getattr(state, name)) for name in _SLOT_ARRAYS}
+    if monitors.joint is not None:
+        fields["joint"] = pack(smallest(monitors.joint_counts))
     if monitors.rate is not None:
         fields |= monitors.rate.to_fields()
     return fields
@@ -94,9 +98,16 @@ def restore_monitors(
     past_counts = [
         unpack(evidence[name]) for b in range(len(monitors.blocks)) if (name := f"past_counts_{b}") in evidence
     ]
+    past = unpack(evidence["past"]).tolist()
+    # a journal of an earlier release has no such table
+    joint = np.zeros((len(past), *monitors.joint_counts.shape), np.int64)
+    if monitors.joint is not None and "joint" in slot:
+        monitors.joint_counts = unpack(slot["joint"]).astype(np.int64)
+        joint = unpack(evidence["past_joint"]) if "past_joint" in evidence else joint
+    past_counts.append(joint)
     monitors.history.blocks = [
         PastBlock(start_us, offset, slots, [smallest(counts[i]) for counts in past_counts])
-        for i, (start_us, offset, slots) in enumerate(unpack(evidence["past"]).tolist())
+        for i, (start_us, offset, slots) in enumerate(past)
     ]
     for name, facts in json.loads(evidence["monitors"]).items():
         monitor = monitors.monitors.get(name)

@@ -22,16 +22,18 @@ import numpy as np
 from scipy.special import expit
 
 from bench.report import Figure, figure, print_table, within
+from streams.alerts import diagnosis_of
 from streams.baseline import Baseline, OutcomeReference
-from streams.counting import blocks_of
 from streams.monitor import Monitors
 from streams.outcomes.ages import age_bucket, age_edges
-from streams.outcomes.evidence import RELATION, OutcomeCounter, diagnose, learn_streams
+from streams.outcomes.evidence import RELATION, OutcomeCounter, learn_streams
 from streams.outcomes.reading import performance_layout
+from streams.outcomes.reference import sums_by_age
 from streams.outcomes.scores import learn_score_buckets
 from streams.specification import BINARY, CONCEPT_DRIFT, DeploymentSpec, FalseAlarmBudget, OutcomeSpec
 from streams.statistics.arrays import Floats
 from streams.statistics.performance.pairs import Pairs, Predicted
+from streams.statistics.performance.sums import count_pairs
 
 HOUR_US = 3_600_000_000
 REFERENCE_PAIRS = 20_000
@@ -133,31 +135,33 @@ def learn(pairs: Pairs, spec: DeploymentSpec, *, by_age: bool = True) -> Baselin
     layout = performance_layout(spec, outcomes)
     assert layout is not None, "outcomes are expected"
     buckets = learn_score_buckets(layout, pairs.predicted, age_bucket(edges, pairs.ages_us))
-    outcomes = dataclasses.replace(outcomes, score_buckets=buckets)
+    bucket = age_bucket(edges, pairs.ages_us)
+    counts, sums = sums_by_age(count_pairs(layout, pairs, bucket, layout.ages))
+    outcomes = dataclasses.replace(outcomes, score_buckets=buckets, counts=counts, sums=sums)
     return Baseline("d", "1", pairs.rows, tuple(learn_streams(spec, layout, outcomes, pairs)), outcomes=outcomes)
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """After how many pairs it was raised, and the names of its causes."""
+    """After how many pairs it was raised, and what it says has moved."""
 
     pairs: int
-    causes: tuple[str, ...]
+    diagnosis: str
 
 
 def follow(spec: DeploymentSpec, baseline: Baseline, pairs: Pairs, *, anew: bool) -> Iterator[Alarm]:
     """The alarms of concept drift. ``anew``: after each the monitors begin anew, with nothing muted, so that there may
     be another at once; else they go on as a worker's do.
     """
-    counter, blocks = OutcomeCounter(spec, baseline), blocks_of(baseline.streams)
+    counter = OutcomeCounter(spec, baseline)
     monitors = Monitors(spec, baseline, 0, 0)
     for step in range(pairs.rows // PAIRS_PER_STEP):
         after = (step + 1) * PAIRS_PER_STEP
         monitors.start(step, step, 0.0)
         counts = counter.count(pairs.take(np.arange(step * PAIRS_PER_STEP, after)))
-        monitors.count([counts[name] for name in blocks])
+        monitors.count_blocks(counts)
         for alarm in monitors.alarms(step):
-            yield Alarm(after, tuple(monitors.blocks[c.block].streams[c.index].name for c in alarm.causes))
+            yield Alarm(after, diagnosis_of(spec, monitors, alarm).kind)
             if anew:
                 monitors = Monitors(spec, baseline, step, step)
         monitors.resolutions()
@@ -213,7 +217,7 @@ def _found(raised: dict[str, list[list[Alarm]]]) -> list[Figure]:
     figures, table = [], []
     for case in (OTHER_INPUTS, *OTHER_RELATIONS):
         relation, trials = case.changed == "relation", raised[case.name]
-        blaming = [[a for a in alarms if diagnose(a.causes, not relation) == RELATION] for alarms in trials]
+        blaming = [[a for a in alarms if a.diagnosis == RELATION] for alarms in trials]
         found = figure(
             f"outcomes: trials with an alarm, {case.name}",
             float(np.mean([bool(alarms) for alarms in trials])),

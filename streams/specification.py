@@ -251,6 +251,12 @@ class DeploymentSpec:
         }
         never_negative |= {f"false_alarms.kinds of {kind!r}": part for kind, part in budget.kinds.items()}
         never_negative |= {"quality_margin_tv": self.quality_margin_tv, "margin_tv": self.margin_tv}
+        for each in () if self.outcomes is None else self.outcomes.values:
+            if not math.isfinite(each.value):
+                what = f"outcomes.values of predicted {each.predicted!r} and actual {each.actual!r}"
+                raise StreamsError(
+                    f"deployment {self.deployment_id!r}: {what} must be a finite number, is {each.value}"
+                )
         for name, value in positive.items():
             if not (value > 0 and math.isfinite(value)):
                 raise StreamsError(f"deployment {self.deployment_id!r}: {name} must be a positive number, is {value}")

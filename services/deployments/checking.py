@@ -111,6 +111,13 @@ def _message(kind: str, path: Path, value: Any, detail: ErrorDetails) -> str:
             return f"expected 'key: value' lines, came {kind_text(value)}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return f"expected a number {_bound(kind, context)}, came {shown(value)}"
+        case "too_long" | "too_short":
+            most = context.get("max_length", context.get("min_length"))
+            return (
+                f"expected at {'most' if kind == 'too_long' else 'least'} {most}, came {context.get('actual_length')}"
+            )
+        case "finite_number":
+            return f"expected a finite number, came {value}"
         case "value_error":
             return str(context.get("error", detail["msg"]))
         case _:

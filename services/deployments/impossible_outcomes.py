@@ -10,12 +10,17 @@ from services.deployments.durations import duration_text
 from services.deployments.errors import Flaw
 from services.deployments.form import Form
 from services.deployments.outcomes import TASKS_OF_FIELDS, Outcomes
-from services.deployments.specification import Specification
+from services.deployments.specification import Segment, Specification
 from services.deployments.wording import did_you_mean, either, shown
+from streams.outcomes.reading import performance_layout
+from streams.outcomes.sizes import part_bytes, too_many_parts
 from streams.specification import BINARY, MULTICLASS, OTHER_TASK
 
 MOST_OPEN_WINDOWS = 3_000
 """Windows that wait for their outcomes at a time; each keeps sums of every version and part of the traffic."""
+
+MOST_OPEN_BYTES = 1 << 30
+"""Of these sums, of one version: a worker keeps them in memory."""
 
 OUTCOME_STREAMS = re.compile(
     r"loss|loss_tail|calibration(_slope)?|residual(_slope)?|outcome|selected|true_positive|false_positive|labels:.*",
@@ -39,6 +44,7 @@ def impossible_outcomes(form: Form, specification: Specification) -> Iterator[Fl
     yield from _impossible_values(form, outcomes)
     yield from _impossible_fairness(form, specification, outcomes)
     yield from _too_many_windows(form, outcomes)
+    yield from _too_large_windows(form, specification, outcomes)
 
 
 def repeated(names: Sequence[str]) -> list[int]:
@@ -105,6 +111,13 @@ def _impossible_fairness(form: Form, specification: Specification, outcomes: Out
             hint = did_you_mean(name, known) or f"; {there}"
             message = f"fairness compares the parts of a segmentation under segments:, and {name!r} is none{hint}"
             yield form.flaw(("outcomes", "fairness", index), message)
+        elif specification.segments[name].is_rule:
+            column = specification.segments[name].column
+            message = (
+                f"fairness compares the parts of a segmentation with each other, and {name!r} has one part only, a "
+                f"range of {column!r}: take a segmentation by values, as of an attribute that names the group"
+            )
+            yield form.flaw(("outcomes", "fairness", index), message)
     for index in repeated(outcomes.fairness):
         yield form.flaw(
             ("outcomes", "fairness", index), f"the segmentation {outcomes.fairness[index]!r} is given twice"
@@ -113,15 +126,47 @@ def _impossible_fairness(form: Form, specification: Specification, outcomes: Out
 
 def _too_many_windows(form: Form, outcomes: Outcomes) -> Iterator[Flaw]:
     waits_ms = outcomes.to_spec().final_after_ms
-    windows = waits_ms // outcomes.window + 1
+    windows = _open_windows(outcomes)
     if windows > MOST_OPEN_WINDOWS:
-        place = "window" if "window" in outcomes.model_fields_set else "horizon"
         yield form.flaw(
-            ("outcomes", place),
+            ("outcomes", _window_or_horizon(outcomes)),
             f"a window of {duration_text(outcomes.window)} waits {duration_text(waits_ms)} for its outcomes (horizon "
             f"and lateness): {windows:,} would be open at a time, at most {MOST_OPEN_WINDOWS:,} may be. Make the "
             "window longer or the horizon shorter",
         )
+
+
+def _too_large_windows(form: Form, specification: Specification, outcomes: Outcomes) -> Iterator[Flaw]:
+    """Windows of many classes and parts; where the classes come from the baseline, that is refused instead."""
+    layout = performance_layout(specification.to_spec(), None)
+    if layout is None:
+        return
+    parts = sum(map(_parts, specification.segments.values()))
+    why = too_many_parts(layout, parts)
+    if why:
+        yield form.flaw(("outcomes", "classes") if outcomes.classes else ("outcomes",), why)
+        return
+    windows, each = _open_windows(outcomes), (parts + 1) * part_bytes(layout)
+    if windows <= MOST_OPEN_WINDOWS and windows * each > MOST_OPEN_BYTES:
+        yield form.flaw(
+            ("outcomes", _window_or_horizon(outcomes)),
+            f"{windows:,} windows of all traffic and {parts:,} parts of it would be open at a time, of up to {each:,} "
+            f"bytes each: more than the {MOST_OPEN_BYTES:,} that a version may take. Make the window longer or the "
+            "horizon shorter, or watch fewer parts",
+        )
+
+
+def _parts(segment: Segment) -> int:
+    """How many parts a segmentation has at most, with the one of all other values."""
+    return 1 if segment.is_rule else segment.to_spec("").most + 1
+
+
+def _open_windows(outcomes: Outcomes) -> int:
+    return outcomes.to_spec().final_after_ms // outcomes.window + 1
+
+
+def _window_or_horizon(outcomes: Outcomes) -> str:
+    return "window" if "window" in outcomes.model_fields_set else "horizon"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from driftline.events import OutcomeColumns, PredictionColumns
 from streams.baseline import Baseline, BaselineSegment
 from streams.outcomes.reading import MOST_PROBABILITIES, Keys, jitter, performance_layout, read_predicted
+from streams.outcomes.sizes import fitting
 from streams.parts import part_codes
 from streams.specification import DeploymentSpec
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, Pairs, PerformanceLayout, Predicted
@@ -222,7 +223,7 @@ def frame_of(spec: DeploymentSpec, baseline: Baseline, number: int, first_offset
         spec.outcomes.final_after_ms,
         spec.clock_skew_ms,
         layout,
-        baseline.segments,
+        fitting(layout, baseline.segments),
     )
 
 

@@ -34,6 +34,7 @@ from streams.outcomes.expected import expected_of, learn_expected_loss
 from streams.outcomes.matching import NEVER, Matched, Outcomes, first_of_each, match, members
 from streams.outcomes.reading import Keys, id_keys, jitter, performance_layout, read_actual, read_predicted
 from streams.outcomes.scores import learn_calibration, learn_score_buckets, learn_score_edges
+from streams.outcomes.sizes import check_parts
 from streams.parts import part_codes
 from streams.specification import OTHER_TASK, REGRESSION, DeploymentSpec, OutcomeSpec
 from streams.statistics.dependence import tempering
@@ -209,6 +210,7 @@ def _read(
     per_batch = np.split(ours, np.cumsum([len(part) for part in outcome_keys])[:-1])
     classes = learn_classes(spec, predictions, outcomes, per_batch)
     layout = _layout(spec, _blank(spec, classes))
+    check_parts(layout, baseline.segments)
     read = [read_predicted(layout, batch) for batch in predictions]
     scores = np.concatenate([part.scores for part in read])
     labels = np.concatenate([part.labels for part in read])

@@ -14,8 +14,17 @@ import pytest
 
 from driftline.codec import decode, encode
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
+from streams.errors import StreamsError
 from streams.messages import Message
-from streams.specification import BINARY, MULTICLASS, OTHER_TASK, REGRESSION, DeploymentSpec, OutcomeSpec
+from streams.specification import (
+    BINARY,
+    MULTICLASS,
+    OTHER_TASK,
+    REGRESSION,
+    DecisionValue,
+    DeploymentSpec,
+    OutcomeSpec,
+)
 
 DAY_US = 86_400_000_000
 YEAR_US = 366 * DAY_US
@@ -447,3 +456,12 @@ def test_bad_rows_are_left_out_again_after_a_restart(samples: Any) -> None:
         world.send(encode("OutcomeBatch", columns.to_record()))  # now the others
     assert worlds[1].counters() == worlds[0].counters()
     assert worlds[0].counters()["joined_outcomes"] == ROWS
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_specification_whose_decisions_are_worth_no_number_comes_never_into_force(samples: Any, value: float) -> None:
+    spec = deployment(samples, BINARY)
+    assert spec.outcomes is not None
+    worthless = dataclasses.replace(spec.outcomes, values=(DecisionValue("yes", "no", value),))
+    with pytest.raises(StreamsError, match="predicted 'yes' and actual 'no' must be a finite number, is"):
+        samples.machine(dataclasses.replace(spec, outcomes=worthless))

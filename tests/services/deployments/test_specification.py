@@ -263,7 +263,7 @@ def specifications(draw: st.DrawFn) -> DeploymentSpec:
     )
     task = draw(st.sampled_from([BINARY, MULTICLASS, REGRESSION, OTHER_TASK]))
     chosen = tuple(draw(st.lists(st.sampled_from(segments), unique_by=lambda s: s.name)))
-    outcomes = draw(st.none() | outcome_specs(task, [segment.name for segment in chosen]))
+    outcomes = draw(st.none() | outcome_specs(task, [segment.name for segment in chosen if not segment.is_rule]))
     positive = draw(words) if task == BINARY else None
     if outcomes is not None and outcomes.classes and positive is not None:
         positive = draw(st.sampled_from(outcomes.classes))
@@ -736,6 +736,55 @@ def with_outcomes(lines: str, before: str = BINARY_CLASSES) -> str:
             8,
             "outcomes.fairness[1]",
             "the segmentation 'by' is given twice",
+        ),
+        (
+            with_outcomes("horizon: 1d\nfairness: [by]") + "segments: {by: {column: x, from: 1}}\n",
+            8,
+            "outcomes.fairness[0]",
+            "compares the parts of a segmentation with each other, and 'by' has one part only, a range of 'x': take",
+        ),
+        *(
+            (
+                with_outcomes(
+                    f"horizon: 1d\nclasses: [a, b]\nvalues:\n- {{predicted: a, actual: b, value: {given}}}", MANY
+                ),
+                9,
+                "outcomes.values[0].value",
+                says,
+            )
+            for given, says in [
+                (".nan", "expected a number, came the text '.nan'"),
+                (".inf", "expected a number, came the text '.inf'"),
+                ("nan", "expected a number, came the text 'nan'"),
+                ("1e999", "expected a finite number, came inf"),
+                ("-1e999", "expected a finite number, came -inf"),
+                ("1e13", "of at most 1000000000000.0, came 10000000000000.0"),
+                ("true", "expected a number, came the boolean true"),
+                ("", "expected a number, came nothing"),
+            ]
+        ),
+        (
+            with_outcomes(f"horizon: 1d\nclasses: [{', '.join(map(str, range(10_000)))}]", MANY),
+            7,
+            "outcomes.classes",
+            "expected at most 256, came 10000",
+        ),
+        (
+            with_outcomes(
+                f"horizon: 1d\nclasses: [{', '.join(map(str, range(100)))}]",
+                MANY.replace("x: numeric", "x: categorical"),
+            )
+            + "segments: {by: {column: x, most: 60}}\n",
+            7,
+            "outcomes.classes",
+            "of 100 classes takes 19",
+        ),
+        (
+            with_outcomes("horizon: 9d\nwindow: 5m", BINARY_CLASSES.replace("x: numeric", "x: categorical"))
+            + "segments: {by: {column: x, most: 100}}\n",
+            8,
+            "outcomes.window",
+            "windows of all traffic and 101 parts of it would be open at a time",
         ),
         (with_outcomes("horizon: 1d\nfairness: carrier"), 8, "outcomes.fairness", "expected a list"),
         (with_outcomes("horizon: 1d\nvalues: []", NUMBERS), 7, "outcomes.values", "it is for binary_classification or"),

@@ -143,7 +143,8 @@ class Cursor(Generic[Columns]):
         return None if self._block is None else int(event_times(self._block)[self._at])
 
     def ahead_us(self, rows: int) -> int | None:
-        """Time of the row so many rows on, or of one before it that is at hand; None at the end."""
+        """Time of the row so many rows on, the next one being one row on, or of the last; None at the end."""
+        self._have(rows)
         if self._block is None:
             return None
         return int(event_times(self._block)[min(self._at + rows, self._block.rows) - 1])
@@ -151,15 +152,25 @@ class Cursor(Generic[Columns]):
     def before(self, time_us: int, most_rows: int) -> Iterator[Columns]:
         """The next rows before a time, so many at once at most."""
         while self._block is not None:
-            times = event_times(self._block)
-            stop = int(np.searchsorted(times, time_us, "left"))
-            while self._at < stop:
-                end = min(self._at + most_rows, stop)
-                yield take(self._block, np.arange(self._at, end))
-                self._at = end
-            if stop < self._block.rows:
+            self._have(most_rows)
+            stop = int(np.searchsorted(event_times(self._block), time_us, "left"))
+            if stop <= self._at:
                 return
-            self._block, self._at = next(self._blocks, None), 0
+            end = min(self._at + most_rows, stop)
+            piece = take(self._block, np.arange(self._at, end))
+            self._at = end
+            if end == self._block.rows:
+                self._block, self._at = next(self._blocks, None), 0
+            yield piece
+
+    def _have(self, rows: int) -> None:
+        """See to it that so many rows are at hand, if there are."""
+        while self._block is not None and self._block.rows - self._at < rows:
+            follower = next(self._blocks, None)
+            if follower is None:
+                return
+            left = take(self._block, np.arange(self._at, self._block.rows))
+            self._block, self._at = joined([left, follower]), 0
 
 
 def in_order(batch: Columns) -> Columns:

@@ -119,7 +119,7 @@ class Findings:
         if emission.record_name == ALERT:
             noticed_us = record["detection_time_us"]
             if record["status"] != "firing" or self.wanted.touches(noticed_us, noticed_us):
-                self.alerts.append(dict(record))
+                self.alerts.append(decode(encode(ALERT, record))[1])  # as it would be on the topic
         elif emission.record_name == WINDOW and record["status"] == FINAL:
             self.windows.add(dict(record))
         elif emission.record_name == DEAD_LETTER:

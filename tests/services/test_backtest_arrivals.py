@@ -141,7 +141,7 @@ def test_a_cursor_goes_on_where_it_was(little_memory: None) -> None:
     cursor = Cursor(iter(sorted_by_time([outcomes(times)])))
     assert cursor.next_us == 1
     first = list(cursor.before(3, most_rows=25))
-    assert [batch.rows for batch in first] == [25, 25, 10]
+    assert [batch.rows for batch in first] == [25, 25, 10], "whatever the blocks are"
     assert cursor.next_us == 3 and (cursor.ahead_us(1), list(cursor.before(3, 10))) == (3, [])
     rest = list(cursor.before(1 << 60, most_rows=1_000))
     assert cursor.next_us is None and cursor.ahead_us(5) is None

@@ -70,7 +70,7 @@ def _part(
         "weighted_by_labelling_probability": part.weighted,
         "effective_outcomes": part.effective,
         "metrics": {
-            name: _reading(part.readings[name], estimate=request.estimate)
+            name: _reading(item, part.readings[name], estimate=request.estimate)
             for name in request.metrics
             if name in part.readings
         },
@@ -91,13 +91,14 @@ def _part(
     return found
 
 
-def _reading(reading: Reading, *, estimate: bool) -> dict[str, Any]:
+def _reading(item: WindowReading, reading: Reading, *, estimate: bool) -> dict[str, Any]:
     found = {**_metric(reading.value), "reference_at_same_age": _metric(reading.reference), "outside": reading.outside}
     if not estimate:
         return found
     error = reading.estimate_error
     return found | {
         "estimate": _metric(reading.estimate),
+        "estimate_disproved": item.disproved(reading),
         "estimate_error": None if error is None else {"difference": error.difference, "inside": error.inside},
     }
 

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 from services.cli.windows import number_text
 from services.event_time import rfc3339
 from services.performance.names import COVERAGE
-from services.performance.report import WindowReading, estimator_errors
+from services.performance.report import Reading, WindowReading, estimator_errors
 from services.performance.windows import ALL, FINAL
 
 if TYPE_CHECKING:
     from services.cli.performance import Request
     from services.performance.belief import ConceptAlarm, EstimatorError
 
-ACTED, MIXED, WEIGHTED, DOUBTED = "†", "‡", "§", "?"
-"""Marks of a window: decisions influence its labels, bins of several baselines, weighted; and of a doubted estimate."""
+ACTED, MIXED, WEIGHTED = "†", "‡", "§"
+"""Marks of a window: decisions influence its labels, it has the bins of several baselines, outcomes have weights."""
+
+DOUBTED, DISPROVED = "?", "!"
+"""Marks of an estimate: an alarm speaks against it, what turned out does."""
 
 
 def marks_of(item: WindowReading) -> str:
@@ -27,6 +30,13 @@ def marks_of(item: WindowReading) -> str:
         *([WEIGHTED] if item.weighted else []),
     ]
     return "".join(found)
+
+
+def estimate_marks(item: WindowReading, reading: Reading) -> str:
+    """The marks that stand behind an estimate."""
+    if reading.estimate is None or reading.estimate.value is None:
+        return ""
+    return (DOUBTED if item.doubt is not None else "") + (DISPROVED if item.disproved(reading) else "")
 
 
 def notes(readings: Sequence[WindowReading], metrics: Sequence[str], request: Request) -> list[str]:
@@ -144,6 +154,11 @@ def _estimates(readings: Sequence[WindowReading], metrics: Sequence[str]) -> lis
     ]
     alarms = dict.fromkeys(item.doubt for item in readings if item.doubt is not None)
     found += [f"{DOUBTED} not to be believed: {_alarm_text(alarm)}" for alarm in alarms]
+    shown = [
+        (i, part.readings[name]) for i in readings for part in i.parts for name in metrics if name in part.readings
+    ]
+    if any(item.disproved(reading) for item, reading in shown):
+        found.append(f"{DISPROVED} disproved: what turned out lies outside its interval; by chance alone in one of 20")
     whole = all(part.part == ALL for item in readings for part in item.parts)
     for metric in metrics:
         for believed, error in estimator_errors(readings, metric).items():

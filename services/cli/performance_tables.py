@@ -10,7 +10,7 @@ from services.cli.fairness_tables import show_groups
 from services.cli.outcome_tables import show_calibration, show_confusion
 from services.cli.output import print_table, safe, stdout
 from services.cli.performance_json import reference_of
-from services.cli.performance_notes import DOUBTED, final_text, has_estimates, marks_of
+from services.cli.performance_notes import estimate_marks, final_text, has_estimates, marks_of
 from services.cli.plots import LEGEND, Point, interval_line, scale_of, timeline
 from services.cli.windows import interval_text, number_text, period_label
 from services.performance.names import CALIBRATION, CONFUSION, FAIRNESS, more_is_better
@@ -113,7 +113,7 @@ def _point(reading: Reading, item: WindowReading, *, estimate: bool) -> Point:
     value = reading.value
     ends = None if value is None or value.low is None or value.high is None else (value.low, value.high)
     estimated = _value(reading.estimate) if estimate else None
-    return Point(_value(value), ends, _value(reading.reference), estimated, doubted=item.doubt is not None)
+    return Point(_value(value), ends, _value(reading.reference), estimated, doubted=bool(estimate_marks(item, reading)))
 
 
 def _heads(readings: Sequence[WindowReading], metrics: Sequence[str], request: Request) -> list[str]:
@@ -170,8 +170,8 @@ def _estimates(readings: Sequence[WindowReading], metrics: Sequence[str], reques
 def _cells(reading: Reading, item: WindowReading, metric: str, *, estimated: bool) -> list[str]:
     estimates = []
     if estimated:
-        doubted = DOUBTED if item.doubt is not None and _value(reading.estimate) is not None else ""
-        estimates = [number_text(_value(reading.estimate)) + doubted, _interval(reading.estimate)]
+        marks = estimate_marks(item, reading)
+        estimates = [number_text(_value(reading.estimate)) + marks, _interval(reading.estimate)]
     return [
         number_text(_value(reading.value)),
         _interval(reading.value),

@@ -10,7 +10,7 @@ VALUE, REFERENCE, SPAN, DIAGONAL = "●", "│", "─", "·"
 ESTIMATE, DOUBTED, UPRIGHT, LEVEL = "○", "?", "┃", "─"
 LEGEND = (
     f"{VALUE} value, {UPRIGHT} its 95 % interval, {LEVEL} the reference at the same age, {ESTIMATE} estimate, "
-    f"{DOUBTED} one that is not to be believed"
+    f"{DOUBTED} one that is doubted or disproved"
 )
 
 _WIDEST_STEP = 7
@@ -18,7 +18,7 @@ _WIDEST_STEP = 7
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a period has: a value, its interval, a reference and an estimate, perhaps not to be believed."""
+    """What a period has: a value, its interval, a reference and an estimate, perhaps a doubted one."""
 
     value: float | None
     ends: tuple[float, float] | None = None

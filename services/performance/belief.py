@@ -2,7 +2,9 @@
 
 An estimate without labels takes the relation between a model's scores and the outcomes to be that of the reference. It
 follows changed inputs; it cannot see a changed relation, and is wrong in just the weeks in which it matters most. Only
-outcomes can tell: so an estimate is shown as not to be believed from the change time of an alarm for concept drift on.
+outcomes can tell: so an estimate is shown as not to be believed from the change time of an alarm for concept drift on,
+and as long before as outcomes take: the change time is that of the arrival of outcomes, and theirs are predictions made
+earlier. Where a window is final, it shows itself whether its estimate was right.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ class ConceptAlarm:
     resolved_us: int | None = None
     diagnosis: str = ""
 
-    def touches(self, start_us: int, end_us: int) -> bool:
-        """Whether the change or its alarm falls into a time, or lasts through it."""
-        first = min(self.change_time_us, self.detection_time_us)
+    def touches(self, start_us: int, end_us: int, lag_us: int = 0) -> bool:
+        """Whether the change or its alarm concerns predictions of a time, whose outcomes take ``lag_us``."""
+        first = min(self.change_time_us, self.detection_time_us) - lag_us
         return first < end_us and (self.resolved_us is None or self.resolved_us > start_us)
 
 
@@ -125,13 +127,15 @@ def doubt(alarms: Sequence[ConceptAlarm], start_us: int, end_us: int, baseline: 
         baseline: The reference of the estimate. Where it is another one than the alarm's and reaches past the change,
             it has learnt the new relation, and the alarm says nothing of it.
     """
+    outcomes = None if baseline is None else baseline.outcomes
+    lag_us = 0 if outcomes is None else outcomes.final_age_us
     for alarm in alarms:
         learnt = (
             baseline is not None
             and baseline.digest != alarm.baseline_digest
             and baseline.last_event_us > alarm.change_time_us
         )
-        if alarm.touches(start_us, end_us) and not learnt:
+        if alarm.touches(start_us, end_us, lag_us) and not learnt:
             return alarm
     return None
 

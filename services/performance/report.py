@@ -108,6 +108,11 @@ class WindowReading:
     doubt: ConceptAlarm | None = None
     has_reference: bool = False
 
+    def disproved(self, reading: Reading) -> bool:
+        """Whether an estimate was wrong: everything is known, and lies outside the estimate's interval."""
+        error = reading.estimate_error
+        return self.window.status == FINAL and error is not None and not error.inside
+
     @property
     def acted(self) -> int:
         """How many of all its predictions with an outcome were acted on."""

@@ -271,6 +271,8 @@ def test_an_estimator_whose_intervals_miss_is_said_to(
     status, out, _ = run("windows", "show", "delays", "--metric", "accuracy")
     assert status == 0 and "more than the intervals allow for: go by this error" in flat(out)
     assert "the truth lay inside the estimate's interval in 1" in flat(out) and "?" not in out
+    marked = ["!" in line for line in out.splitlines() if line.lstrip().startswith("2024-03")]
+    assert marked == [False, True, True] and "! disproved: what turned out" in flat(out)
 
 
 def test_what_is_not_there_is_said_with_what_there_is(run: Run, filled: None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from services.performance.belief import ConceptAlarm, EstimatorError, alarms_of, doubt, estimator_error
 from streams.baseline import Baseline
 from streams.statistics.performance.estimation import EstimateError
+from streams.statistics.performance.pairs import BINARY, PerformanceLayout
 
 
 def baseline(last_event_us: int, digest: str = "new") -> Baseline:
@@ -27,6 +30,17 @@ def baseline(last_event_us: int, digest: str = "new") -> Baseline:
 def test_doubt_lasts_from_the_change_until_the_alarm_is_resolved(alarm: ConceptAlarm, doubted: list[bool]) -> None:
     windows = [(0, 100), (100, 200), (200, 300), (300, 400)]
     assert [doubt([alarm], *window, baseline(50)) is alarm for window in windows] == doubted
+
+
+def test_doubt_reaches_back_as_long_as_outcomes_take(make_reference: Callable[..., Any]) -> None:
+    """The change time is that of arrival: outcomes that came then are of earlier predictions."""
+    hour_us = 3_600_000_000
+    reference = make_reference(PerformanceLayout(BINARY, ("a", "b")), [0.2, 0.8], [0, 1])  # known after 10 hours
+    known = dataclasses.replace(baseline(0), outcomes=reference)
+    alarm = ConceptAlarm("1", "old", 100 * hour_us, 101 * hour_us)
+    windows = [(89 * hour_us, 90 * hour_us), (90 * hour_us, 91 * hour_us)]
+    assert [doubt([alarm], *window, known) for window in windows] == [None, alarm]
+    assert [doubt([alarm], *window, baseline(0)) for window in windows] == [None, None]
 
 
 def test_a_reference_that_has_seen_the_change_is_believed() -> None:
@@ -57,3 +71,9 @@ def test_the_error_of_estimates_says_how_far_and_in_which_direction() -> None:
     errors = [EstimateError(0.25, False, 10), EstimateError(-0.125, True, 20)]
     assert estimator_error(errors) == EstimatorError(2, 0.1875, 0.25, 0.0625, inside=1)
     assert estimator_error([]) is None
+
+
+@pytest.mark.parametrize(("inside", "large"), [([False], False), ([True, False], False), ([True, False, False], True)])
+def test_an_estimator_is_off_where_its_intervals_miss_more_often_than_not(inside: list[bool], large: bool) -> None:
+    found = estimator_error([EstimateError(0.01, each, 100) for each in inside])
+    assert found is not None and found.large is large

@@ -69,8 +69,9 @@ def test_a_changed_relation_is_outside_and_no_estimate_sees_it(make_record: Make
     records = []
     for n, turned in enumerate((False, False, True)):
         scores, actual, ages = world(10 + n, turned=turned)
-        records.append(make_record(LAYOUT, scores, actual, ages_us=ages, start_us=n * HOUR_US, baseline_digest="b"))
-    alarm = ConceptAlarm("1", "b", 2 * HOUR_US, 3 * HOUR_US, None, "relation")
+        start_us = 20 * n * HOUR_US
+        records.append(make_record(LAYOUT, scores, actual, ages_us=ages, start_us=start_us, baseline_digest="b"))
+    alarm = ConceptAlarm("1", "b", 40 * HOUR_US, 41 * HOUR_US, None, "relation")
     found = read(records, baseline, [alarm])
     accuracy = [item.parts[0].readings["accuracy"] for item in found]
     assert [one.outside for one in accuracy] == ["", "", BELOW]
@@ -81,9 +82,11 @@ def test_a_changed_relation_is_outside_and_no_estimate_sees_it(make_record: Make
     errors = estimator_errors(found, "accuracy")
     assert errors[True] is not None and errors[True].windows == 2 and errors[True].largest < 0.03
     assert errors[False] is not None and errors[False].mean > 0.3 and errors[False].inside == 0
+    assert [item.disproved(one) for item, one in zip(found, accuracy, strict=True)] == [False, False, True]
     open_ = [dataclasses.replace(item.window, status="provisional") for item in found]
     still_open = [dataclasses.replace(item, window=window) for item, window in zip(found, open_, strict=True)]
     assert estimator_errors(still_open, "accuracy") == {True: None, False: None}
+    assert not any(item.disproved(one) for item, one in zip(still_open, accuracy, strict=True))
 
 
 def test_parts_have_values_and_estimates_but_no_reference(

@@ -262,6 +262,11 @@ def _publish(request: Request) -> None:
                     advance(batch.rows)
             published = publisher.delivered
     _report(request, tally, published, time.monotonic() - began)
+    if request.what == "outcomes" and spec.outcomes is None:
+        note(
+            f"{request.deployment_id} expects no outcomes: they are counted, and compared with nothing. Say how long "
+            "they may take in its specification, as in outcomes: {horizon: 30d}, and apply it"
+        )
     if tally.rejected:
         raise typer.Exit(1)
 

@@ -22,8 +22,8 @@ from bench.report import OUTPUT, Figure, broken, show
 
 _PARTS = {"__init__", "cluster", "peer_process", "peers", "report", "run", "stages", "traffic"}
 
-_ARGUMENTS = {"detection": ["--quick"]}
-"""`make bench-detection` runs it whole."""
+_ARGUMENTS = {"detection": ["--quick"], "outcomes": ["--quick"]}
+"""`make bench-detection` and `make bench-outcomes` run them whole."""
 
 
 def names() -> list[str]:

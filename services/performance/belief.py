@@ -110,7 +110,7 @@ def alarms_of(alerts: Iterable[Record]) -> list[ConceptAlarm]:
             change_time_us=alert["change_time_us"],
             detection_time_us=alert["detection_time_us"],
             resolved_us=resolved.get(key),
-            diagnosis=alert["diagnosis"],
+            diagnosis=alert.get("diagnosis", ""),
         )
         for key, alert in fired.items()
     ]

@@ -175,7 +175,7 @@ class Client:
             error: Why the request could not be answered: a short class such as ``'timeout'``, or the exception, which
                 counts under its type's name.
             model_version: The version that answered, if not the client's.
-            prediction_low: Lower end of the model's own interval for the actual value; both ends or neither.
+            prediction_low: Lower end of the model's own interval for the actual value; both ends or neither, finite.
             prediction_high: Upper end of it.
 
         Returns:
@@ -234,8 +234,8 @@ class Client:
         A column is a numpy array, a list, or a pandas, polars or pyarrow column; ``features``,
         ``class_probabilities`` and ``segments`` are mappings of name to column, data frames or tables. An embedding is
         a two-dimensional array, or a column of lists or arrays of one length. Columns are copied. ``timestamps`` may be
-        ``datetime64``, which is UTC; all are now if not given. For the other arguments see :meth:`log_prediction`. A
-        table with one bad value is rejected whole.
+        ``datetime64``, which is UTC, or one time for all; now if not given. For the other arguments see
+        :meth:`log_prediction`. A table with one bad value is rejected whole.
 
         Returns:
             The prediction ids; none if the table was rejected.
@@ -288,9 +288,16 @@ class Client:
             actual_value: Actual value; finite. NaN is none.
             actual_label: Actual class.
             actual_timestamp: When it became known; now if not given. See :meth:`log_prediction`.
-            was_acted_on: Whether somebody acted on the prediction.
+            was_acted_on: Whether somebody acted on the prediction, and may so have changed what it was about; None
+                where nobody knows.
             labelling_probability: Where only a sample is ever labelled: how probable it was that this prediction was
                 chosen, above 0 and at most 1. Not given, it was certain.
+
+        Example::
+
+            prediction_id = client.log_prediction({"amount": 40.0}, 0.83, prediction_label="fraud")
+            ...
+            client.log_outcome(prediction_id, actual_label="fine", was_acted_on=True)
 
         Raises:
             EventError: Bad input and ``strict``.
@@ -323,9 +330,30 @@ class Client:
         *,
         labelling_probability: Any = None,
     ) -> None:
-        """Log many outcomes, by columns of equal length; see :meth:`log_outcome` and :meth:`log_predictions`.
+        """Log many outcomes, by columns of equal length; a column of values or one of labels is needed.
 
-        Leave out the rows that are not resolved yet: a table with a row without value and label is rejected whole.
+        Leave out the rows that are not resolved yet: a table with one bad value, or with a row without value and
+        label, is rejected whole. To correct outcomes, log them again with later ``actual_timestamps``.
+
+        Args:
+            prediction_ids: Column of the predictions.
+            actual_value: Column of actual values; finite. NaN is none.
+            actual_label: Column of actual classes.
+            actual_timestamps: Column of when each became known, or one time for all; now if not given. See
+                :meth:`log_predictions`.
+            was_acted_on: Column of True, False or None (1, 0 or NaN), or one for all.
+            labelling_probability: Column of probabilities above 0 and at most 1, none missing, or one for all. See
+                :meth:`log_outcome`.
+
+        Raises:
+            EventError: Bad input and ``strict``.
+            ClientClosedError: The client is closed and ``strict``.
+            KafkaUnavailableError: The policy is ``block`` and the time is over.
+
+        Example::
+
+            known = frame[frame["verdict"].notna()]
+            client.log_outcomes(known["id"], actual_label=known["verdict"], actual_timestamps=known["closed"])
         """
         try:
             table = outcome_table(

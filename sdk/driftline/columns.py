@@ -140,11 +140,16 @@ def number(value: Any, what: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, str):
-        raise EventError(f"{what}: expected a number, came text {value[:40]!r}; a class goes into the label")
+        raise EventError(f"{what}: expected a number, came text {value[:40]!r}; a class goes into {_label_for(what)}")
     try:
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
+
+
+def _label_for(what: str) -> str:
+    """The argument that takes a class instead of the number that another one takes."""
+    return {"actual_value": "actual_label", "prediction": "prediction_label"}.get(what, "the label")
 
 
 def label(value: Any, what: str) -> str | None:
@@ -165,12 +170,14 @@ def error_class(value: Any, what: str) -> str | None:
 
 
 def flag(value: Any, what: str) -> bool | None:
-    """True, False or None."""
+    """True, False or None; 1 and 0 are the first two, and NaN is the third, as a column with gaps has them."""
     if value is None or type(value) is bool:
         return value
     value = plain(value, what)
     if value is None or isinstance(value, (bool, np.bool_)):
         return None if value is None else bool(value)
+    if type(value) in _NUMBERS and (value != value or value in (0, 1)):
+        return None if value != value else bool(value)
     raise EventError(f"{what}: expected True, False or None, came {str(value)[:40]!r}")
 
 
@@ -357,7 +364,7 @@ def number_column(column: Any, what: str) -> Floats:
         raise EventError(f"{what}: expected numbers, came vectors of {vectors.shape[1]} numbers")
     if categorical is not None:
         raise EventError(
-            f"{what}: expected numbers, came {categorical.categories[0][:40]!r}; a class goes into the label"
+            f"{what}: expected numbers, came {categorical.categories[0][:40]!r}; a class goes into {_label_for(what)}"
         )
     return np.full(len(array), np.nan) if numeric is None else numeric
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -91,9 +92,9 @@ def outcome_table(
         EventError: A column cannot be read, or has another length than the rest.
     """
     if actual_value is None and actual_label is None:
-        raise EventError("an outcome needs actual_value or actual_label; both are missing")
+        raise EventError("an outcome needs actual_value or actual_label; both are missing: log it once it is known")
     ids = read.id_column(prediction_ids, "prediction_ids")
-    acted = [] if was_acted_on is None else read.array_of(was_acted_on, "was_acted_on").tolist()
+    acted = [] if was_acted_on is None else read.array_of(_of_all(was_acted_on, len(ids)), "was_acted_on").tolist()
     flags = [read.flag(value, f"was_acted_on, row {row}") for row, value in enumerate(acted)]
     table = OutcomeColumns(
         deployment_id=deployment_id,
@@ -106,7 +107,7 @@ def outcome_table(
         else np.array([UNKNOWN_ACTED_ON if value is None else value for value in flags], dtype=np.uint8),
         labelling_probability=None
         if labelling_probability is None
-        else limits.probability_column(labelling_probability, "labelling_probability"),
+        else limits.probability_column(_of_all(labelling_probability, len(ids)), "labelling_probability"),
     )
     _check_lengths(table)
     limits.check_actuals(table.actual_value, table.actual_label, table.rows)
@@ -122,7 +123,9 @@ def row_count(features: Any, *columns: Any) -> int:
             columns = (*columns, *(column for _, column in features.items()))
         elif hasattr(features, "height"):
             return int(features.height)
-        return next((len(column) for column in columns if hasattr(column, "__len__")), 0)
+        return next(
+            (len(column) for column in columns if hasattr(column, "__len__") and not isinstance(column, str)), 0
+        )
     except Exception:  # asked about rejected input, too: it may be anything
         return 0
 
@@ -136,7 +139,14 @@ def _columns(table: Any, what: str) -> list[tuple[Any, Any]]:
 def _times(times: Any, rows: int, what: str) -> Times:
     if times is None:
         return np.full(rows, time.time_ns() // 1000, dtype=np.int64)
+    if isinstance(times, (str, int, np.integer, dt.datetime)):
+        return np.full(rows, read.time_us(times), dtype=np.int64)
     return read.time_column(times, what)
+
+
+def _of_all(value: Any, rows: int) -> Any:
+    """A column; a single number or boolean is that of all rows."""
+    return [value] * rows if isinstance(value, (int, float, np.number, np.bool_)) else value
 
 
 def _check_lengths(table: PredictionColumns | OutcomeColumns) -> None:

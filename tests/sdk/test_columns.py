@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline import columns as read
+from driftline import limits
 from driftline.batches import (
     OutcomeRow,
     PredictionRow,
@@ -512,6 +513,50 @@ def test_a_table_of_outcomes_is_read() -> None:
     assert columns.was_acted_on is not None and columns.was_acted_on.tolist() == [1, 255]
     np.testing.assert_array_equal(columns.actual_value, [math.nan, 3.0])
     np.testing.assert_array_equal(columns.labelling_probability, [0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    "acted",
+    [
+        [True, None, False],
+        [1, None, 0],
+        np.array([1.0, math.nan, 0.0]),
+        pd.Series([True, None, False]),
+        pd.Series([True, None, False], dtype="boolean"),
+        pd.Series([1, None, 0]),
+        pd.Series([1, None, 0], dtype="Int64"),
+        pa.array([True, None, False]),
+    ],
+    ids=lambda column: str(getattr(column, "dtype", getattr(column, "type", "list"))),
+)
+def test_who_acted_is_read_as_every_library_has_it(acted: Any) -> None:
+    columns = outcome_table("d", ["a", "b", "c"], [1, 2, 3], None, None, acted)
+    assert columns.was_acted_on is not None and columns.was_acted_on.tolist() == [1, 255, 0]
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, math.inf, "yes"])
+def test_what_is_no_yes_or_no_is_refused_with_its_row(value: Any) -> None:
+    with pytest.raises(EventError, match="was_acted_on, row 1: expected True, False or None, came"):
+        outcome_table("d", ["a", "b"], [1, 2], None, None, [True, value])
+
+
+def test_what_is_the_same_for_all_rows_may_be_given_once() -> None:
+    given = outcome_table("d", ["a", "b"], [1, 2], None, MOMENT, True, 0.25)
+    assert given.actual_timestamps_us.tolist() == [MICROSECONDS] * 2
+    assert given.was_acted_on is not None and given.was_acted_on.tolist() == [1, 1]
+    assert given.labelling_probability is not None and given.labelling_probability.tolist() == [0.25, 0.25]
+    for time in (MOMENT.isoformat(), MICROSECONDS, np.int64(MICROSECONDS), pd.Timestamp(MOMENT)):
+        assert table({"a": [1, 2]}, timestamps=time).timestamps_us.tolist() == [MICROSECONDS] * 2
+    with pytest.raises(EventError, match="has no zone"):
+        outcome_table("d", ["a"], [1], None, "2026-01-02T03:04:05", None)
+    with pytest.raises(EventError, match=r"labelling_probability, row 0: .*came 1\.5"):
+        outcome_table("d", ["a"], [1], None, None, None, 1.5)
+
+
+@pytest.mark.parametrize("values", ["late", ["late", "late"]], ids=["row", "table"])
+def test_a_class_in_the_place_of_a_number_is_told_where_it_belongs(values: Any) -> None:
+    with pytest.raises(EventError, match=r"actual_value.* came .*'late'; a class goes into actual_label"):
+        limits.actual(values, None) if isinstance(values, str) else outcome_table("d", ["a", "b"], values, *[None] * 3)
 
 
 @pytest.mark.parametrize(

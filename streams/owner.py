@@ -140,7 +140,7 @@ class OwnedPartition:
                 )
         begun = time.monotonic()
         say_what_is_read_again(self.partition, self._topics, found_at, self._log)
-        registry, to_recover = self._shared.registry, self.partition.outcomes_to_recover
+        registry, to_recover = self._shared.registry, self.partition.to_recover[self._topics.outcomes]
         self.partition.remember(self._read(self._topics.predictions, to_remember), registry)
         self.partition.recover_outcomes(self._read(self._topics.outcomes, to_recover), registry)
         self._in_doubt = False

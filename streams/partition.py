@@ -18,56 +18,29 @@ from driftline.errors import EventError
 from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.topics import Topics
 from streams import state as state_records
-from streams.alerts import alert_fired, alert_resolved, dead_letter, window_summary
+from streams.alarming import is_step_due, look_for_alarms, resolve_alarms, tell_turns
+from streams.alerts import window_summary
 from streams.baseline import Baseline
-from streams.columns import Watched, numeric_column
-from streams.counting import LABELS_BLOCK, RowCounter
-from streams.decoding import Decoded, decode_message
-from streams.deployment import (
-    NO_SLOT,
-    Deployment,
-    Version,
-    at_offset,
-    baseline_fields,
-    extended,
-    fields_of,
-    key_of,
-    numeric_features,
-    restore_deployment,
-    restore_version,
-)
+from streams.columns import Watched
+from streams.counting import RowCounter
+from streams.decoding import Decoded
+from streams.deployment import NO_SLOT, Deployment, Version, baseline_fields, extended, numeric_features
 from streams.detectors import check_detectors, outcome_streams
-from streams.followers import Followers, Turn, detector_alert, followed_values
+from streams.followers import Followers, followed_values
 from streams.identities import Identities
+from streams.joining import Joining
 from streams.limits import limits_of, time_error
 from streams.messages import Emission, Message
 from streams.monitor import Episode, Monitor, Monitors
-from streams.outcomes.arrivals import Refusal
-from streams.outcomes.expected import expected_of
-from streams.outcomes.followed import followed_pairs
-from streams.outcomes.frames import Frame
 from streams.outcomes.join import Join
-from streams.outcomes.marks import Marks
-from streams.outcomes.reading import Keys, id_keys
+from streams.outcomes.keys import Keys, id_keys
 from streams.outcomes.store import PendingStore
-from streams.outcomes.windows import PerformanceWindow, performance_summary
+from streams.output import END_PREFIX, Output
+from streams.recovery import Recovery
 from streams.specification import DeploymentSpec
 from streams.statistics.budget import start_mass_log
-from streams.statistics.performance.pairs import Pairs
-from streams.unusable import Unusable, unusable_intervals, unusable_outcomes, usable_rows
+from streams.unusable import unusable_intervals
 from streams.windows import Group, Window, closed, group_rows
-
-LONE_ROWS_STEP = 64
-"""Alarms are looked for at every message of at least this many rows, and every so many lone rows of a version …"""
-
-LONE_STEP_US = 1_000_000
-"""… or after this much event time, whichever comes first."""
-
-CHECKPOINT_ROWS = 131_072
-"""The store is written when so many predictions have come: what it lacks after a crash is read from the topics."""
-
-END_PREFIX = "end:"
-"""What the order says, with the deployment's name, where one was retired; otherwise it names a digest."""
 
 
 class Partition:
@@ -78,29 +51,36 @@ class Partition:
         topics: Topic names.
         store: Where predictions wait for their outcomes; in memory if not given.
 
-    ``urgent`` says that an alarm was raised or resolved since :meth:`take`: somebody waits for it. ``notices`` has what
-    there is to be said about the state that was restored.
     """
 
     def __init__(self, number: int, topics: Topics, store: PendingStore | None = None) -> None:
         self.number = number
-        self._store = PendingStore(None) if store is None else store
-        self._stored = 0
-        self._marks = Marks()
-        self._recover_from = self._recover_outcomes_from = 0
         self._topics = topics
+        self._store = PendingStore(None) if store is None else store
         self._deployments: dict[str, Deployment] = {}
         self._identities = Identities()
-        self._emissions: list[Emission] = []
-        self._order: list[dict[str, Any]] = []
-        self._dirty: dict[bytes, Any] = {}
+        self._output = Output()
+        self._joining = Joining(number, topics.outcomes, self._output, self._store)
+        self._recovery = Recovery(topics, self._deployments, self._identities, self._store)
         self.position = {topics.predictions: 0, topics.outcomes: 0}
         self.messages = 0
-        self.dead_letters = 0
-        self.urgent = False
-        self.notices: list[str] = []
         self._log_time_ms = 0
         self._time_ms = 0
+
+    @property
+    def dead_letters(self) -> int:
+        """Refusals ever."""
+        return self._output.dead_letters
+
+    @property
+    def urgent(self) -> bool:
+        """Whether an alarm was raised or resolved since :meth:`take`: somebody waits for it."""
+        return self._output.urgent
+
+    @property
+    def notices(self) -> list[str]:
+        """What there is to be said about the state that was restored."""
+        return self._recovery.notices
 
     def needs(self, columns: PredictionColumns | OutcomeColumns) -> bool:
         """Whether a specification or baseline has to be looked up before these columns can be applied."""
@@ -139,23 +119,22 @@ class Partition:
             deployment.spec = spec
             if new_slots:  # slots are numbered by their length
                 deployment.slot, deployment.slot_versions = NO_SLOT, []
-            for name, version in deployment.versions.items():
+            for version in deployment.versions.values():
                 begin_anew, closed_alarms = version.monitors.put_in_force(spec)
                 if begin_anew or new_slots:
                     version.slot = NO_SLOT  # its next row is a start, paid for as one more in this slot
                 self._resolve(deployment, version, closed_alarms, "the monitor was switched off")
                 turns = version.followers.put_in_force(spec.detectors, deployment.clock_us or 0)
-                self._emit_turns(deployment, version, turns, self._latest_message(), None)
-                self._touch_followers(deployment, version)
-                self._touch_version(spec.deployment_id, name, evidence=True)
+                tell_turns(self._output, deployment, version, turns, self._latest_message())
+                self._output.touch_version(deployment, version, evidence=True)
             if new_slots and deployment.join is not None:
                 deployment.join.forget_cohorts()
-        self._expect_outcomes(deployment)
+        self._joining.expect(deployment, offset)
         limits = limits_of(spec, offset)
         deployment.limits = extended(deployment.limits, limits, self._remembered_from())
-        self._dirty[key_of("spec", spec.deployment_id)] = state_records.spec_fields(spec)
-        self._touch_deployment(spec.deployment_id)
-        self._order_control(spec.digest())
+        self._output.touch("spec", spec.deployment_id, what=state_records.spec_fields(spec))
+        self._output.touch_deployment(deployment)
+        self._output.order_control(spec.digest())
 
     def put_baseline_in_force(self, baseline: Baseline) -> None:
         """A baseline comes into force; what was counted against an earlier one is closed.
@@ -178,12 +157,12 @@ class Partition:
             version.numeric = extended(known.numeric, features, self._remembered_from())
             version.monitors.continue_episodes(known.monitors)
         deployment.versions[baseline.model_version] = version
-        if deployment.join is not None:
-            deployment.join.begin(deployment.spec, baseline, offset)
-        self._dirty[key_of("baseline", baseline.deployment_id, baseline.model_version)] = baseline_fields(version)
-        self._touch_version(baseline.deployment_id, baseline.model_version, evidence=True)
-        self._touch_deployment(baseline.deployment_id)
-        self._order_control(baseline.digest)
+        self._joining.expect(deployment, offset)
+        names = baseline.deployment_id, baseline.model_version
+        self._output.touch("baseline", *names, what=baseline_fields(version))
+        self._output.touch_version(deployment, version, evidence=True)
+        self._output.touch_deployment(deployment)
+        self._output.order_control(baseline.digest)
 
     def end(self, deployment_id: str) -> None:
         """A deployment is retired between two messages; the order remembers it.
@@ -193,28 +172,29 @@ class Partition:
         """
         deployment = self._deployments[deployment_id]
         self._close_windows(deployment, everything=True)
-        self._end_join(deployment)
-        self._dirty[key_of("spec", deployment_id)] = self._dirty[key_of("deployment", deployment_id)] = None
+        self._joining.end(deployment)
+        self._output.touch("spec", deployment_id, what=None)
+        self._output.touch("deployment", deployment_id, what=None)
         for name, version in deployment.versions.items():
             self._resolve(deployment, version, version.monitors.give_up(), "the deployment was retired")
             turns = version.followers.put_in_force((), deployment.clock_us or 0)
-            self._emit_turns(deployment, version, turns, self._latest_message(), None)
+            tell_turns(self._output, deployment, version, turns, self._latest_message())
             for kind in ("baseline", "slot", "evidence", "detectors"):
-                self._dirty[key_of(kind, deployment_id, name)] = None
+                self._output.touch(kind, deployment_id, name, what=None)
         del self._deployments[deployment_id]
-        self._order_control(END_PREFIX + deployment_id)
+        self._output.order_control(END_PREFIX + deployment_id)
 
     def apply(self, decoded: Decoded) -> None:
         """Apply the next message of a source topic. Its offset must not lie below the position."""
         message = decoded.message
-        self._order_message(message)
+        self._output.order_message(message)
         self.position[message.topic] = message.offset + 1
         self.messages += 1
         self._log_time_ms = message.timestamp_ms
         if message.topic == self._topics.predictions:
             self._identities.advance(message.offset)
         if decoded.refusal is not None:
-            self._refuse(message, *decoded.refusal)
+            self._output.refuse(message, *decoded.refusal)
         elif isinstance(decoded.columns, PredictionColumns):
             self._apply_predictions(decoded.columns, message)
         elif isinstance(decoded.columns, OutcomeColumns):
@@ -241,11 +221,12 @@ class Partition:
         """
         if not self.awaits_time(time_ms):
             return
-        self._order.append({"source": "clock", "first_offset": time_ms, "last_offset": time_ms, "digest": None})
+        self._output.order_time(time_ms)
         self._time_ms = time_ms
-        for deployment_id, deployment in self._deployments.items():
+        for deployment in self._deployments.values():
             if self._awaits_outcomes(deployment):
-                self._pass_outcome_time(deployment, self._latest_message(), read=True)
+                latest = self._latest_message()
+                self._joining.pass_time(deployment, latest, latest, read=True)
             interval = deployment.silent_interval(time_ms)
             version = deployment.versions.get(deployment.latest_version)
             if interval is None or version is None or version.monitors.rate is None:
@@ -253,152 +234,36 @@ class Partition:
             changed = version.monitors.pass_over(interval)
             message = dataclasses.replace(self._latest_message(), timestamp_ms=time_ms)
             now_us = interval * version.monitors.rate.interval_us
-            changed |= self._look_for_alarms(deployment, version, message, now_us, None)
-            self._touch_version(deployment_id, deployment.latest_version, evidence=changed)
+            changed |= look_for_alarms(self._output, deployment, version, message, now_us)
+            self._output.touch_version(deployment, version, evidence=changed)
 
     def _apply_outcomes(self, columns: OutcomeColumns, message: Message) -> None:
         deployment = self._deployments.get(columns.deployment_id)
         if deployment is None:
-            self._refuse_unknown(columns.deployment_id, message)
+            self._output.refuse_unknown(columns.deployment_id, message)
         elif not deployment.limits[-1].key_fits(columns.deployment_id, message.key):
-            self._refuse_key(columns.deployment_id, deployment.spec.shards, message)
+            self._output.refuse_key(columns.deployment_id, deployment.spec.shards, message)
         else:
             deployment.counters["outcome_rows"] += columns.rows
-            if deployment.join is not None:
-                self._join_outcomes(deployment, deployment.join, columns, message)
-            self._touch_deployment(columns.deployment_id)
-
-    def _join_outcomes(self, deployment: Deployment, join: Join, columns: OutcomeColumns, message: Message) -> None:
-        unusable = unusable_outcomes(columns)
-        on_time = deployment.limits[-1].on_time(columns.actual_timestamps_us, message.timestamp_ms)
-        usable = usable_rows(columns.rows, on_time, unusable)
-        if on_time is not None:
-            left = usable_rows(columns.rows, None, unusable)
-            bad = np.flatnonzero(~on_time if left is None else left & ~on_time).tolist()
-            if bad:
-                error = time_error(columns.actual_timestamps_us, message, bad)
-                unusable.append(Unusable("outcome_time", error, bad))
-        for each in unusable:
-            join.counters["refused_outcomes"] += len(each.rows)
-            self._refuse_rows(message, each.reason, each.error, each.rows)
-        joined, refusals = join.add_outcomes(deployment.spec, columns, usable, message.offset)
-        self._refuse_outcomes(refusals, message)
-        self._take_pairs(deployment, joined, message)
-        self._pass_outcome_time(deployment, message)
-
-    def _take_pairs(self, deployment: Deployment, joined: Sequence[tuple[Frame, Pairs]], message: Message) -> None:
-        """Let the detectors of versions see predictions whose first outcome came, in order of arrival."""
-        self._follow_pairs(deployment, joined, message)
-        for frame, pairs in joined:
-            version = deployment.versions.get(frame.model_version)
-            if version is None or frame.baseline_digest != version.baseline.digest:
-                continue  # what was predicted under another baseline is not compared with this one
-            version.count_pairs(deployment.spec, pairs)
-            if self._step_due(version, pairs.rows, deployment.clock_us or 0):
-                self._look_after_outcomes(deployment, version, message)
-            self._touch_version(deployment.spec.deployment_id, frame.model_version, evidence=False)
-
-    def _follow_pairs(self, deployment: Deployment, joined: Sequence[tuple[Frame, Pairs]], message: Message) -> None:
-        """Let the detectors from the literature see them, whatever baseline they were predicted under."""
-        streams = outcome_streams(deployment.spec)
-        for name, version in deployment.versions.items():
-            mine = [each for each in joined if each[0].model_version == name]
-            if not mine or not set(streams) & set(version.followers.streams):
-                continue
-            values, known_us = followed_pairs(mine)
-            turns = version.followers.update(values, known_us, message.offset, message.topic)
-            self._emit_turns(deployment, version, turns, message, None)
-            self._touch_followers(deployment, version)
-
-    def _look_after_outcomes(self, deployment: Deployment, version: Version, message: Message) -> None:
-        """Look for alarms; their evidence is named by the predictions topic, up to its position."""
-        at = dataclasses.replace(self._latest_message(), timestamp_ms=message.timestamp_ms)
-        assert deployment.join is not None
-        now_us = max(deployment.clock_us or 0, deployment.join.outcome_clock_us)
-        changed = self._look_for_alarms(deployment, version, at, now_us, None)
-        self._touch_version(deployment.spec.deployment_id, version.baseline.model_version, evidence=changed)
-
-    def _pass_outcome_time(self, deployment: Deployment, message: Message, *, read: bool = False) -> None:
-        """Write the performance windows and count the cohorts that have come due."""
-        join, spec = deployment.join, deployment.spec
-        if join is None or spec.outcomes is None:
-            return
-        self._dirty[key_of("join", spec.deployment_id)] = join
-        if deployment.clock_us is None:
-            return
-        due = join.pass_time(spec, deployment.clock_us, live=deployment.live, read=read)
-        if due is None:
-            return
-        for window, final in due.windows:
-            self._emit_performance(deployment, window, final=final)
-        self._refuse_outcomes(due.unknown, message)
-        for name, counts in due.labels.items():
-            version = deployment.versions.get(name)
-            if version is not None:
-                version.monitors.count_blocks({LABELS_BLOCK: counts})
-                self._look_after_outcomes(deployment, version, message)
-
-    def _emit_performance(self, deployment: Deployment, window: PerformanceWindow, *, final: bool) -> None:
-        spec, join = deployment.spec, deployment.join
-        if join is not None:
-            self._emissions.append(performance_summary(spec, window, self.number, join.known_us, final=final))
-
-    def _expect_outcomes(self, deployment: Deployment) -> None:
-        """Begin or end to wait for outcomes, as the specification says."""
-        spec = deployment.spec
-        if spec.outcomes is None:
-            self._end_join(deployment)
-            return
-        offset = self.position[self._topics.predictions]
-        if deployment.join is None:
-            deployment.join = Join(spec.deployment_id, self._store, offset)
-        for version in deployment.versions.values():
-            deployment.join.begin(spec, version.baseline, offset)
-        self._dirty[key_of("join", spec.deployment_id)] = deployment.join
-
-    def _end_join(self, deployment: Deployment) -> None:
-        join = deployment.join
-        if join is None:
-            return
-        for window in join.close_all():
-            self._emit_performance(deployment, window, final=True)
-        self._write_performance(deployment.spec.deployment_id, join)
-        self._dirty[key_of("join", deployment.spec.deployment_id)] = None
-        deployment.join = None
-
-    def _write_performance(self, deployment_id: str, join: Join) -> None:
-        """Let the journal know of what changed of performance windows and early outcomes."""
-        for (kind, *name), changed in join.take_changes().items():
-            self._dirty[key_of(str(kind), deployment_id, *name)] = changed
+            self._joining.apply(deployment, columns, message, self._latest_message())
+            self._output.touch_deployment(deployment)
 
     def _remembered_from(self) -> int:
         """The first message of the predictions topic that may have to be read again."""
         needed = [needs[0] for d in self._deployments.values() if d.join is not None and (needs := d.join.needs_from())]
         return min([self._identities.older_offset, *needed])
 
-    def _refuse_outcomes(self, refusals: Sequence[Refusal], message: Message) -> None:
-        """Refuse rows of the outcomes topic, of this message or an earlier one."""
-        for refusal in refusals:
-            source = message
-            if (message.topic, message.offset) != (self._topics.outcomes, refusal.offset):
-                source = Message(self._topics.outcomes, self.number, refusal.offset, message.timestamp_ms, None, None)
-            self._refuse_rows(source, refusal.reason, refusal.error, refusal.rows)
-
-    def _refuse_rows(self, message: Message, reason: str, error: str, rows: Sequence[int]) -> None:
-        self.dead_letters += 1
-        self._emissions.append(dead_letter(message, reason, error, rows))
-
     def _apply_predictions(self, columns: PredictionColumns, message: Message) -> None:
         deployment = self._deployments.get(columns.deployment_id)
         if deployment is None:
-            self._refuse_unknown(columns.deployment_id, message)
+            self._output.refuse_unknown(columns.deployment_id, message)
             return
         if not deployment.limits[-1].key_fits(columns.deployment_id, message.key):
-            self._refuse_key(columns.deployment_id, deployment.spec.shards, message)
+            self._output.refuse_key(columns.deployment_id, deployment.spec.shards, message)
             return
         version = deployment.versions.get(columns.model_version)
         if version is None:
-            self._refuse(
+            self._output.refuse(
                 message,
                 "missing_baseline",
                 f"{columns.deployment_id}@{columns.model_version} has no baseline: build one with "
@@ -410,41 +275,18 @@ class Partition:
         try:
             watched = version.counter.read(columns)
         except EventError as error:
-            self._refuse(message, error.reason, str(error))
+            self._output.refuse(message, error.reason, str(error))
             self._count_refused(deployment, version, columns, message, columns.rows)
             return
         if on_time is not None:
             self._count_refused(deployment, version, columns, message, int((~on_time).sum()))
         for each in unusable_intervals(columns):
-            self._refuse_rows(message, each.reason, each.error, each.rows)
+            self._output.refuse(message, each.reason, each.error, each.rows)
         counted, keys = self._count_rows(deployment, columns, message, on_time)
         self._apply_rows(deployment, version, columns, watched, message, counted)
-        if deployment.join is not None:
-            self._wait_for_outcomes(deployment, deployment.join, version, columns, keys, message, counted)
-        self._touch_deployment(columns.deployment_id)
-
-    def _wait_for_outcomes(
-        self,
-        deployment: Deployment,
-        join: Join,
-        version: Version,
-        columns: PredictionColumns,
-        keys: Keys,
-        message: Message,
-        counted: NDArray[np.bool_] | None,
-    ) -> None:
-        if len(keys):
-            expected = _expected_loss(version.baseline, columns)
-            outcome_offset = self.position[self._topics.outcomes]
-            early, refusals = join.add_predictions(
-                deployment.spec, columns, keys, counted, expected, message.offset, outcome_offset
-            )
-            self._stored += len(keys)
-            for waited in join.take_met():
-                self._marks.meet(waited)
-            self._refuse_outcomes(refusals, message)
-            self._take_pairs(deployment, early, message)
-        self._pass_outcome_time(deployment, message)
+        outcome_offset = self.position[self._topics.outcomes]
+        self._joining.wait_for_outcomes(deployment, version, columns, counted, keys, message, outcome_offset)
+        self._output.touch_deployment(deployment)
 
     def _count_refused(
         self, deployment: Deployment, version: Version, columns: PredictionColumns, message: Message, rows: int
@@ -452,8 +294,8 @@ class Partition:
         """Rows that could not be used are evidence as well. They tell no time: the clock stays where it is."""
         version.monitors.count_refused(rows)
         now_us = deployment.clock_us or 0
-        changed = self._look_for_alarms(deployment, version, message, now_us, columns.model_id)
-        self._touch_version(columns.deployment_id, columns.model_version, evidence=changed)
+        changed = look_for_alarms(self._output, deployment, version, message, now_us, columns.model_id)
+        self._output.touch_version(deployment, version, evidence=changed)
 
     def _count_rows(
         self, deployment: Deployment, columns: PredictionColumns, message: Message, on_time: NDArray[np.bool_] | None
@@ -464,10 +306,7 @@ class Partition:
         if on_time is not None:
             bad = np.flatnonzero(~on_time).tolist()
             counters["rejected_rows"] += len(bad)
-            self.dead_letters += 1
-            self._emissions.append(
-                dead_letter(message, "event_time", time_error(columns.timestamps_us, message, bad), bad)
-            )
+            self._output.refuse(message, "event_time", time_error(columns.timestamps_us, message, bad), bad)
             ids = [ids[row] for row in np.flatnonzero(on_time).tolist()]
         new = self._identities.unseen(columns.deployment_id, ids)
         keys = id_keys(() if deployment.join is None else ids)
@@ -517,11 +356,11 @@ class Partition:
         deployment.clock_us = grouping.clock_us
         deployment.see(message.timestamp_ms, int(columns.timestamps_us.min()) // 1000)
         changed = started
-        if self._step_due(version, columns.rows, grouping.clock_us):
-            changed |= self._look_for_alarms(deployment, version, message, grouping.clock_us, columns.model_id)
+        if is_step_due(version, columns.rows, grouping.clock_us):
+            changed |= look_for_alarms(self._output, deployment, version, message, grouping.clock_us, columns.model_id)
             self._revise_windows(deployment, version, columns.model_version)
         self._close_windows(deployment)
-        self._touch_version(columns.deployment_id, columns.model_version, evidence=changed)
+        self._output.touch_version(deployment, version, evidence=changed)
 
     def _start_slot(
         self, deployment: Deployment, version: Version, model_version: str, group: Group, message: Message
@@ -553,39 +392,15 @@ class Partition:
         if window is None:
             window = version.windows[group.window_start_us] = Window([np.zeros_like(c) for c in counts], offset)
         window.add(counts, group.rows)
-        key = key_of("window", deployment.spec.deployment_id, model_version, group.window_start_us)
-        self._dirty[key] = window
-
-    @staticmethod
-    def _step_due(version: Version, rows: int, clock_us: int) -> bool:
-        version.lone_rows += rows
-        if version.lone_rows < LONE_ROWS_STEP and clock_us < version.last_step_us + LONE_STEP_US:
-            return False
-        version.lone_rows, version.last_step_us = 0, clock_us
-        return True
-
-    def _look_for_alarms(
-        self, deployment: Deployment, version: Version, message: Message, now_us: int, model_id: str | None
-    ) -> bool:
-        """Raise and resolve alarms; whether the evidence record changed."""
-        spec, monitors = deployment.spec, version.monitors
-        quiet = len(self._emissions)
-        alarms = monitors.alarms(now_us)
-        for alarm in alarms:
-            self._emissions += alert_fired(spec, monitors, alarm, message, model_id)
-        muted = monitors.muted_streams()
-        for monitor, episode in monitors.resolutions():
-            self._emissions += alert_resolved(spec, monitors, monitor, episode, message, now_us, model_id)
-        self.urgent |= len(self._emissions) > quiet
-        # a cause that is back to normal changes the record even if its alarm stays open
-        return bool(alarms) or monitors.muted_streams() != muted
+        names = deployment.spec.deployment_id, model_version, group.window_start_us
+        self._output.touch("window", *names, what=window)
 
     def _revise_windows(self, deployment: Deployment, version: Version, model_version: str) -> None:
         for start_us, window in version.windows.items():
             if window.due():
                 window.revision += 1
                 self._emit_window(deployment, version, start_us, window, final=False)
-                self._dirty[key_of("window", deployment.spec.deployment_id, model_version, start_us)] = window
+                self._output.touch("window", deployment.spec.deployment_id, model_version, start_us, what=window)
 
     def _close_windows(self, deployment: Deployment, *, everything: bool = False, only: str | None = None) -> None:
         """Write the final summary of every window that takes no more rows, and forget it."""
@@ -601,17 +416,12 @@ class Partition:
                 window = version.windows.pop(start_us)
                 window.revision += 1
                 self._emit_window(deployment, version, start_us, window, final=True)
-                self._dirty[key_of("window", spec.deployment_id, name, start_us)] = None
+                self._output.touch("window", spec.deployment_id, name, start_us, what=None)
 
     def _resolve(
         self, deployment: Deployment, version: Version, alarms: Sequence[tuple[Monitor, Episode]], reason: str
     ) -> None:
-        """Resolve alarms between two messages, because what they were raised under has changed."""
-        message, now_us = self._latest_message(), deployment.clock_us or 0
-        for monitor, episode in alarms:
-            self._emissions += alert_resolved(
-                deployment.spec, version.monitors, monitor, episode, message, now_us, None, reason
-            )
+        resolve_alarms(self._output, deployment, version, alarms, self._latest_message(), reason)
 
     def _latest_message(self) -> Message:
         """Stands for the message after which something happened that no message caused."""
@@ -634,83 +444,20 @@ class Partition:
         if counted is not None:
             values = {name: np.where(counted, column, np.nan) for name, column in values.items()}
         turns = version.followers.update(values, columns.timestamps_us, message.offset)
-        self._emit_turns(deployment, version, turns, message, columns.model_id)
-        self._touch_followers(deployment, version)
-
-    def _emit_turns(
-        self, deployment: Deployment, version: Version, turns: Sequence[Turn], message: Message, model_id: str | None
-    ) -> None:
-        for turn in turns:
-            self._emissions += detector_alert(deployment.spec, version.baseline, turn, message, model_id)
-            self.urgent = True
-
-    def _touch_followers(self, deployment: Deployment, version: Version) -> None:
-        key = key_of("detectors", deployment.spec.deployment_id, version.baseline.model_version)
-        if version.followers.streams:
-            self._dirty[key] = version.followers
-        else:
-            self._dirty[key] = None
+        tell_turns(self._output, deployment, version, turns, message, columns.model_id)
 
     def _emit_window(
         self, deployment: Deployment, version: Version, start_us: int, window: Window, *, final: bool
     ) -> None:
-        self._emissions.append(
-            window_summary(deployment.spec, version.monitors, self.number, start_us, window, final=final)
-        )
-
-    def _refuse_unknown(self, deployment_id: str, message: Message) -> None:
-        self._refuse(
-            message,
-            "unknown_deployment",
-            f"deployment {deployment_id!r} is not known: apply its specification with "
-            "'driftline deployment apply FILE', then publish again",
-        )
-
-    def _refuse_key(self, deployment_id: str, shards: int, message: Message) -> None:
-        expected = repr(deployment_id) if shards == 1 else f"'{deployment_id}#0' to '{deployment_id}#{shards - 1}'"
-        came = "no key" if message.key is None else repr(message.key[:80].decode("utf-8", "replace"))
-        self._refuse(message, "wrong_key", f"expected the Kafka key {expected}, came {came}")
-
-    def _refuse(self, message: Message, reason: str, error: str) -> None:
-        self.dead_letters += 1
-        self._emissions.append(dead_letter(message, reason, error))
-
-    def _order_message(self, message: Message) -> None:
-        last = self._order[-1] if self._order else None
-        if last is not None and last["source"] == message.topic and last["last_offset"] == message.offset - 1:
-            last["last_offset"] = message.offset
-            return
-        self._order.append(
-            {"source": message.topic, "first_offset": message.offset, "last_offset": message.offset, "digest": None}
-        )
-
-    def _order_control(self, digest: str) -> None:
-        self._order.append({"source": "control", "first_offset": 0, "last_offset": 0, "digest": digest})
-
-    def _touch_deployment(self, deployment_id: str) -> None:
-        self._dirty[key_of("deployment", deployment_id)] = self._deployments[deployment_id]
-
-    def _touch_version(self, deployment_id: str, model_version: str, *, evidence: bool) -> None:
-        version = self._deployments[deployment_id].versions[model_version]
-        self._dirty[key_of("slot", deployment_id, model_version)] = version
-        if evidence:
-            self._dirty[key_of("evidence", deployment_id, model_version)] = version
+        self._output.emit(window_summary(deployment.spec, version.monitors, self.number, start_us, window, final=final))
 
     def take(self) -> tuple[dict[bytes, dict[str, Any] | None], list[Emission], list[dict[str, Any]]]:
         """What to commit: state records that changed (None to delete), emissions, order. Forgets all three."""
-        for deployment_id, deployment in self._deployments.items():
-            if deployment.join is not None and key_of("join", deployment_id) in self._dirty:
-                self._write_performance(deployment_id, deployment.join)
-        records: dict[bytes, dict[str, Any] | None] = {key: fields_of(key, dirty) for key, dirty in self._dirty.items()}
-        emissions, order = self._emissions, self._order
+        self._joining.write(self._deployments)
+        records, emissions, order = self._output.take()
         if order:
-            if self._stored >= CHECKPOINT_ROWS:
-                self._store.prepare(self.position)
-                self._marks.checkpoint(self.position[self._topics.predictions])
-                self._stored = 0
-            records[b"position"] = self._position_fields() | self._marks.to_fields()
-        self._dirty, self._emissions, self._order = {}, [], []
-        self.urgent = False
+            self._joining.prepare_checkpoint(self.position)
+            records[b"position"] = self._position_fields()
         return records, emissions, order
 
     def committed(self) -> None:
@@ -720,7 +467,7 @@ class Partition:
     @property
     def uncommitted(self) -> bool:
         """Whether anything was applied since the last :meth:`take`."""
-        return bool(self._order)
+        return self._output.has_order
 
     def _position_fields(self) -> dict[str, Any]:
         return {
@@ -740,145 +487,33 @@ class Partition:
         Returns:
             Offsets of the predictions topic whose messages must be given to :meth:`remember`, in order.
         """
-        names: dict[str, list[str]] = {}
-        for key in sorted(records):
-            kind, _, name = key.decode().partition("/")
-            names.setdefault(kind, []).append(name)
-        for name in names.get("spec", ()):
-            deployment = Deployment(state_records.restore_spec(records.pop(key_of("spec", name))))
-            restore_deployment(deployment, records.pop(key_of("deployment", name)))
-            self._deployments[name] = deployment
-        for name in names.get("baseline", ()):
-            deployment_id, model_version = name.split("@")
-            deployment = self._deployments[deployment_id]
-            followers = Followers(deployment.spec.detectors)
-            if (written := records.pop(key_of("detectors", name), None)) is not None:
-                followers, notices = Followers.from_bytes(written["state"])
-                self.notices += notices
-            baseline, evidence, slot = (records.pop(key_of(kind, name)) for kind in ("baseline", "evidence", "slot"))
-            deployment.versions[model_version] = restore_version(deployment.spec, baseline, evidence, slot, followers)
-        for name in names.get("window", ()):
-            deployment_id, model_version, start_us = name.split("@")
-            version = self._deployments[deployment_id].versions[model_version]
-            version.windows[int(start_us)] = state_records.restore_window(records.pop(key_of("window", name)))
-        for name in names.get("join", ()):
-            deployment = self._deployments[name]
-            deployment.join = Join(name, self._store, 0)
-            deployment.join.restore(records.pop(key_of("join", name)))
-            for version in deployment.versions.values():
-                deployment.join.attach(version.baseline)
-        for name in names.get("performance", ()):
-            deployment_id, frame, start_us = name.split("@")
-            join = self._deployments[deployment_id].join
-            if join is not None:
-                join.restore_window(int(frame), int(start_us), records.pop(key_of("performance", name)))
-        for name in names.get("early", ()):
-            deployment_id, offset = name.split("@")
-            join = self._deployments[deployment_id].join
-            if join is not None:
-                join.early.restore_rows(int(offset), records.pop(key_of("early", name)))
+        to_remember = self._recovery.restore(records)
         position = records.get(b"position")
-        if position is None:
-            self._store.reset()
-            return range(0)
-        self.position = {
-            self._topics.predictions: position["predictions"],
-            self._topics.outcomes: position["outcomes"],
-        }
-        self.messages, self.dead_letters = position["messages"], position["dead_letters"]
-        self._log_time_ms, self._time_ms = position["log_time_ms"], position["time_ms"]
-        self._identities.restore(position["older_ids_offset"], position["younger_ids_offset"])
-        self._marks.restore(position)
-        self._open_store()
-        return range(min(position["older_ids_offset"], self._recover_from), position["predictions"])
-
-    def _open_store(self) -> None:
-        """Find out what the store lacks: it is an index of the topics, up to some position, which ours must contain."""
-        joins = [d.join for d in self._deployments.values() if d.join is not None]
-        stored = self._store.position
-        if any(offset > self.position.get(topic, 0) for topic, offset in stored.items()):
-            self._store.reset()
-            stored = {}
-        used = {name for join in joins for name in join.table_names()}
-        for name in self._store.names():
-            if name not in used:
-                self._store.drop(name)
-        needed = [needs for join in joins if (needs := join.needs_from()) is not None]
-        ends = self.position[self._topics.predictions], self.position[self._topics.outcomes]
-        begins = [min(offsets) for offsets in zip(*needed, ends, strict=True)]
-        self._recover_from = max(begins[0], stored.get(self._topics.predictions, 0))
-        self._recover_outcomes_from = max(begins[1], stored.get(self._topics.outcomes, 0))
-        waited = self._marks.first_outcome(stored.get(self._topics.predictions, 0))
-        if waited is not None:
-            self._recover_outcomes_from = max(begins[1], min(self._recover_outcomes_from, waited))
+        if position is not None:
+            self.position = {
+                self._topics.predictions: position["predictions"],
+                self._topics.outcomes: position["outcomes"],
+            }
+            self.messages, self._output.dead_letters = position["messages"], position["dead_letters"]
+            self._log_time_ms, self._time_ms = position["log_time_ms"], position["time_ms"]
+        return to_remember
 
     @property
     def to_recover(self) -> dict[str, range]:
-        """Per topic the offsets of the messages that the store lacks."""
-        predictions = range(self._recover_from, self.position[self._topics.predictions])
-        return {self._topics.predictions: predictions, self._topics.outcomes: self.outcomes_to_recover}
+        """Per topic the offsets of the messages that the index of pending predictions lacks.
+
+        Those of the outcomes topic must be given to :meth:`recover_outcomes` after :meth:`remember`.
+        """
+        return self._recovery.to_recover
+
+    def remember(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
+        """Remember what is known of predictions that were applied before; see :mod:`streams.recovery`."""
+        self._recovery.remember(messages, registry)
+
+    def recover_outcomes(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
+        """Remember what is known of outcomes that were applied before; see :mod:`streams.recovery`."""
+        self._recovery.recover_outcomes(messages, registry)
 
     def joins(self) -> dict[str, Join]:
         """What waits for outcomes, by deployment."""
         return {name: d.join for name, d in self._deployments.items() if d.join is not None}
-
-    @property
-    def outcomes_to_recover(self) -> range:
-        """Offsets of the outcomes topic that must be given to :meth:`recover_outcomes`, after :meth:`remember`."""
-        return range(self._recover_outcomes_from, self.position[self._topics.outcomes])
-
-    def recover_outcomes(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
-        """Put in force again what became known of predictions that wait, as far as the store lacks it."""
-        for message in messages:
-            columns = decode_message(message, self._topics, registry).columns
-            deployment = self._deployments.get(columns.deployment_id) if columns is not None else None
-            if not isinstance(columns, OutcomeColumns) or deployment is None or deployment.join is None:
-                continue
-            limits = at_offset(deployment.limits, self._recover_from)
-            if limits.key_fits(columns.deployment_id, message.key):
-                on_time = limits.on_time(columns.actual_timestamps_us, message.timestamp_ms)
-                usable = usable_rows(columns.rows, on_time, unusable_outcomes(columns))
-                deployment.join.recover_outcomes(columns, usable, message.offset)
-
-    def remember(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
-        """Remember the prediction ids of messages that were applied before; see :mod:`streams.identities`."""
-        for message in messages:
-            columns = decode_message(message, self._topics, registry).columns
-            if not isinstance(columns, PredictionColumns) or not self._was_applied(columns, message):
-                continue
-            limits = at_offset(self._deployments[columns.deployment_id].limits, message.offset)
-            on_time = limits.on_time(columns.timestamps_us, message.timestamp_ms)
-            if message.offset >= self._identities.older_offset:
-                ids = _chosen(columns.prediction_ids, on_time)
-                self._identities.replay(columns.deployment_id, ids, message.offset)
-            join = self._deployments[columns.deployment_id].join
-            if join is not None and message.offset >= self._recover_from:
-                join.recover_predictions(columns, on_time, message.offset)
-
-    def _was_applied(self, columns: PredictionColumns, message: Message) -> bool:
-        """Whether a message was counted, or known, when it was applied; else it was refused."""
-        deployment = self._deployments.get(columns.deployment_id)
-        version = None if deployment is None else deployment.versions.get(columns.model_version)
-        if deployment is None or version is None or message.offset < version.first_offset:
-            return False
-        limits = at_offset(deployment.limits, message.offset)
-        if not limits.key_fits(columns.deployment_id, message.key):
-            return False
-        try:
-            for name in at_offset(version.numeric, message.offset).names:
-                numeric_column(columns, name)
-        except EventError:
-            return False
-        return True
-
-
-def _expected_loss(baseline: Baseline, columns: PredictionColumns) -> NDArray[np.float64] | None:
-    """The loss that is expected of each row, float64[n, 2]; None where the baseline has no model of it."""
-    if baseline.outcomes is None:
-        return None
-    return expected_of(baseline.outcomes.expected_loss, [columns], np.arange(columns.rows))
-
-
-def _chosen(ids: Sequence[str], rows: NDArray[np.bool_] | None) -> Sequence[str]:
-    """The ids of some rows, bool[n]; None for all."""
-    return ids if rows is None else [ids[row] for row in np.flatnonzero(rows).tolist()]

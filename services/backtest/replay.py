@@ -22,7 +22,8 @@ from streams.decoding import Decoded, decode_message
 from streams.messages import Message
 from streams.monitor import Monitors
 from streams.outcomes.store import PendingStore
-from streams.partition import END_PREFIX, Partition
+from streams.output import END_PREFIX
+from streams.partition import Partition
 from streams.specification import DeploymentSpec
 
 Progress = Callable[[int, int | None, int], None]

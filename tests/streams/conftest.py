@@ -174,7 +174,7 @@ class Machine:
         machine.partition.remember(
             m for m in self.log if m.topic == self.topics.predictions and m.offset in to_remember
         )
-        to_recover = machine.partition.outcomes_to_recover
+        to_recover = machine.partition.to_recover[self.topics.outcomes]
         machine.partition.recover_outcomes(
             m for m in self.log if m.topic == self.topics.outcomes and m.offset in to_recover
         )

@@ -16,7 +16,7 @@ from sklearn import metrics as sklearn
 from driftline.codec import encode
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
 from driftline.topics import record_key
-from streams import partition as partition_module
+from streams import joining
 from streams.baseline import Baseline
 from streams.messages import Message
 from streams.outcomes.store import PendingStore
@@ -271,7 +271,7 @@ def test_final_numbers_do_not_depend_on_order_duplicates_splits_or_restarts(
 def monkeypatch_checkpoints() -> Iterable[None]:
     """The index is written with nearly every commit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition_module, "CHECKPOINT_ROWS", 50)
+        patch.setattr(joining, "CHECKPOINT_ROWS", 50)
         yield
 
 

@@ -26,7 +26,7 @@ from services.kafka import Publisher
 from services.topics import ensure_topics
 from streams.baseline import Baseline
 from streams.messages import Message
-from streams.partition import END_PREFIX
+from streams.output import END_PREFIX
 from streams.specification import DeploymentSpec
 
 START = "import typer; from services.worker import worker; typer.run(worker)"

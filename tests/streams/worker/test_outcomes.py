@@ -30,7 +30,7 @@ ROUND_US = 10 * MINUTE_US
 HORIZON_MS = 40 * 60_000
 ROUNDS, ROWS = 12, 60
 DRIFTS = "model-1"
-OFTEN = "import streams.partition as p; p.CHECKPOINT_ROWS = 150; "
+OFTEN = "import streams.joining as j; j.CHECKPOINT_ROWS = 150; "
 """Indexes are written with nearly every commit."""
 
 

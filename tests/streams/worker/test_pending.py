@@ -17,7 +17,7 @@ from confluent_kafka import TopicPartition
 
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
 from services.kafka import admin_client
-from streams import partition as partition_module
+from streams import joining
 from streams.baseline import Baseline
 from streams.catalogue import Catalogue
 from streams.errors import JournalError
@@ -110,7 +110,7 @@ class Place:
 async def place(
     worlds: Any, baseline: Baseline, samples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Place]:
-    monkeypatch.setattr(partition_module, "CHECKPOINT_ROWS", 60)
+    monkeypatch.setattr(joining, "CHECKPOINT_ROWS", 60)
     world = worlds()
     world.put(SPEC, baseline)
     thread = ThreadPoolExecutor(1)
@@ -328,7 +328,7 @@ def test_a_worker_without_a_usable_data_directory_says_so_and_ends_with_a_status
         world.send(predicted(samples.t0, begin, 400))
     world.flush()
     little = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
-    often = "import streams.partition as p; p.CHECKPOINT_ROWS = 2000; "
+    often = "import streams.joining as j; j.CHECKPOINT_ROWS = 2000; "
     full = world.start(before=little + often, data_dir=tmp_path / "full")
     full.told_to_end = True
     assert full.process.wait(30) == 5, full.text[-2000:]

@@ -47,14 +47,14 @@ def show_groups(title: str, found: Groups, layout: PerformanceLayout) -> None:
             one = beside.get((plain.get(name, ""), group))
             rate = rates[name]
             interval = interval_text(rate.low, rate.high)
-            rows.append([label, group, f"{rate.rows:,}", number_text(rate.value), interval, *_beside(one)])
+            rows.append([label, _group(group), f"{rate.rows:,}", number_text(rate.value), interval, *_beside(one)])
             label = ""
     _print(["rate", "group", "rows", "value", "95 %", "difference", "beside", "95 % together", "verdict"], rows)
     others = [one for one in found.comparisons if one.measure not in plain.values()]
     if others:
         _print(
             ["measure", "group", "value", "beside", "95 % together", "verdict"],
-            [[_title_of(measures[one.measure]), one.group, *_beside(one)] for one in others],
+            [[_title_of(measures[one.measure]), _group(one.group), *_beside(one)] for one in others],
         )
     for worst in found.disparities:
         if worst.value is not None:
@@ -62,7 +62,7 @@ def show_groups(title: str, found: Groups, layout: PerformanceLayout) -> None:
             kind = "smallest ratio" if measure.ratio else "largest difference"
             stdout.print(
                 f"{measure.title}: {kind} {number_text(worst.value)} ({interval_text(worst.low, worst.high)}), "
-                f"{safe(worst.lowest)} to {safe(worst.highest)}",
+                f"{safe(_group(worst.lowest))} to {safe(_group(worst.highest))}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -86,7 +86,7 @@ def show_measures(
         found = [(item, groups(item.window, segment, request.reference)) for item in readings]
         lead = _leads(readings, request)
         rates = [
-            [*lead(item), name.replace("_", " "), group, f"{one[name].rows:,}", number_text(one[name].value),
+            [*lead(item), name.replace("_", " "), _group(group), f"{one[name].rows:,}", number_text(one[name].value),
              interval_text(one[name].low, one[name].high)]
             for item, compared in found
             for name in names
@@ -114,7 +114,7 @@ def _show_disparities(found: _Found, names: Sequence[str], lead: _Lead, heads: S
     measures = _measures(found)
     rows = [
         [*lead(item), _title_of(measures[one.measure]), number_text(one.value), interval_text(one.low, one.high),
-         one.lowest, one.highest, _verdict_of(one, measures[one.measure])]
+         _group(one.lowest), _group(one.highest), _verdict_of(one, measures[one.measure])]
         for item, compared in found
         for name in names
         for one in compared.disparities
@@ -128,7 +128,7 @@ def _show_comparisons(found: _Found, names: Sequence[str], lead: _Lead, heads: S
     """Each group beside the one that was asked for."""
     measures = _measures(found)
     rows = [
-        [*lead(item), _title_of(measures[one.measure]), one.group, *_beside(one)]
+        [*lead(item), _title_of(measures[one.measure]), _group(one.group), *_beside(one)]
         for item, compared in found
         for name in names
         for one in compared.comparisons
@@ -201,11 +201,16 @@ def _title_of(measure: Measure) -> str:
     return f"{measure.title}, {'ratio' if measure.ratio else 'difference'}"
 
 
+def _group(part: str) -> str:
+    """A part without the name of its segmentation, which stands above the table."""
+    return (part.partition("=")[2] or "(empty)") if part else ""
+
+
 def _beside(one: Comparison | None) -> list[str]:
     """The cells of a comparison: value, beside which group, interval, verdict."""
     if one is None:
         return ["", "", "", ""]
-    reference = one.reference or "best of each"
+    reference = _group(one.reference) if one.reference else "best of each"
     return [number_text(one.value), reference, interval_text(one.low, one.high), _verdict(one)]
 
 

@@ -73,20 +73,22 @@ def mixed_labels(task: str, bad: str | None) -> CategoricalColumn:
 
 
 class World:
-    """A partition on which ten predictions wait, and what became of outcomes."""
+    """A partition on which ten predictions wait, unless outcomes are early, and what became of outcomes."""
 
-    def __init__(self, samples: Any, task: str) -> None:
+    def __init__(self, samples: Any, task: str, *, early: bool = False) -> None:
         self.samples, self.task = samples, task
         spec = deployment(samples, task)
         self.machine = samples.machine(spec, samples.baseline(spec))
-        self.machine.apply(samples.message(self._predictions(ROWS), 0))
+        if not early:
+            self.predict()
 
-    def _predictions(self, rows: int, **options: Any) -> PredictionColumns:
-        columns: PredictionColumns = self.samples.rows(rows, deployment_id="resolved", **options)
-        if self.task != MULTICLASS:
-            return columns
-        labels = CategoricalColumn.from_values([CLASSES[MULTICLASS][row % 3] for row in range(rows)])
-        return dataclasses.replace(columns, prediction=None, prediction_label=labels)
+    def predict(self) -> None:
+        """Ten predictions come."""
+        columns: PredictionColumns = self.samples.rows(ROWS, deployment_id="resolved")
+        if self.task == MULTICLASS:
+            labels = CategoricalColumn.from_values([CLASSES[MULTICLASS][row % 3] for row in range(ROWS)])
+            columns = dataclasses.replace(columns, prediction=None, prediction_label=labels)
+        self.machine.apply(self.samples.message(columns, 0))
 
     def send(self, value: bytes | None, *, key: bytes | None = b"resolved", after_us: int = 0) -> None:
         """Publish an outcome message, an hour after the predictions or so much later."""
@@ -240,16 +242,21 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_bad_rows_are_named_with_what_was_expected_and_the_others_count(samples: Any, case: Case) -> None:
-    world = World(samples, case.task)
+def test_bad_rows_are_named_with_what_was_expected_and_the_others_count(samples: Any, case: Case, early: bool) -> None:
+    """Whether they come after their predictions or wait for them."""
+    world = World(samples, case.task, early=early)
     record = case.change(good_outcomes(samples, case.task))
     world.send(encode("OutcomeBatch", record), after_us=case.after_us)
+    if early:
+        world.predict()
     (letter,) = world.letters()
     assert (letter["reason"], letter["rows"]) == (case.reason, case.rows)
     for text in case.says:
         assert text in letter["error"]
-    assert letter["value"] == encode("OutcomeBatch", record), "nothing is lost"
+    if not early:
+        assert letter["value"] == encode("OutcomeBatch", record), "nothing is lost"
     assert (letter["source_topic"], letter["source_offset"]) == (samples.topics.outcomes, 0)
     counters = world.counters()
     good = ROWS - len(case.rows)
@@ -367,11 +374,11 @@ def test_outcomes_of_other_deployments_predictions_wait_and_are_then_refused(sam
     foreign = good_outcomes(samples, BINARY, first=1000)
     world.send(encode("OutcomeBatch", foreign.to_record()))
     assert world.letters() == []
-    later = samples.rows(1, first=1, at=34 * DAY_US / samples.second, deployment_id="resolved", prefix="later")
+    later = samples.rows(1, first=1, at=36 * DAY_US / samples.second, deployment_id="resolved", prefix="later")
     world.machine.apply(samples.message(later, 1))
     last = dataclasses.replace(good_outcomes(samples, BINARY, rows=1, first=5000))
     last.actual_timestamps_us[:] = later.timestamps_us[0] + 1
-    world.send(encode("OutcomeBatch", last.to_record()), after_us=35 * DAY_US)
+    world.send(encode("OutcomeBatch", last.to_record()), after_us=61 * DAY_US)
     letters = [letter for letter in world.letters() if letter["reason"] == "unknown_prediction"]
     assert sorted(row for letter in letters for row in letter["rows"]) == list(range(ROWS))
     assert {letter["source_offset"] for letter in letters} == {0}

@@ -14,7 +14,15 @@ from services.deployments.wording import did_you_mean, either
 from streams.baseline import ASSOCIATION_PREFIX, ERROR, LATENCY, QUALITY_PREFIX, RATE, SCHEMA
 from streams.columns import PREDICTION, PREDICTION_LABEL, PROBABILITY_PREFIX
 from streams.derived import JOINT_DISTANCE, Derived
-from streams.detectors import MOST_DETECTORS, STREAMS_OF_OUTCOMES, check_detector, outcome_streams
+from streams.detectors import (
+    DETECTORS,
+    MOST_DETECTORS,
+    NUMBERS,
+    STREAMS_OF_OUTCOMES,
+    check_detector,
+    outcome_streams,
+    takes,
+)
 from streams.errors import StreamsError
 from streams.specification import DEFAULT_BUDGET_KINDS, EMBEDDING, TEXT
 
@@ -139,7 +147,10 @@ def _impossible_detectors(form: Form, specification: Specification) -> Iterator[
         yield form.flaw(("detectors",), message)
     kinds = {feature.name: feature.kind for feature in specification.features}
     can = [PREDICTION, *(name for name, kind in kinds.items() if kind in ("numeric", "boolean"))]
-    can += outcome_streams(specification.to_spec())
+    spec = specification.to_spec()
+    can += outcome_streams(spec)
+    of_numbers = [name for name in outcome_streams(spec) if name != ERROR]
+    any_number = [name for name in DETECTORS if takes(name) == NUMBERS]
     seen: set[tuple[str, str]] = set()
     for index, detector in enumerate(specification.detectors):
         path: Path = ("detectors", index)
@@ -148,6 +159,12 @@ def _impossible_detectors(form: Form, specification: Specification) -> Iterator[
             continue
         if (detector.detector, detector.stream) in seen:
             yield form.flaw(path, f"{detector.detector} follows {detector.stream!r} already")
+        elif detector.stream in of_numbers and takes(detector.detector) != NUMBERS:
+            message = (
+                f"{detector.detector} takes {takes(detector.detector)}, and {detector.stream!r} is any number: take "
+                f"{either(any_number)}" + (f", or let it follow {ERROR!r}" if ERROR in outcome_streams(spec) else "")
+            )
+            yield form.flaw((*path, "detector"), message)
         seen.add((detector.detector, detector.stream))
         try:
             check_detector(detector.to_spec())

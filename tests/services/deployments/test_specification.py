@@ -560,6 +560,19 @@ def test_monitors_that_can_have_a_severity_are_those_of_the_streams() -> None:
             "no stream of outcomes of the task regression: expected loss or residual",
         ),
         (
+            BINARY_CLASSES + "outcomes: 30d\ndetectors: {loss: hddm_w}\n",
+            7,
+            "detectors.loss.detector",
+            "hddm_w takes numbers from 0 to 1, and 'loss' is any number: take adwin, page_hinkley or kswin, or let it "
+            "follow 'error'",
+        ),
+        (
+            NUMBERS + "outcomes: 30d\ndetectors: {residual: ddm}\n",
+            6,
+            "detectors.residual.detector",
+            "ddm takes 0 or 1, and 'residual' is any number: take adwin, page_hinkley or kswin",
+        ),
+        (
             MINIMAL + "outcomes: 30d\ndetectors: {loss: adwin}\n",
             6,
             "detectors.loss.stream",

@@ -1,4 +1,4 @@
-"""Which runs are merged when, and how: slice by slice, in a thread that lets small merges go before large ones."""
+"""How runs are written, which of them are merged when, and the thread that does it step by step, small things first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from streams.outcomes.runs import Run, RunWriter
 from streams.outcomes.sections import SLICE_ROWS, Keys, Rows, Section, field, newest_order
+from streams.outcomes.tables import Recent
 
 MOST_RUNS = 12
 """Runs that a lookup may have to ask."""
@@ -108,15 +109,41 @@ def _slices(sections: Sequence[Section]) -> Iterator[list[tuple[int, int]]]:
         yield [(cut[part], cut[part + 1]) for cut in cuts]
 
 
-class Merge:
-    """A merge on its way.
+def write_recent(recent: Mapping[int, Recent], number: int, directory: Path | None) -> Iterator[Run | None]:
+    """Write rows in memory as a run: yields None after each table, and last the run.
 
     Args:
-        inputs: The runs it takes the place of.
-        steps: See :func:`merge`.
+        recent: By number of the table; does not change meanwhile.
+        number: Of the run.
+        directory: Where its file goes.
+    """
+    writer = RunWriter(number, directory, [(len(each), each.rows.itemsize) for each in recent.values()])
+    try:
+        for table, each in recent.items():
+            rows = each.rows
+            keys = field(rows, "key")
+            order = newest_order(keys, rows, sorted_parts=False)
+            writer.begin(table, len(order), rows.itemsize)
+            writer.append(keys[order], rows.take(order))
+            writer.end()
+            yield None
+        yield writer.finish()
+    except BaseException:
+        writer.give_up()
+        raise
+
+
+class Task:
+    """A run on its way.
+
+    Args:
+        number: Of the run.
+        inputs: The runs it takes the place of; none for rows in memory.
+        steps: See :func:`merge` and :func:`write_recent`.
     """
 
-    def __init__(self, inputs: Sequence[Run], steps: Iterator[Run | None]) -> None:
+    def __init__(self, number: int, inputs: Sequence[Run], steps: Iterator[Run | None]) -> None:
+        self.number = number
         self.inputs = list(inputs)
         self.size = sum(run.size for run in inputs)
         self.result: Run | None = None
@@ -147,27 +174,28 @@ class Merge:
 
 
 class Merger:
-    """A thread that merges, a slice of the smallest merge at a time: a large one never keeps a small one waiting."""
+    """A thread that does a step of the smallest task at a time: a large one never keeps a small one waiting."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: list[Merge] = []
+        self._waiting: list[Task] = []
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, merge: Merge) -> None:
-        """Have a merge done."""
+    def submit(self, task: Task) -> None:
+        """Have a task done."""
         with self._changed:
-            self._waiting.append(merge)
+            self._waiting.append(task)
             self._changed.notify_all()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="pending-merges", daemon=True)
             self._thread.start()
 
-    def wait(self, merge: Merge) -> None:
-        """Wait until a merge is done."""
-        with self._changed:
-            self._changed.wait_for(lambda: merge.is_done)
+    def wait(self, task: Task) -> None:
+        """Wait until a task is done."""
+        if not task.is_done:
+            with self._changed:
+                self._changed.wait_for(lambda: task.is_done)
 
     def stop(self) -> None:
         """Give up what is not done."""
@@ -177,8 +205,8 @@ class Merger:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        for merge in self._waiting:
-            merge.give_up()
+        for task in self._waiting:
+            task.give_up()
         self._waiting, self._stopping = [], False
 
     def _work(self) -> None:
@@ -187,9 +215,9 @@ class Merger:
                 self._changed.wait_for(lambda: self._stopping or self._waiting)
                 if self._stopping:
                     return
-                merge = min(self._waiting, key=lambda each: each.size)
-            merge.step()
-            if merge.is_done:
+                task = min(self._waiting, key=lambda each: each.size)
+            task.step()
+            if task.is_done:
                 with self._changed:
-                    self._waiting.remove(merge)
+                    self._waiting.remove(task)
                     self._changed.notify_all()

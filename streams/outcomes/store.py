@@ -1,8 +1,8 @@
 """Where predictions wait for their outcomes, and outcomes are remembered: an index of a partition's topics.
 
 Rows are put into memory; some of them at a time are written as a *run* (:mod:`streams.outcomes.runs`), sorted by key;
-runs are merged in the background (:mod:`streams.outcomes.merging`), so that there are never many. What a lookup finds
-depends on what was put and forgotten, never on what was written or merged when.
+runs are merged, so that there are never many. Both is done in the background (:mod:`streams.outcomes.merging`), and
+what a lookup finds depends on what was put and forgotten, never on what was written or merged when.
 
 It is only an index: what is lost is read from the topics again. So nothing is synced to disk, and all that matters is
 that damage is noticed. The order of a checkpoint:
@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -38,15 +39,17 @@ from streams.outcomes.directory import (
     remove_runs,
     write_manifest,
 )
-from streams.outcomes.merging import MOST_RUNS, Merge, Merger, merge, next_merge
-from streams.outcomes.runs import DamagedError, RunWriter, load_run
-from streams.outcomes.sections import field, newest_order
+from streams.outcomes.merging import MOST_RUNS, Merger, Task, merge, next_merge, write_recent
+from streams.outcomes.runs import DamagedError, Run, load_run, run_name
 from streams.outcomes.tables import Held, PendingTable, Stored, table_layout
 
 __all__ = ["PendingError", "PendingStore", "PendingTable"]
 
 SPILL_ROWS = 131_072
 """Rows in memory before they are written, in 20 to 40 ms."""
+
+MOST_SPILLS = 1
+"""Runs that are being written; whoever puts rows faster than they can be written waits."""
 
 logger = logging.getLogger("driftline.streams.outcomes")
 
@@ -86,10 +89,10 @@ class PendingStore:
         self._tables: dict[str, Stored] = {}
         self._handles: dict[str, PendingTable] = {}
         self._held = Held()
-        self._merges: list[Merge] = []
+        self._spills: list[Task] = []
+        self._merges: list[Task] = []
         self._in_manifest: set[Path] = set()
-        self._prepared: Manifest | None = None
-        self._in_prepared: set[Path] = set()
+        self._prepared: _Prepared | None = None
         self._replaced: list[Path] = []
         self._next_table = 0
         self._next_run = 1
@@ -134,14 +137,21 @@ class PendingStore:
         self.confirm()
 
     def prepare(self, position: Mapping[str, int]) -> None:
-        """Write what is in memory for a checkpoint of the store as it is now, which :meth:`confirm` puts in force.
+        """Begin a checkpoint of the store as it is now, which :meth:`confirm` puts in force.
 
         Raises:
             PendingError: The disk is full, or cannot be written to.
         """
         self._spill()
-        self._prepared = self._manifest(position)
-        self._in_prepared = self._paths()
+        self._prepared = _Prepared(
+            position=dict(position),
+            tables=[(each.number, each.name, each.layout, each.forgotten_before_us) for each in self._tables.values()],
+            runs=list(self._held.runs),
+            spills=list(self._spills),
+            paths=self._paths(),
+            next_table=self._next_table,
+            next_run=self._next_run,
+        )
 
     def confirm(self) -> None:
         """Put what was prepared last in force, if anything was, whatever has been put or merged since.
@@ -149,18 +159,21 @@ class PendingStore:
         Raises:
             PendingError: The disk is full, or cannot be written to.
         """
-        if self._prepared is None:
+        prepared = self._prepared
+        if prepared is None:
             return
-        self.position = dict(self._prepared.position)
+        for spill in prepared.spills:
+            self._finish(spill)
+        self.position = dict(prepared.position)
         if self._directory is not None:
             with self._writing():
-                write_manifest(self._directory, self._prepared)
+                write_manifest(self._directory, prepared.manifest())
                 for path in self._replaced:
-                    if path not in self._in_prepared:
+                    if path not in prepared.paths:
                         path.unlink(missing_ok=True)
-        self._in_manifest = self._in_prepared
+        self._in_manifest = prepared.paths
         self._replaced = [path for path in self._replaced if path in self._in_manifest]
-        self._prepared, self._in_prepared = None, set()
+        self._prepared = None
 
     def reset(self) -> None:
         """Remove everything: no position, no tables; objects that stand for them are of no use any more."""
@@ -175,6 +188,7 @@ class PendingStore:
 
     def close(self) -> None:
         """Stop merging and let go of the directory. What was put since the last checkpoint is lost."""
+        self._prepared = None
         if self._merger is not None:
             self._merger.stop()
         if self._lock is not None:
@@ -184,7 +198,7 @@ class PendingStore:
     @property
     def memory_bytes(self) -> int:
         """Memory it takes, without the files' pages in the system's cache."""
-        recent = sum(each.memory_bytes for each in self._held.recent.values())
+        recent = sum(each.memory_bytes for part in self._held.in_memory for each in part.values())
         return recent + sum(run.memory_bytes for run in self._held.runs)
 
     @property
@@ -204,28 +218,31 @@ class PendingStore:
             self._spill()
 
     def _spill(self) -> None:
-        """Write the rows in memory as a run."""
+        """Have the rows in memory written as a run."""
         self._look_after_runs()
         if not self._held.recent:
             return
-        sizes = [(len(recent), recent.rows.itemsize) for recent in self._held.recent.values()]
-        writer = RunWriter(self._take_run_number(), self._directory, sizes)
-        with self._writing():
-            try:
-                for number, recent in self._held.recent.items():
-                    rows = recent.rows
-                    keys = field(rows, "key")
-                    order = newest_order(keys, rows, sorted_parts=False)
-                    writer.begin(number, len(order), rows.itemsize)
-                    writer.append(keys[order], rows.take(order))
-                    writer.end()
-                run = writer.finish()
-            except BaseException:
-                writer.give_up()
-                raise
-        self._held.replace(len(self._held.runs), len(self._held.runs), run)
-        self._held.forget_recent()
+        number, sealed = self._take_run_number(), self._held.seal()
+        self._spills.append(Task(number, (), write_recent(sealed, number, self._directory)))
+        if self._merger is not None:
+            self._merger.submit(self._spills[-1])
+        while len(self._spills) > (0 if self._merger is None else MOST_SPILLS):
+            self._finish(self._spills[0])
+            self._take_over()
         self._look_after_runs()
+
+    def _finish(self, task: Task) -> None:
+        """Wait until a task is done.
+
+        Raises:
+            PendingError: It cannot be done.
+        """
+        if self._merger is None:
+            task.finish()
+        else:
+            self._merger.wait(task)
+        if task.error is not None:
+            raise self._not_written(task.error) from task.error
 
     def _take_run_number(self) -> int:
         self._next_run += 1
@@ -237,10 +254,10 @@ class PendingStore:
         while (due := self._due()) is not None:
             self._begin_merge(*due)
             if self._merger is None:
-                self._merges[-1].finish()
+                self._finish(self._merges[-1])
                 self._take_over()
         while self._merger is not None and len(self._held.runs) > MOST_RUNS and self._merges:
-            self._merger.wait(min(self._merges, key=lambda each: each.size))
+            self._finish(min(self._merges, key=lambda each: each.size))
             self._take_over()
 
     def _due(self) -> tuple[int, int] | None:
@@ -257,21 +274,27 @@ class PendingStore:
     def _begin_merge(self, begin: int, end: int) -> None:
         inputs = self._held.runs[begin:end]
         before_us = {stored.number: stored.forgotten_before_us for stored in self._tables.values()}
-        steps = merge(inputs, self._take_run_number(), self._directory, before_us, oldest=begin == 0)
-        self._merges.append(Merge(inputs, steps))
+        number = self._take_run_number()
+        self._merges.append(Task(number, inputs, merge(inputs, number, self._directory, before_us, oldest=begin == 0)))
         if self._merger is not None:
             self._merger.submit(self._merges[-1])
 
     def _take_over(self) -> None:
-        """Put the runs that were merged in the place of those they were merged from."""
+        """Put runs that were written in the place of the rows in memory, and such that were merged in that of others.
+
+        Raises:
+            PendingError: A run could not be written.
+        """
+        while self._spills and self._spills[0].is_done:
+            self._finish(self._spills[0])
+            self._held.unseal(self._spills.pop(0).result)
         for each in [each for each in self._merges if each.is_done]:
             self._merges.remove(each)
-            if each.error is not None:
-                raise PendingError(f"runs of pending rows cannot be merged: {each.error}") from each.error
+            self._finish(each)
             begin = self._held.runs.index(each.inputs[0])
             self._held.replace(begin, begin + len(each.inputs), each.result)
             for path in [run.path for run in each.inputs if run.path is not None]:
-                if path in self._in_manifest or path in self._in_prepared:
+                if path in self._in_manifest or (self._prepared is not None and path in self._prepared.paths):
                     self._replaced.append(path)
                 else:
                     path.unlink(missing_ok=True)
@@ -281,22 +304,21 @@ class PendingStore:
         try:
             yield
         except OSError as error:
-            raise PendingError(
-                f"pending rows cannot be written to {self._directory}: {error.strerror}. Make room or choose another "
-                "directory; what is missing is read from the topics again."
-            ) from error
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: Exception) -> PendingError:
+        why = error.strerror if isinstance(error, OSError) else repr(error)
+        return PendingError(
+            f"pending rows cannot be written to {self._directory}: {why}. Make room or choose another directory; what "
+            "is missing is read from the topics again."
+        )
 
     def _paths(self) -> set[Path]:
-        return {run.path for run in self._held.runs if run.path is not None}
-
-    def _manifest(self, position: Mapping[str, int]) -> Manifest:
-        return Manifest(
-            position=dict(position),
-            tables=[(each.number, each.name, each.layout, each.forgotten_before_us) for each in self._tables.values()],
-            runs=[(run.number, run.size, run.footer_at, run.footer_crc) for run in self._held.runs],
-            next_table=self._next_table,
-            next_run=self._next_run,
-        )
+        """The files of all that is held now, those that are being written among them."""
+        if self._directory is None:
+            return set()
+        numbers = [run.number for run in self._held.runs] + [spill.number for spill in self._spills]
+        return {self._directory / run_name(number) for number in numbers}
 
     def _open(self, directory: Path) -> None:
         """Take up what the last checkpoint left; nothing, if any of it is not as it was."""
@@ -316,3 +338,27 @@ class PendingStore:
                 remove_runs(directory, keep={path.name for path in self._in_manifest})
             else:
                 remove_everything(directory)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A checkpoint that is not in force yet: what the store held, and the files of that."""
+
+    position: dict[str, int]
+    tables: list[tuple[int, str, str, int]]
+    runs: list[Run]
+    spills: list[Task]
+    paths: set[Path]
+    next_table: int
+    next_run: int
+
+    def manifest(self) -> Manifest:
+        """The manifest, once all is written."""
+        runs = [*self.runs, *(spill.result for spill in self.spills if spill.result is not None)]
+        return Manifest(
+            position=self.position,
+            tables=self.tables,
+            runs=[(run.number, run.size, run.footer_at, run.footer_crc) for run in runs],
+            next_table=self.next_table,
+            next_run=self.next_run,
+        )

@@ -126,13 +126,15 @@ class Held:
 
     Attributes:
         runs: Older ones first.
-        recent: By number of the table the rows that are in memory only.
+        sealed: Rows that are being written, by number of the table; older ones first, all newer than the runs.
+        recent: Rows that are in memory only, by number of the table; newer than all others.
         recent_rows: How many those are.
         generation: Changes whenever the runs do.
     """
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
+        self.sealed: list[dict[int, Recent]] = []
         self.recent: dict[int, Recent] = {}
         self.recent_rows = 0
         self.generation = 0
@@ -145,9 +147,21 @@ class Held:
         recent.put(rows)
         self.recent_rows += len(rows)
 
-    def forget_recent(self) -> None:
-        """No rows are in memory only any more."""
+    @property
+    def in_memory(self) -> list[dict[int, Recent]]:
+        """All rows in memory, newest first."""
+        return [self.recent, *reversed(self.sealed)]
+
+    def seal(self) -> dict[int, Recent]:
+        """The rows in memory, which do not change any more."""
+        self.sealed.append(self.recent)
         self.recent, self.recent_rows = {}, 0
+        return self.sealed[-1]
+
+    def unseal(self, run: Run | None) -> None:
+        """The oldest sealed rows are in a run now."""
+        del self.sealed[0]
+        self.replace(len(self.runs), len(self.runs), run)
 
     def replace(self, begin: int, end: int, run: Run | None) -> None:
         """Put a run in the place of others."""
@@ -178,7 +192,7 @@ class PendingTable:
     def rows(self) -> int:
         """Rows held, hidden and forgotten ones included."""
         self._check()
-        return len(self._recent or ()) + sum(map(len, self._newest_first()))
+        return sum(map(len, self._parts()))
 
     def put(self, rows: Rows) -> None:
         """Add rows. Of rows with the same key and check only the last one is found from now on.
@@ -215,9 +229,7 @@ class PendingTable:
         found = np.zeros(len(keys), bool)
         rows = np.zeros(len(keys), np.dtype((np.void, self.dtype.itemsize)))
         wanted = np.arange(len(keys))
-        recent = self._recent
-        parts: list[Recent | Section] = [] if recent is None else [recent]
-        for part in [*parts, *self._newest_first()]:
+        for part in self._parts():
             at, rows_found = part.find(keys, checks)
             if at.size:
                 here = wanted[at]
@@ -243,8 +255,7 @@ class PendingTable:
         Reads the times of all rows of the runs that have any from that time: about 20 ns a row held.
         """
         first_us = max(first_us, self._stored.forgotten_before_us)
-        recent = self._recent
-        parts = [] if recent is None else [_between(recent.rows, first_us, after_us)]
+        parts = [_between(recent.rows, first_us, after_us) for recent in reversed(self._in_memory())]
         for section in self._newest_first():
             if section.first_us < after_us and first_us <= section.last_us:
                 parts.append(_between(section.rows, first_us, after_us))
@@ -255,9 +266,13 @@ class PendingTable:
         rows = rows[found & (first_us <= times) & (times < after_us)]
         return rows[np.lexsort((rows["check"], rows["key"], rows["time_us"]))]
 
-    @property
-    def _recent(self) -> Recent | None:
-        return self._held.recent.get(self._stored.number)
+    def _in_memory(self) -> list[Recent]:
+        each = (part.get(self._stored.number) for part in self._held.in_memory)
+        return [recent for recent in each if recent is not None]
+
+    def _parts(self) -> list[Recent | Section]:
+        """Where rows are, newest first."""
+        return [*self._in_memory(), *self._newest_first()]
 
     def _check(self) -> None:
         if self._stored.is_dropped:

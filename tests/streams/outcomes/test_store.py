@@ -491,12 +491,14 @@ def test_a_full_disk_is_an_error_and_loses_no_checkpoint(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(runs.Path, "write_bytes", full)
+
+    def put_and_write() -> None:
+        store.table("a", ROW).put(rows)  # is told here, or at the next checkpoint
+        store.checkpoint({"predictions": 2})
+
     for _ in range(2):
-        with pytest.raises(
-            PendingError, match="No space left on device"
-        ):  # if not at once, then at the next checkpoint
-            store.table("a", ROW).put(rows)
-            store.checkpoint({"predictions": 2})
+        with pytest.raises(PendingError, match="No space left on device"):
+            put_and_write()
     found, _ = store.table("a", ROW).get(rows["key"], rows["check"])
     assert found.all()
     monkeypatch.undo()

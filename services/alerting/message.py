@@ -19,7 +19,7 @@ from services.alerting.sizes import how_bad, number_text, sizes
 from services.alerting.statements import Statement, percent
 from services.alerting.text import Line, Value, command, line, value, web_link
 from streams.baseline import LABELS_ROLE
-from streams.detectors import MONITOR_PREFIX
+from streams.detectors import ERROR, LOSS, MONITOR_PREFIX, RESIDUAL
 from streams.specification import CONCEPT_DRIFT, FAIRNESS, LABELS
 
 SHOWN_CAUSES = 5
@@ -254,6 +254,10 @@ def _times(excess_nats: float) -> str:
     return f": {rounded} times what it asks"
 
 
+_METRICS_OF_STREAMS = {ERROR: ("accuracy",), LOSS: ("log_loss", "mae"), RESIDUAL: ("bias",)}
+"""What shows how far a stream of outcomes went that a known detector follows; losses are of classes or of numbers."""
+
+
 def _steps(record: Record) -> Line:
     """What to do next. Names go into commands quoted, so that none becomes a command of its own."""
     deployment, version = record["deployment_id"], record["model_version"]
@@ -263,7 +267,11 @@ def _steps(record: Record) -> Line:
     monitor, causes = record["monitor"], record["causes"]
     if monitor.startswith(MONITOR_PREFIX):
         stream = monitor.removeprefix(MONITOR_PREFIX).partition(":")[2]
-        return line(*parts, "see how far it went: ", command("windows show", deployment, "--stream", stream), ".")
+        parts.append("see how far it went: ")
+        if stream not in _METRICS_OF_STREAMS:
+            return line(*parts, command("windows show", deployment, "--stream", stream), ".")
+        first, *others = (command("windows show", deployment, "--metric", m) for m in _METRICS_OF_STREAMS[stream])
+        return line(*parts, first, *(part for other in others for part in (", or of numbers ", other)), ".")
     if monitor in _OF_OUTCOMES:
         parts += outcome_steps(record, _known(record))
     elif monitor in _WHERE_TO_LOOK:

@@ -144,6 +144,24 @@ def test_an_end_says_when_it_began_and_ended(make_alert: Any) -> None:
     assert "27 h 20 min" in str(text.sentences[0])
 
 
+@pytest.mark.parametrize(
+    ("stream", "commands"),
+    [
+        ("temperature", "driftline windows show credit --stream temperature."),
+        ("error", "driftline windows show credit --metric accuracy."),
+        ("residual", "driftline windows show credit --metric bias."),
+        (
+            "loss",
+            "driftline windows show credit --metric log_loss, or of numbers "
+            "driftline windows show credit --metric mae.",
+        ),
+    ],
+)
+def test_of_a_detectors_signal_the_command_shows_what_it_follows(make_alert: Any, stream: str, commands: str) -> None:
+    text = describe_alert(make_alert() | {"monitor": f"detector:adwin:{stream}", "causes": []})
+    assert str(text.steps).endswith("see how far it went: " + commands)
+
+
 def test_a_detector_outside_the_budget_claims_no_evidence(make_alert: Any) -> None:
     changes = {"monitor": "detector:adwin:temperature", "causes": [], "false_alarms": "1 in a million"}
     text = describe_alert(make_alert() | changes)

@@ -127,18 +127,26 @@ class EarlyOutcomes:
                 rows["label"][columns.actual_label.codes == code] = -2 if known is None else known
         return rows
 
-    def meet(self, deployment_id: str, rows: Rows) -> tuple[NDArray[np.intp], Arrivals] | None:
-        """Predictions have come, n rows: those for which outcomes waited, by index, and these; None if none did."""
+    def meet(self, deployment_id: str, rows: Rows, *, again: bool = False) -> tuple[NDArray[np.intp], Arrivals] | None:
+        """Predictions have come, n rows: those for which outcomes waited, by index, and these; None if none did.
+
+        Args:
+            deployment_id: The deployment.
+            rows: The predictions.
+            again: They came before, after the index was written: what waited then is in it, and waits no more.
+        """
         met = []
         for slot in range(self._slots):
             found, early = self._table().get(rows["key"], rows["check"] + np.uint64(slot))
-            found &= self._wait(early)
+            if not again:
+                found &= self._wait(early)
             if found.any():
                 met.append((np.flatnonzero(found), early[found]))
         if not met:
             return None
         at, early = (np.concatenate(each) for each in zip(*met, strict=True))
-        self._mark(early, waits=False)
+        if not again:
+            self._mark(early, waits=False)
         names = self._names
         columns = OutcomeColumns(
             deployment_id,

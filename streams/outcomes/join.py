@@ -9,7 +9,7 @@ The rules, none of which depends on the order in which messages come:
 1. An outcome counts if it became known from its prediction's event time on and within the horizon, as the
    specification had it when the prediction came.
 2. Of several outcomes of one prediction the one that became known last is in force; of equally late ones the larger.
-3. An outcome whose prediction has not come waits for it until what became known at its time is final.
+3. An outcome whose prediction has not come waits for it until every window that the prediction may lie in is final.
 4. A window is final when ``end + horizon + lateness`` is over: by the deployment's event time, and by the outcomes that
    were read. The latter is told by the largest time at which one became known, or by the worker, which knows when it
    has read everything that was published. A deployment that is being fed history is told by outcomes alone, and a
@@ -38,7 +38,7 @@ from streams.outcomes.arrivals import (
     latest_of_each,
 )
 from streams.outcomes.cohorts import Cohorts, cohort_ages
-from streams.outcomes.early import MOST_OUTCOMES, EarlyOutcomes
+from streams.outcomes.early import FOREVER_US, MOST_OUTCOMES, EarlyOutcomes
 from streams.outcomes.frames import EARLY_ROW, NOT_KNOWN, Frame, Rows, frame_of, take_outcomes
 from streams.outcomes.reading import Keys, id_keys, read_actual
 from streams.outcomes.store import PendingStore, PendingTable
@@ -110,7 +110,8 @@ class Join:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._next_look = FIRST_LOOK_PAIRS
         self._due_us: int | None = None
-        self._met: list[int] = []
+        self._forgotten_us: dict[int, int] = {}  # by frame: earlier predictions are not found any more
+        self._recent: dict[tuple[int, int], int] = {}  # by frame and time: a message with predictions found until then
 
     @property
     def windows(self) -> dict[tuple[int, int], PerformanceWindow]:
@@ -188,19 +189,34 @@ class Join:
         window_us = frame.window_ms * 1000
         ends_us = rows["time_us"] // window_us * window_us + window_us
         in_time = ends_us + frame.final_after_ms * 1000 > self.known_us
+        found = rows["time_us"] >= self._forgotten_us.get(frame.number, -FOREVER_US)
         if not in_time.all():
             self.counters["late_predictions"] += int((~in_time).sum())
-            rows = rows[in_time]
-            expected = None if expected is None else expected[in_time]
-        if not len(rows):
+            for end_us in np.unique(ends_us[found & ~in_time]).tolist():
+                self._remember(frame, end_us, offset)
+        all_rows = rows[found]
+        if not len(all_rows):
             return [], []
-        self._rows(frame.number).put(rows)
+        self._rows(frame.number).put(all_rows)
+        rows = rows[in_time]
+        if len(rows):
+            self._open(frame, spec, rows, None if expected is None else expected[in_time], offset, outcome_offset)
+        return self._meet_early(spec, frame, all_rows) if self.early else ([], [])
+
+    def _open(
+        self,
+        frame: Frame,
+        spec: DeploymentSpec,
+        rows: Rows,
+        expected: Floats | None,
+        offset: int,
+        outcome_offset: int,
+    ) -> None:
         new_window = self.tally.open(frame, rows["time_us"], offset, outcome_offset)
         self.tally.add_predictions(frame, rows, expected)
         new_cohort = self.cohorts[frame.model_version].add_predictions(rows["time_us"], spec.start_slot_ms * 1000)
         if new_window or new_cohort:
             self._due_us = None
-        return self._meet_early(spec, frame, rows) if self.early else ([], [])
 
     def _meet_early(self, spec: DeploymentSpec, frame: Frame, rows: Rows) -> tuple[Joined, list[Refusal]]:
         """Give predictions that have just come the outcomes that waited for them."""
@@ -208,7 +224,6 @@ class Join:
         if met is None:
             return [], []
         at, arrivals = met
-        self._met.append(int(arrivals.offsets.min()))
         for window, mask in self.tally.of(frame, rows["time_us"][at]):
             offsets = arrivals.offsets if mask is None else arrivals.offsets[mask]
             window.first_outcome = min(window.first_outcome, int(offsets.min()))
@@ -346,7 +361,7 @@ class Join:
 
     def _wait(self, spec: DeploymentSpec, arrivals: Arrivals, keys: Keys) -> list[Refusal]:
         """Outcomes whose prediction has not come, or is not known any more."""
-        final_after_us = _final_after_us(spec)
+        final_after_us = self._waits_us(spec)
         expired = arrivals.columns.actual_timestamps_us + final_after_us <= self.known_us
         refusals = []
         if expired.any():
@@ -361,6 +376,12 @@ class Join:
                 refusals += arrivals.refusals(UNKNOWN_PREDICTION, which, _crowded)
             self._due_us = None
         return refusals
+
+    def _waits_us(self, spec: DeploymentSpec) -> int:
+        """How long after it was known an outcome waits for its prediction: until no window it may lie in is open."""
+        assert spec.outcomes is not None
+        waits_ms = [frame.window_ms + frame.final_after_ms + frame.skew_ms for frame in self.frames.values()]
+        return max(waits_ms, default=spec.outcomes.window_ms + spec.outcomes.final_after_ms) * 1000
 
     def next_us(self) -> int:
         """When something comes due next."""
@@ -415,12 +436,13 @@ class Join:
                 self.tally.touch(window)
             if final:
                 self._close(key)
+        self._forget()
         for version, cohorts in self.cohorts.items():
             counts = cohorts.look(self.known_us)
             if counts is not None:
                 due.labels[version] = counts
         if self.early.next_us <= self.known_us:
-            for offset, rows in self.early.expire(self.known_us, _final_after_us(spec)).items():
+            for offset, rows in self.early.expire(self.known_us, self._waits_us(spec)).items():
                 due.unknown.append(Refusal(UNKNOWN_PREDICTION, _NEVER_CAME.format(len(rows)), rows, offset))
             self._count_refusals(due.unknown)
         return due
@@ -442,31 +464,61 @@ class Join:
         return windows
 
     def _close(self, key: tuple[int, int]) -> None:
+        window = self.windows[key]
         self.tally.remove(key)
-        starts = [start for frame, start in self.windows if frame == key[0]]
-        if starts:
-            self._rows(key[0]).forget_before(min(starts))
-        else:
-            self._drop_if_empty(key[0])
+        self._remember(window.frame, window.end_us, window.first_offset)
+
+    def _remember(self, frame: Frame, end_us: int, offset: int) -> None:
+        """Predictions of a final window are found for as long again as outcomes may be late: theirs are told as late.
+
+        Args:
+            frame: Their frame.
+            end_us: The end of the window.
+            offset: The first message with any of them.
+        """
+        step_us = max(frame.window_ms, _lateness_ms(frame) // 16) * 1000  # so there are not many entries
+        until_us = end_us + (frame.final_after_ms + _lateness_ms(frame)) * 1000
+        key = frame.number, -(-until_us // step_us) * step_us
+        self._recent[key] = min(offset, self._recent.get(key, offset))
+
+    def _forget(self) -> None:
+        """Find predictions no more whose outcomes are not even late."""
+        self._recent = {key: offset for key, offset in self._recent.items() if key[1] > self.known_us}
+        for number, frame in list(self.frames.items()):
+            window_us = frame.window_ms * 1000
+            before_us = (self.known_us - (frame.final_after_ms + _lateness_ms(frame)) * 1000) // window_us * window_us
+            if before_us > self._forgotten_us.get(number, -FOREVER_US):
+                self._forgotten_us[number] = before_us
+                self._rows(number).forget_before(before_us)
+            self._drop_if_empty(number)
 
     def _drop_if_empty(self, number: int) -> None:
-        if number not in self.current.values() and not any(frame == number for frame, _ in self.windows):
+        used = any(frame == number for frame, _ in [*self.windows, *self._recent])
+        if not used and number not in self.current.values():
             self._drop(number)
 
     def _drop(self, number: int) -> None:
         self._store.drop(self._name("rows", number))
         self._tables.pop(number, None)
+        self._forgotten_us.pop(number, None)
+        self._recent = {key: offset for key, offset in self._recent.items() if key[0] != number}
         del self.frames[number]
 
     def needs_from(self) -> tuple[int, int] | None:
         """First offsets of the predictions and the outcomes topic that the store is an index of; None for nothing."""
         predictions = [window.first_offset for window in self.windows.values()]
+        predictions += self._recent.values()
         outcomes = [window.first_outcome for window in self.windows.values()]
         early = self.early.first_offset
         outcomes += [] if early is None else [early]
-        if not outcomes:
+        if not predictions and not outcomes:
             return None
-        return min(predictions, default=1 << 62), min(outcomes)
+        return min(predictions, default=FOREVER_US), min(outcomes, default=FOREVER_US)
+
+    def begin_recovery(self) -> None:
+        """The index may be older than the journal: what is forgotten is found no more."""
+        for number, before_us in self._forgotten_us.items():
+            self._rows(number).forget_before(before_us)
 
     def frame_at(self, model_version: str, offset: int) -> Frame | None:
         """The frame in which a version's message was read."""
@@ -481,12 +533,18 @@ class Join:
         if frame is None or not len(keys):
             return
         rows = frame.read_rows(columns, keys, counted)
-        keep = self.tally.is_open(frame, rows["time_us"]) & first_of_each(rows)
+        keep = (rows["time_us"] >= self._forgotten_us.get(frame.number, -FOREVER_US)) & first_of_each(rows)
         new = self.new_to_it(keys)
         if new is not None:
             keep &= new
-        if keep.any():
-            self._rows(frame.number).put(rows[keep])
+        if not keep.any():
+            return
+        rows = rows[keep]
+        self._rows(frame.number).put(rows)
+        # what waited for them when the index was written lies in it, and is not among the outcomes read again
+        met = self.early.meet(self.deployment_id, rows, again=True)
+        if met is not None:
+            self._match_in(frame, met[1], rows[met[0]])
 
     def recover_outcomes(self, columns: OutcomeColumns, usable: Mask | None, offset: int) -> None:
         """Put outcomes of a message that was applied before in force again, after the predictions."""
@@ -495,11 +553,6 @@ class Join:
             _, _, left, keys = self._match(arrivals)
             if left.size and self.early:
                 self.early.recover(arrivals.take(left), keys[left])
-
-    def take_met(self) -> list[int]:
-        """First messages of the outcomes topic whose outcomes met their predictions since the last call."""
-        met, self._met = self._met, []
-        return met
 
     def take_changes(self) -> dict[tuple[object, ...], Any]:
         """What the journal must know by now, by kind and name; None to delete: windows, rows of early outcomes."""
@@ -536,6 +589,8 @@ class Join:
             "cohorts": {
                 name: [cohorts.ages_us, cohorts.to_array().tolist()] for name, cohorts in sorted(self.cohorts.items())
             },
+            "forgotten": sorted(self._forgotten_us.items()),
+            "recent": sorted((number, until_us, offset) for (number, until_us), offset in self._recent.items()),
             **self.early.to_fields(),
         }
         return {"join": json.dumps(facts, separators=(",", ":"))}
@@ -549,6 +604,8 @@ class Join:
         self.outcome_clock_us, self.read_clock_us = facts["outcome_clock_us"], facts["read_clock_us"]
         self.known_us, self._next_look = facts["known_us"], facts["next_look"]
         self.counters = dict.fromkeys(COUNTERS, 0) | facts["counters"]
+        self._forgotten_us = dict(facts["forgotten"])
+        self._recent = {(number, until_us): offset for number, until_us, offset in facts["recent"]}
         self.early.restore(facts)
         for name, (ages, rows) in facts["cohorts"].items():
             self.cohorts[name] = Cohorts(ages)
@@ -565,9 +622,8 @@ class Join:
         return f"{kind} {number} {self._created} {self.deployment_id}"
 
 
-def _final_after_us(spec: DeploymentSpec) -> int:
-    assert spec.outcomes is not None
-    return spec.outcomes.final_after_ms * 1000
+def _lateness_ms(frame: Frame) -> int:
+    return frame.final_after_ms - frame.horizon_ms
 
 
 def _arrivals(columns: OutcomeColumns, usable: Mask | None, offset: int) -> Arrivals:

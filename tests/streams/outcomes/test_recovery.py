@@ -1,0 +1,202 @@
+"""A partition that is opened again goes on as if nothing had happened, whatever became of its index."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftline.codec import encode
+from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
+from driftline.topics import record_key
+from streams import joining
+from streams.baseline import Baseline
+from streams.messages import Message
+from streams.outcomes.store import PendingStore
+from streams.reference import build_baseline
+from streams.specification import BINARY, DeploymentSpec, FeatureSpec, OutcomeSpec
+
+MINUTE_US = 60_000_000
+HORIZON_MS = 40 * 60_000
+
+SPEC = DeploymentSpec(
+    "d",
+    "m",
+    BINARY,
+    (FeatureSpec("x", "numeric"),),
+    positive_class="yes",
+    outcomes=OutcomeSpec(horizon_ms=HORIZON_MS, window_ms=10 * 60_000, lateness_ms=10 * 60_000),
+)
+
+
+def predictions(rng: np.random.Generator, ids: list[str], times_us: Any) -> PredictionColumns:
+    x = rng.normal(size=len(ids))
+    times = np.asarray(times_us, np.int64)
+    return PredictionColumns("d", "1", ids, times, {"x": x}, {}, np.round(1 / (1 + np.exp(-x)), 3))
+
+
+def outcomes(rng: np.random.Generator, ids: list[str], known_us: Any, odd: float = 0.0) -> OutcomeColumns:
+    label = rng.integers(0, 2, len(ids)).astype(np.int32)
+    label[rng.random(len(ids)) < odd] = 2
+    known = np.asarray(known_us, np.int64)
+    return OutcomeColumns("d", ids, known, actual_label=CategoricalColumn(["no", "yes", "perhaps"], label))
+
+
+@pytest.fixture(scope="module")
+def baseline(samples: Any) -> Baseline:
+    rng = np.random.default_rng(5)
+    ids = [f"r{i}" for i in range(600)]
+    times = samples.t0 - 2000 * MINUTE_US + np.arange(600) * MINUTE_US
+    told = outcomes(rng, ids, times + rng.integers(0, HORIZON_MS * 1000, 600))
+    return build_baseline(SPEC, "1", [predictions(rng, ids, times)], source="test", outcomes=[told])
+
+
+def messages(topics: Any, t0: int, seed: int) -> list[Message]:
+    """Both topics as they come: late, early, twice, corrected, of nobody; windows close on the way."""
+    rng = np.random.default_rng(seed)
+    rows = 300
+    times = t0 + np.sort(rng.integers(0, 150 * MINUTE_US, rows))
+    delivered = times + np.where(rng.random(rows) < 0.1, rng.integers(0, 80 * MINUTE_US, rows), 0)
+    told: list[tuple[int, str, int]] = []  # delivered, id, known
+    for row in range(rows):
+        for _ in range(int(rng.choice([0, 1, 1, 2, 3]))):
+            known = int(times[row]) + int(rng.integers(0, HORIZON_MS * 1100))
+            told.append((known + int(rng.integers(0, 25 * MINUTE_US)), f"p{row}", known))
+            if rng.random() < 0.2:
+                told.append((int(times[row]) + int(rng.integers(0, 60 * MINUTE_US)), f"p{row}", known))
+    told += [(t0 + n * 15 * MINUTE_US, f"nobody{n}", t0 + n * 10 * MINUTE_US) for n in range(8)]
+    batches: list[tuple[int, PredictionColumns | OutcomeColumns]] = []
+    order = np.argsort(delivered, kind="stable")
+    for chosen in np.array_split(order, 25):
+        columns = predictions(rng, [f"p{row}" for row in chosen.tolist()], times[chosen])
+        batches.append((int(delivered[chosen].max()), columns))
+    told.sort()
+    for begin in range(0, len(told), 12):
+        part = told[begin : begin + 12]
+        batches.append((part[-1][0], outcomes(rng, [each[1] for each in part], [each[2] for each in part], 0.05)))
+    batches += [(at + 5 * MINUTE_US, columns) for at, columns in batches if rng.random() < 0.15]
+    end = t0 + 1_000 * MINUTE_US
+    batches.append((end, predictions(rng, ["last"], [end])))
+    batches.append((end, outcomes(rng, ["last"], [end])))
+    offsets = {topics.predictions: 0, topics.outcomes: 0}
+    found = []
+    for at, columns in sorted(batches, key=lambda each: each[0]):
+        is_prediction = isinstance(columns, PredictionColumns)
+        topic = topics.predictions if is_prediction else topics.outcomes
+        value = encode("PredictionBatch" if is_prediction else "OutcomeBatch", columns.to_record())
+        found.append(Message(topic, 0, offsets[topic], at // 1000, record_key("d"), value))
+        offsets[topic] += 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def often_written() -> Iterator[None]:
+    """The index is written with every few commits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joining, "CHECKPOINT_ROWS", 40)
+        yield
+
+
+class Worker:
+    """A machine that is opened again and again; its directory has what the last one, or another worker, left."""
+
+    def __init__(self, samples: Any, baseline: Baseline, folder: Path) -> None:
+        self.samples, self.folder = samples, folder
+        self.machine = samples.store_machine(self._store(folder / "a"))
+        self.machine.put(SPEC)
+        self.machine.put(baseline)
+        self.machine.commit()
+        self.committed = 0  # entries of the log
+
+    @staticmethod
+    def _store(directory: Path | None) -> PendingStore:
+        return PendingStore(directory, merge_in_background=False, spill_rows=30)
+
+    def commit(self) -> None:
+        self.machine.commit()
+        self.committed = len(self.machine.log)
+
+    def open_again(self, how: str) -> list[Message]:
+        """Kill it and open the partition with what is left; what was applied and not committed."""
+        if how == "prepared":
+            self.machine.partition.take()  # its transaction fails
+        self.machine.partition._store.close()
+        left = {"lost": "none", "stale": "old"}.get(how, "a")
+        if how == "copied":
+            shutil.rmtree(self.folder / "old", ignore_errors=True)
+            shutil.copytree(self.folder / "a", self.folder / "old")
+        if left != "a":
+            shutil.rmtree(self.folder / "a")
+            if (self.folder / left).exists():
+                shutil.copytree(self.folder / left, self.folder / "a")
+        again, emissions, order = self.machine.log[self.committed :], self.machine.emissions, self.machine.order
+        del self.machine.log[self.committed :]
+        self.machine = self.machine.restarted(self._store(self.folder / "a"))
+        self.machine.emissions, self.machine.order = emissions, order
+        return again
+
+
+steps = st.lists(
+    st.tuples(st.integers(1, 9), st.sampled_from(["commit", "commit", "same", "lost", "prepared", "copied", "stale"])),
+    min_size=5,
+    max_size=25,
+)
+
+
+@settings(max_examples=12)
+@given(seed=st.integers(0, 1000), plan=steps, swap=st.integers(0, 2**16))
+def test_whatever_became_of_the_index_state_and_output_are_those_of_an_undisturbed_run(
+    samples: Any,
+    baseline: Baseline,
+    often_written: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    plan: list[tuple[int, str]],
+    swap: int,
+) -> None:
+    rng = np.random.default_rng(swap)
+    worker = Worker(samples, baseline, tmp_path_factory.mktemp("worker"))
+    due = messages(samples.topics, samples.t0, seed)
+    for count, what in plan:
+        for message in due[:count]:
+            worker.machine.apply(message)
+        del due[:count]
+        if what == "commit":
+            worker.commit()
+            continue
+        again = worker.open_again(what)
+        # the next owner need not take the two topics in the same order
+        due = another_order(again, rng) + due
+    for message in due:
+        worker.machine.apply(message)
+    worker.commit()
+    worker.machine.partition._store.close()
+
+    calm = samples.machine(SPEC, baseline)
+    calm.commit()
+    calm.apply(*worker.machine.log).commit()
+    assert state_of(worker.machine) == state_of(calm)
+    one, other = (
+        [(emission.topic, emission.record) for emission in machine.emissions] for machine in (worker.machine, calm)
+    )
+    assert one == other
+
+
+def another_order(log: list[Message], rng: np.random.Generator) -> list[Message]:
+    """The same messages, the two topics against each other in another order."""
+    queues = [[m for m in log if m.topic == topic] for topic in sorted({m.topic for m in log})]
+    found = []
+    while queues := [queue for queue in queues if queue]:
+        found.append(queues[int(rng.integers(len(queues)))].pop(0))
+    return found
+
+
+def state_of(machine: Any) -> dict[bytes, dict[str, Any]]:
+    """The journal, but for how often it was written."""
+    return dict(machine.records)

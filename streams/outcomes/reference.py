@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from driftline.events import UNKNOWN_ACTED_ON, OutcomeColumns, PredictionColumns
 from driftline.limits import no_probability
-from streams.baseline import LABELS_ROLE, Baseline, BaselineStream, OutcomeReference
+from streams.baseline import LABELS_ROLE, Baseline, BaselineSegment, BaselineStream, OutcomeReference
 from streams.derived import Derived
 from streams.errors import BaselineError
 from streams.outcomes.ages import (
@@ -35,7 +35,7 @@ from streams.outcomes.matching import NEVER, Matched, Outcomes, first_of_each, m
 from streams.outcomes.reading import Keys, id_keys, jitter, performance_layout, read_actual, read_predicted
 from streams.outcomes.scores import learn_calibration, learn_score_buckets, learn_score_edges
 from streams.outcomes.sizes import check_parts
-from streams.parts import part_codes
+from streams.parts import MINIMUM_PART_ROWS, part_codes
 from streams.specification import OTHER_TASK, REGRESSION, DeploymentSpec, OutcomeSpec
 from streams.statistics.dependence import tempering
 from streams.statistics.evidence import rounded_down
@@ -161,7 +161,7 @@ def learn_outcomes(
         derived=(ages.to_derived(),),
         pairs=pairs,
         known_us=known_us,
-        notices=tuple(_notices(table, matched, reference, pairs)),
+        notices=(*_notices(table, matched, reference, pairs), *_lone_groups(expected, baseline.segments)),
     )
 
 
@@ -408,3 +408,15 @@ def _notices(table: _Table, matched: Matched, reference: OutcomeReference, pairs
         (table.repeated, "predictions repeat an id, and count once for outcomes"),
     )
     return found + [f"{count:,} {what}" for count, what in told if count]
+
+
+def _lone_groups(expected: OutcomeSpec, segments: Sequence[BaselineSegment]) -> list[str]:
+    """Groups of people that are to be compared, and of which the reference has not two."""
+    parts = {segment.name: segment.parts for segment in segments}
+    return [
+        f"fairness of {name!r} compares nothing: "
+        + (f"only {parts[name][0]!r} has" if name in parts else "none of its parts has")
+        + f" the {MINIMUM_PART_ROWS:,} reference rows that a part needs"
+        for name in expected.fairness
+        if len(parts.get(name, ())) < 2
+    ]

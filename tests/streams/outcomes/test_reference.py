@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, roc_auc_score
 
 from driftline.codec import decode, encode
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
-from streams.baseline import LABELS_ROLE, Baseline, OutcomeReference
+from streams.baseline import LABELS_ROLE, Baseline, BaselineSegment, OutcomeReference
 from streams.errors import BaselineError
 from streams.outcomes.ages import LabelAges, age_bucket
 from streams.outcomes.reference import LearntOutcomes, learn_outcomes
@@ -484,3 +484,27 @@ def test_a_reader_may_say_up_to_when_outcomes_are_known(history: History) -> Non
     assert found.reference.rows == ROWS
     far = learn_outcomes(spec_of(), BARE, [history.predictions], outcomes, until_us=2**62)
     assert far.reference.rows == ROWS
+
+
+def test_it_is_said_where_fairness_has_nothing_to_compare() -> None:
+    history, spec = flights(), spec_of(fairness=("carrier",))
+
+    def told(*segments: BaselineSegment) -> list[str]:
+        baseline = dataclasses.replace(BARE, segments=segments)
+        learnt = learn_outcomes(spec, baseline, [history.predictions], [history.outcomes(NAMES)])
+        return [text for text in learnt.notices if text.startswith("fairness")]
+
+    assert told(BaselineSegment("carrier", "carrier", ("AA", "UA"))) == []
+    assert told(BaselineSegment("carrier", "carrier", ("UA",))) == [
+        "fairness of 'carrier' compares nothing: only 'carrier=UA' has the 500 reference rows that a part needs"
+    ]
+    assert told() == [
+        "fairness of 'carrier' compares nothing: none of its parts has the 500 reference rows that a part needs"
+    ]
+
+
+def test_a_reference_whose_windows_would_not_fit_into_a_record_is_refused() -> None:
+    baseline = dataclasses.replace(BARE, segments=(BaselineSegment("c", "carrier", tuple(map(str, range(2_000)))),))
+    history = flights(600)
+    with pytest.raises(BaselineError, match=r"of 2,000 parts and all traffic more than the .* of a record"):
+        learn_outcomes(spec_of(), baseline, [history.predictions], [history.outcomes(NAMES)])

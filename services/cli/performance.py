@@ -14,7 +14,7 @@ from services.cli.output import fail, print_json, safe, stdout
 
 if TYPE_CHECKING:
     from services.performance.report import WindowReading
-    from services.performance.windows import Window
+    from services.performance.windows import WindowRecords
     from services.publish.reading import Selection
     from services.windows import Period
     from streams.specification import DeploymentSpec
@@ -79,7 +79,7 @@ def show_performance(request: Request) -> None:
     from services.performance.belief import concept_alarms
     from services.performance.names import TABLES, full_name, names_for, of_groups
     from services.performance.report import read_window
-    from services.performance.windows import ALL, performance_windows
+    from services.performance.windows import ALL, grouped_windows, merge_group, parts_of
     from services.windows import baselines_by_digest
 
     if request.role is not None:
@@ -95,7 +95,7 @@ def show_performance(request: Request) -> None:
             "specification, outcomes: {horizon: 30d} for those that are known within 30 days, apply it again "
             "(driftline deployment apply FILE), and publish them: driftline publish outcomes DEPLOYMENT FILE"
         )
-    found = performance_windows(
+    found = grouped_windows(
         settings,
         spec,
         by=request.period,
@@ -116,9 +116,10 @@ def show_performance(request: Request) -> None:
     tables = [name for name in request.metrics if name in TABLES.get(spec.task, ())]
     numbers = [name for name in request.metrics if name not in (*measures, *tables)]
     most = request.last or (len(found) if request.as_json else _SHOWN if numbers or measures else 1)
-    found = [window for window in found if not parts or set(parts) & set(window.parts)]
-    starts = sorted({window.start_us for window in found})[-most:]
-    shown = [window for window in found if window.start_us in set(starts)]
+    found = [group for group in found if not parts or group.parts & set(parts)]
+    starts = sorted({group.start_us for group in found})[-most:]
+    wanted = {*parts, *(part for segment in segments for part in parts_of(found, segment))}
+    shown = [merge_group(group, spec, wanted) for group in found if group.start_us in set(starts)]
     baselines = baselines_by_digest(settings, spec.deployment_id)
     alarms = concept_alarms(settings, spec.deployment_id) if request.estimate else []
     readings = [read_window(window, parts or [ALL], baselines, alarms) for window in shown]
@@ -132,7 +133,7 @@ def show_performance(request: Request) -> None:
     show_tables(readings, tables, request, segments, baselines)
     for line in notes(readings, numbers, request):
         stdout.print(f"[dim]{safe(line)}[/]", highlight=False, soft_wrap=True)
-    _say_what_is_left(readings, len({window.start_us for window in found}), len(starts))
+    _say_what_is_left(readings, len({group.start_us for group in found}), len(starts))
 
 
 def _say_what_is_left(readings: Sequence[WindowReading], periods: int, shown: int) -> None:
@@ -142,7 +143,7 @@ def _say_what_is_left(readings: Sequence[WindowReading], periods: int, shown: in
         )
 
 
-def _parts(request: Request, windows: Sequence[Window]) -> list[str]:
+def _parts(request: Request, windows: Sequence[WindowRecords]) -> list[str]:
     """The parts whose metrics are shown: of whole segmentations, and single ones."""
     from services.performance.windows import parts_of, segments_of
 
@@ -164,7 +165,7 @@ def _parts(request: Request, windows: Sequence[Window]) -> list[str]:
     return list(dict.fromkeys(shown))
 
 
-def _compared(request: Request, spec: DeploymentSpec, windows: Sequence[Window]) -> list[str]:
+def _compared(request: Request, spec: DeploymentSpec, windows: Sequence[WindowRecords]) -> list[str]:
     """The segmentations whose parts are compared as groups; none unless it was asked for."""
     from services.performance.names import FAIRNESS, of_groups
     from services.performance.windows import parts_of, segments_of

@@ -228,22 +228,20 @@ def test_metrics_are_drawn_over_time(run: Run, filled: None) -> None:
     assert status == 0 and "estimate " not in out.split("accuracy champion")[0] and "not to be believed:" not in out
 
 
-@pytest.mark.parametrize("width", [60, 80, 140, 200])
-def test_no_line_of_a_table_is_wider_than_the_terminal(
-    run: Run, filled: None, monkeypatch: pytest.MonkeyPatch, width: int
-) -> None:
-    monkeypatch.setattr(output.stdout, "width", width)
-    status, out, _ = run(
-        "windows", "show", "delays", "--metric", "accuracy", "--metric", "roc_auc", "--by", "month", "--plot"
-    )
-    table = out[: out.index("known: share")].splitlines()[2:-1]  # without the title and the legend
-    assert status == 0 and max(map(len, table)) <= width
-    text = " ".join(table)
-    assert "accuracy" in text and "roc_auc" in text and "challenger" in text and "…" not in text
-    assert ("▼" in text) != ("worse" in text)
-    for name in ("rows", "value", "same age"):
-        assert name in table[0]
-    assert ("95 %" in table[0]) == (width >= 80)
+def test_no_line_of_a_table_is_wider_than_the_terminal(run: Run, filled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (60, 80, 140, 200):
+        monkeypatch.setattr(output.stdout, "width", width)
+        status, out, _ = run(
+            "windows", "show", "delays", "--metric", "accuracy", "--metric", "roc_auc", "--by", "month", "--plot"
+        )
+        table = out[: out.index("known: share")].splitlines()[2:-1]  # without the title and the legend
+        assert status == 0 and max(map(len, table)) <= width
+        text = " ".join(table)
+        assert "accuracy" in text and "roc_auc" in text and "challenger" in text and "…" not in text
+        assert ("▼" in text) != ("worse" in text)
+        for name in ("rows", "value", "same age"):
+            assert name in table[0]
+        assert ("95 %" in table[0]) == (width >= 80)
 
 
 def test_weights_and_unknown_decisions_are_said(run: Run, apply: Any, send: Any, make_record: Make) -> None:

@@ -17,6 +17,8 @@ from driftline.topics import Topics
 from services.kafka import publish
 from services.performance.windows import (
     UnreadableWindowError,
+    group_records,
+    merge_group,
     merge_records,
     parts_of,
     performance_windows,
@@ -109,6 +111,18 @@ def test_parts_and_segmentations_are_those_that_windows_have(make_record: Make) 
     assert segments_of(windows) == ["carrier", "carrier2", "hour"]
 
 
+def test_few_parts_of_a_window_are_read_alone(make_record: Make) -> None:
+    every = [True, True]
+    record = make_record(LAYOUT, [0.9, 0.2], [1, 0], parts={"carrier=UA": every, "carrier=AA": every})
+    record["parts"][2]["counts"]["ages"] = [1]  # cannot be read, and is not asked for
+    (group,) = group_records([record])
+    assert group.parts == {"", "carrier=UA", "carrier=AA"} and segments_of([group]) == ["carrier"]
+    window = merge_group(group, SPEC, ["carrier=UA", "carrier=none"])
+    assert set(window.parts) == {"", "carrier=UA"} and set(merge_group(group, SPEC, []).parts) == {""}
+    with pytest.raises(UnreadableWindowError):
+        merge_group(group, SPEC)
+
+
 def test_windows_of_other_bins_merge_in_the_edges_they_share(make_record: Make, make_sums: Make) -> None:
     rng = np.random.default_rng(1)
     scores, ages = rng.random(400), rng.integers(0, 10 * HOUR_US, 400)
@@ -193,3 +207,4 @@ def test_the_latest_revision_counts_among_windows_of_both_kinds(
     assert seen() == [("1", 3, "final"), ("2", 2, "final")]
     assert seen(version="2") == [("2", 2, "final")] and seen(to_us=HOUR_US) == [("1", 3, "final")]
     assert seen(from_us=HOUR_US) == [("2", 2, "final")] and seen(role="challenger") == []
+    assert seen(parts=[]) == seen()

@@ -33,7 +33,7 @@ from streams.outcomes.evidence import learn_streams
 from streams.outcomes.expected import expected_of, learn_expected_loss
 from streams.outcomes.matching import NEVER, Matched, Outcomes, first_of_each, match, members
 from streams.outcomes.reading import Keys, id_keys, jitter, performance_layout, read_actual, read_predicted
-from streams.outcomes.scores import learn_calibration, learn_score_buckets, learn_score_edges
+from streams.outcomes.scores import SCORE_EDGES, learn_calibration, learn_score_buckets, learn_score_edges
 from streams.outcomes.sizes import check_parts
 from streams.parts import MINIMUM_PART_ROWS, part_codes
 from streams.specification import OTHER_TASK, REGRESSION, DeploymentSpec, OutcomeSpec
@@ -210,7 +210,7 @@ def _read(
     per_batch = np.split(ours, np.cumsum([len(part) for part in outcome_keys])[:-1])
     classes = learn_classes(spec, predictions, outcomes, per_batch)
     layout = _layout(spec, _blank(spec, classes))
-    check_parts(layout, baseline.segments)
+    check_parts(dataclasses.replace(layout, score_edges=np.arange(1.0, SCORE_EDGES + 1)), baseline.segments)
     read = [read_predicted(layout, batch) for batch in predictions]
     scores = np.concatenate([part.scores for part in read])
     labels = np.concatenate([part.labels for part in read])

@@ -37,7 +37,12 @@ class StreamPosition:
     @property
     def lag(self) -> int:
         """Messages not applied yet."""
-        return sum(max(0, end - self.applied[topic]) for topic, end in self.ends.items())
+        return sum(self.lags.values())
+
+    @property
+    def lags(self) -> dict[str, int]:
+        """The same by topic."""
+        return {topic: max(0, end - self.applied[topic]) for topic, end in self.ends.items()}
 
 
 def stream_positions(settings: KafkaSettings) -> list[StreamPosition]:

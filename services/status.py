@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,36 @@ from services.topics import TopicState, topic_states
 
 _JOURNAL_RECORDS = 5_000
 _DEAD_LETTERS = 1_000
-_DEPLOYMENT_KEY = "deployment/"
+_DEPLOYMENT_KIND, _JOIN_KIND = "deployment", "join"
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeStatus:
+    """How far a deployment's predictions are joined to their outcomes.
+
+    Attributes:
+        pending: Predictions whose accuracy window is not final yet and whose outcome is not known.
+        coverage: Share of the predictions of windows that are not final whose outcome is known; None without any.
+        early: Outcomes that wait for their prediction.
+        joined: Outcomes that met their prediction, one of each prediction.
+        corrected: Those that were replaced by one that became known later.
+        superseded: Outcomes that said nothing new.
+        unknown: Outcomes whose prediction never came, or is known no more.
+        late: Outcomes that came after the window was final.
+        refused: Outcomes that could not be used; the dead letters say why.
+        late_predictions: Predictions that came after their window was final.
+    """
+
+    pending: int
+    coverage: float | None
+    early: int
+    joined: int
+    corrected: int
+    superseded: int
+    unknown: int
+    late: int
+    refused: int
+    late_predictions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +65,7 @@ class DeploymentStatus:
         counters: Rows counted, late, duplicate and rejected, outcomes; empty where the last records of the journal say
             nothing of it.
         last_event_us: Its latest event time, None where unknown.
+        outcomes: How its outcomes stand; None where none are expected or the journal's last records say nothing.
     """
 
     deployment_id: str
@@ -43,6 +74,7 @@ class DeploymentStatus:
     baselines: Sequence[str]
     counters: Mapping[str, int]
     last_event_us: int | None
+    outcomes: OutcomeStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +99,14 @@ class SystemStatus:
     def lag(self) -> int:
         """Messages that are published and not applied yet."""
         return sum(position.lag for position in self.positions)
+
+    @property
+    def lag_by_topic(self) -> dict[str, int]:
+        """The same by topic."""
+        lags: Counter[str] = Counter()
+        for position in self.positions:
+            lags.update(position.lags)
+        return dict(lags)
 
     @property
     def well(self) -> bool:
@@ -145,7 +185,8 @@ def _deployments(settings: KafkaSettings) -> list[DeploymentStatus]:
     versions: dict[str, list[str]] = {}
     for stored in load_baselines(settings):
         versions.setdefault(stored.baseline.deployment_id, []).append(stored.baseline.model_version)
-    seen = deployment_states(settings)
+    records = _latest_records(settings)
+    seen, joins = _by_name(records[_DEPLOYMENT_KIND]), _by_name(records[_JOIN_KIND])
     found = []
     for name, deployment in load_deployments(settings).items():
         parts = seen.get(name, [])
@@ -161,23 +202,58 @@ def _deployments(settings: KafkaSettings) -> list[DeploymentStatus]:
                 baselines=sorted(versions.get(name, [])),
                 counters=dict(counters),
                 last_event_us=max(clocks, default=None),
+                outcomes=outcome_status(joins[name]) if name in joins else None,
             )
         )
     return found
 
 
+def outcome_status(joins: Iterable[Mapping[str, Any]]) -> OutcomeStatus:
+    """What a deployment's journal records of kind ``join``, one for each partition, say."""
+    counters: Counter[str] = Counter()
+    for fields in joins:
+        facts = json.loads(fields["join"])
+        counters.update(facts["counters"])
+        counters.update(facts["open"])
+    predictions, pairs = counters["predictions"], counters["pairs"]
+    return OutcomeStatus(
+        pending=predictions - pairs,
+        coverage=pairs / predictions if predictions else None,
+        early=counters["early"],
+        joined=counters["joined_outcomes"],
+        corrected=counters["corrected_outcomes"],
+        superseded=counters["superseded_outcomes"],
+        unknown=counters["unknown_outcomes"],
+        late=counters["late_outcomes"],
+        refused=counters["refused_outcomes"],
+        late_predictions=counters["late_predictions"],
+    )
+
+
 def deployment_states(settings: KafkaSettings) -> dict[str, list[dict[str, Any]]]:
     """Deployment to its latest journal record on each partition, as far as the last records of the journal tell."""
-    latest: dict[tuple[str, int], dict[str, Any]] = {}
+    return _by_name(_latest_records(settings)[_DEPLOYMENT_KIND])
+
+
+def _latest_records(settings: KafkaSettings) -> dict[str, dict[tuple[str, int], dict[str, Any]]]:
+    """By kind, name and partition the latest of the journal's last records of deployments and their outcomes."""
+    latest: dict[str, dict[tuple[str, int], dict[str, Any]]] = {_DEPLOYMENT_KIND: {}, _JOIN_KIND: {}}
     for message in read_to_end(settings, settings.topics.streams_state, last=_JOURNAL_RECORDS):
-        key = (message.key() or b"").decode("utf-8", "replace")
-        if not key.startswith(_DEPLOYMENT_KEY) or message.value() is None:
+        kind, _, name = (message.key() or b"").decode("utf-8", "replace").partition("/")
+        if kind not in latest:
+            continue
+        at = name, message.partition() or 0
+        if message.value() is None:
+            latest[kind].pop(at, None)
             continue
         try:
-            fields = decode(message.value())[1]["fields"]
+            latest[kind][at] = decode(message.value())[1]["fields"]
         except CodecError:
             continue
-        latest[key.removeprefix(_DEPLOYMENT_KEY), message.partition() or 0] = fields
+    return latest
+
+
+def _by_name(latest: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     states: dict[str, list[dict[str, Any]]] = {}
     for (name, _), fields in latest.items():
         states.setdefault(name, []).append(fields)

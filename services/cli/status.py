@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from services.cli.output import JSON_OPTION, print_json, print_table, safe, stdout
 
 if TYPE_CHECKING:
-    from services.status import SystemStatus
+    from services.status import OutcomeStatus, SystemStatus
 
 EXAMPLES = """
 Examples:
@@ -61,6 +63,7 @@ def _document(found: SystemStatus) -> dict[str, Any]:
         },
         "workers": found.workers,
         "lag": found.lag,
+        "lag_by_topic": found.lag_by_topic,
         "partitions": [
             {"partition": p.partition, "applied": dict(p.applied), "ends": dict(p.ends), "lag": p.lag}
             for p in found.positions
@@ -73,6 +76,7 @@ def _document(found: SystemStatus) -> dict[str, Any]:
                 "baselines": list(d.baselines),
                 "last_event_us": d.last_event_us,
                 **d.counters,
+                "outcomes": None if d.outcomes is None else dataclasses.asdict(d.outcomes),
             }
             for d in found.deployments
         ],
@@ -103,7 +107,8 @@ def _show(found: SystemStatus, *, show_all: bool) -> None:
     if missing:
         stdout.print("create the topics with driftline topics create, or start everything with driftline up")
         return
-    _line("lag", f"{found.lag:,} message(s) not applied yet")
+    lags = ", ".join(f"{lag:,} of {safe(topic)}" for topic, lag in found.lag_by_topic.items() if lag)
+    _line("lag", f"{found.lag:,} message(s) not applied yet" + (f": {lags}" if lags else ""))
     reasons = ", ".join(f"{safe(reason)} {count:,}" for reason, count in found.dead_letter_reasons.items())
     _line("dead letters", f"{found.dead_letters:,}" + (f" (latest: {reasons})" if reasons else ""))
     _line("incidents", f"[bold red]{len(found.firing)} firing[/]" if found.firing else "none firing")
@@ -171,10 +176,32 @@ def _deployments(found: SystemStatus, *, show_all: bool) -> None:
         ],
         numbers=("firing", "rows", "late", "duplicate", "rejected", "outcomes", "last event"),
     )
+    if any(d.outcomes is not None for d in shown):
+        stdout.print()
+        _outcomes([(d.deployment_id, d.outcomes) for d in shown if d.outcomes is not None])
     if len(shown) < len(ranked):
         without = sum(not d.baselines for d in ranked[len(shown) :])
         taught = f", {without:,} of them without a baseline" if without else ""
         stdout.print(f"[dim]{len(ranked) - len(shown):,} more deployments{taught}: --all[/]", highlight=False)
+
+
+def _outcomes(shown: Sequence[tuple[str, OutcomeStatus]]) -> None:
+    """How far predictions are joined to their outcomes."""
+    names = ("joined", "corrected", "superseded", "unknown", "late", "refused")
+    print_table(
+        ["deployment", "pending", "coverage", *names],
+        [
+            (
+                name,
+                f"{outcomes.pending:,}",
+                "–" if outcomes.coverage is None else f"{outcomes.coverage:.1%}",
+                *(f"{getattr(outcomes, field):,}" for field in names),
+            )
+            for name, outcomes in shown
+        ],
+        title="outcomes",
+        numbers=("pending", "coverage", *names),
+    )
 
 
 def _minute(time_us: int) -> str:

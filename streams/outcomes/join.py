@@ -43,7 +43,7 @@ from streams.outcomes.frames import EARLY_ROW, NOT_KNOWN, Frame, Rows, frame_of,
 from streams.outcomes.reading import Keys, id_keys, read_actual
 from streams.outcomes.store import PendingStore, PendingTable
 from streams.outcomes.tally import GATHERED_ROWS, Tally
-from streams.outcomes.windows import PerformanceWindow
+from streams.outcomes.windows import ALL, PerformanceWindow
 from streams.specification import DeploymentSpec
 from streams.statistics.performance.pairs import Pairs
 
@@ -586,6 +586,7 @@ class Join:
             "known_us": self.known_us,
             "next_look": self._next_look,
             "counters": self.counters,
+            "open": self._open_now(),
             "cohorts": {
                 name: [cohorts.ages_us, cohorts.to_array().tolist()] for name, cohorts in sorted(self.cohorts.items())
             },
@@ -594,6 +595,12 @@ class Join:
             **self.early.to_fields(),
         }
         return {"join": json.dumps(facts, separators=(",", ":"))}
+
+    def _open_now(self) -> dict[str, int]:
+        """For those who look at the journal: predictions of open windows, how many have an outcome; early outcomes."""
+        windows = self.windows.values()
+        predictions = sum(int(window.parts[ALL]["predictions"]) for window in windows)
+        return {"predictions": predictions, "pairs": sum(window.pairs for window in windows), "early": len(self.early)}
 
     def restore(self, fields: Mapping[str, Any]) -> None:
         """Read :meth:`to_fields`."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
+from services.status import system_status
 from streams.baseline import Baseline
 from streams.reference import build_baseline
 from streams.specification import BINARY, REGRESSION, DeploymentSpec, FeatureSpec, OutcomeSpec
@@ -305,6 +306,11 @@ def test_workers_that_end_in_any_way_join_what_an_undisturbed_one_joins_and_what
     raised = {(e.record["deployment_id"], e.record["monitor"]) for e in calm.read("alerts")}
     assert (DRIFTS, "concept_drift") in raised
     check_replay(disturbed)
+    for deployment in system_status(disturbed.settings).deployments:
+        found = deployment.outcomes
+        assert found is not None
+        assert (found.pending, found.coverage, found.early) == (0, 1.0, 0)
+        assert found.joined == len(script.in_force[deployment.deployment_id]) + 1
     texts = "".join(worker.log.read_text() for worker in disturbed.workers)
     assert "the index of pending predictions is missing" in texts
     assert "the index of pending predictions is behind the journal" in texts

@@ -19,9 +19,10 @@ Examples:
 
   driftline worker --data-dir /var/lib/driftline/worker-1
 
-DATA_DIR holds an index of the predictions that wait for their outcomes: about 50 to 150 bytes each while
-outcomes.horizon and outcomes.lateness last, and as much again while it is rearranged. It is an index of the topics
-and nothing else: what is missing or damaged is read from them again, so it may be deleted while the worker is stopped.
+DATA_DIR holds an index of the predictions that wait for their outcomes: some 70 to 150 bytes each, more with many
+classes, until their window is final and lateness is over once more; and as much again while it is rearranged. It is
+an index of the topics and nothing else: what is missing or damaged is read from them again, so it may be deleted while
+the worker is stopped.
 
 Exit status: 0 after a stop by signal, 3 when the journal could not be committed or another worker took the
 partitions over, 4 when a partition stood still, 5 when the data directory is full, cannot be written or belongs to

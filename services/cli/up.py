@@ -26,7 +26,8 @@ Examples:
   DRIFTLINE_BOOTSTRAP_SERVERS=kafka1:9092,kafka2:9092 driftline up --workers 4
 
 Slack and PagerDuty are settings of alerting, such as DRIFTLINE_SLACK_WEBHOOK_URL and DRIFTLINE_PAGERDUTY_ROUTING_KEY:
-see driftline alerting --help. Logs are in DATA_DIR/logs.
+see driftline alerting --help. Logs are in DATA_DIR/logs. DATA_DIR/worker-N is an index of the predictions that wait for
+their outcomes (driftline worker --help); it may be deleted while nothing runs, all else in DATA_DIR is needed.
 
 Exit status: 0 after Ctrl-C or SIGTERM; 1 when something could not be kept running.
 """
@@ -42,9 +43,9 @@ def up(
         bool | None,
         typer.Option("--broker/--no-broker", help="The embedded Kafka; by default if no cluster is named."),
     ] = None,
-    data_dir: Annotated[Path, typer.Option(file_okay=False, help="Broker's data, logs, databases, audit key.")] = Path(
-        ".driftline"
-    ),
+    data_dir: Annotated[
+        Path, typer.Option(file_okay=False, help="Broker's data, logs, databases, audit key, workers' indexes.")
+    ] = (Path(".driftline")),
     port: Annotated[
         int | None,
         typer.Option(min=1, max=65535, help="The broker's; default that of the last run, 9092, or a free one."),

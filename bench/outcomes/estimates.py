@@ -55,7 +55,7 @@ class Stream:
     Of classification ``score``, ``label`` and ``actual``; of regression features, ``prediction`` and ``actual``.
     """
 
-    name: str
+    kind: str
     chunk: int
     reference: Mapping[str, NDArray[np.float64]]
     current: Mapping[str, NDArray[np.float64]]
@@ -111,7 +111,7 @@ def classification(
     x = _features(rng, REFERENCE_ROWS)
     reference = rows(x, _truth(x, curved=curved))
     x = _features(rng, chunk * chunks, shift)
-    return Stream(f"{model} {seed}", chunk, reference, rows(x, _truth(x, curved=curved, turned=turned)))
+    return Stream(model, chunk, reference, rows(x, _truth(x, curved=curved, turned=turned)))
 
 
 def regression(seed: int, chunk: int, chunks: int) -> Stream:
@@ -130,7 +130,7 @@ def regression(seed: int, chunk: int, chunks: int) -> Stream:
         columns = {f"x{at}": x[:, at] for at in range(FEATURES)}
         return {"prediction": fitted.predict(x), **columns, "actual": actual}
 
-    return Stream(f"linear regression {seed}", chunk, rows(REFERENCE_ROWS), rows(chunk * chunks))
+    return Stream("linear regression", chunk, rows(REFERENCE_ROWS), rows(chunk * chunks))
 
 
 # ---- estimates and truth ---------------------------------------------------------------------------------------------
@@ -226,12 +226,37 @@ def nannyml(streams: Sequence[Stream]) -> tuple[str, list[dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Compared:
-    """Estimates less truth of all chunks of some streams, by metric; ``peer`` empty where NannyML is not there."""
+    """Estimates less truth of all chunks of some streams, by metric; ``peer`` empty where NannyML is not there.
+
+    ``stream``: the place of each chunk's stream among ``streams``, int64[n].
+    """
 
     ours: Mapping[str, Floats]
     peer: Mapping[str, Floats]
     inside: Mapping[str, float]
     true: Mapping[str, Floats]
+    stream: NDArray[np.int64]
+    streams: Sequence[Stream]
+
+    def ratio(self, name: str, streams: NDArray[np.int64] | None = None) -> float:
+        """Our mean absolute error over NannyML's, of some streams, each as often as it is named, or of all."""
+        of_streams = np.arange(len(self.streams)) if streams is None else streams
+        weights = np.bincount(of_streams, minlength=len(self.streams))[self.stream]
+        return float(np.abs(self.ours[name]) @ weights / (np.abs(self.peer[name]) @ weights))
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """95 % interval of the ratio over all streams, which are drawn again (percentile bootstrap, Efron 1979)."""
+        rng, number = np.random.default_rng(0), len(self.streams)
+        drawn = [self.ratio(name, rng.integers(0, number, number)) for _ in range(1_000)]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return float(low), float(high)
+
+    def cases(self) -> dict[str, NDArray[np.int64]]:
+        """Streams by what they are of and by the size of their chunks."""
+        found: dict[str, list[int]] = {}
+        for at, stream in enumerate(self.streams):
+            found.setdefault(f"{stream.kind}, chunks of {stream.chunk:,}", []).append(at)
+        return {case: np.array(streams) for case, streams in found.items()}
 
 
 def compare(streams: Sequence[Stream], peer: Sequence[Mapping[str, Sequence[float]]] | None) -> Compared:
@@ -239,9 +264,11 @@ def compare(streams: Sequence[Stream], peer: Sequence[Mapping[str, Sequence[floa
     theirs: dict[str, list[float]] = {}
     inside: dict[str, list[bool]] = {}
     true: dict[str, list[float]] = {}
+    of_stream: list[int] = []
     for at, stream in enumerate(streams):
         real = truth(stream)
         for place, (estimated, realised) in enumerate(zip(ours(stream), real, strict=True)):
+            of_stream.append(at)
             for name, error in realised_error(estimated, realised).items():
                 value = realised[name].value or 0.0
                 differences.setdefault(name, []).append(error.difference)
@@ -254,6 +281,8 @@ def compare(streams: Sequence[Stream], peer: Sequence[Mapping[str, Sequence[floa
         {name: np.array(values) for name, values in theirs.items()},
         {name: float(np.mean(values)) for name, values in inside.items()},
         {name: np.array(values) for name, values in true.items()},
+        np.array(of_stream),
+        streams,
     )
 
 
@@ -302,15 +331,23 @@ def _followed(kind: str, found: Compared, names: Sequence[str], version: str, *,
         figures.append(figure(f"{kind}: |estimated - realised| {name}", mean, "", note=note))
         if name in found.peer:
             theirs = float(np.abs(found.peer[name]).mean())
+            low, high = found.interval(name)
+            cases = {case: found.ratio(name, streams) for case, streams in found.cases().items()}
+            worst = max(cases, key=lambda case: cases[case])
             figures.append(
                 figure(
                     f"{kind}: the same, over NannyML's, {name}",
-                    mean / theirs,
+                    found.ratio(name),
                     "times",
                     at_most=1.0 if bounded else None,
-                    note=f"NannyML {version}: {theirs:.4g}",
+                    note=f"NannyML {version}: {theirs:.4g}; 95 % interval {low:.3f} to {high:.3f}; "
+                    f"worst of {len(cases)} cases {cases[worst]:.3f}: {worst}",
                 )
             )
+            if bounded:
+                figures += [
+                    figure(f"{kind}: {name} over NannyML's, {case}", ratio, "times") for case, ratio in cases.items()
+                ]
         figures.append(figure(f"{kind}: truth in the interval, {name}", found.inside[name], "share", at_least=0.9))
     return figures
 

@@ -38,15 +38,17 @@ class Unusable:
 def unusable_outcomes(columns: OutcomeColumns) -> list[Unusable]:
     """Outcomes without an id, a value or class, or with an impossible labelling probability; each row once."""
     left = np.ones(columns.rows, np.bool_)
-    ids = columns.prediction_ids
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    found = _found(
-        left,
-        (lengths < 1) | (lengths > MAX_ID_LENGTH),
-        PREDICTION_ID,
-        lambda row: f"expected a prediction_id of 1 to {MAX_ID_LENGTH} characters, came {lengths[row]} characters",
-        "publish them with the ids of their predictions",
-    )
+    found: list[Unusable] = []
+    sizes = set(map(len, columns.prediction_ids))
+    if min(sizes) < 1 or max(sizes) > MAX_ID_LENGTH:
+        lengths = np.array([len(name) for name in columns.prediction_ids])
+        found += _found(
+            left,
+            (lengths < 1) | (lengths > MAX_ID_LENGTH),
+            PREDICTION_ID,
+            lambda row: f"expected a prediction_id of 1 to {MAX_ID_LENGTH} characters, came {lengths[row]} characters",
+            "publish them with the ids of their predictions",
+        )
     found += _found(
         left,
         no_actual(columns.actual_value, columns.actual_label, columns.rows),
@@ -94,6 +96,8 @@ def _found(
     left: NDArray[np.bool_], wrong: NDArray[np.bool_], reason: str, came: Callable[[int], str], todo: str
 ) -> list[Unusable]:
     """Those of the rows that are left, bool[n], that are wrong; they are left no more."""
+    if not wrong.any():
+        return []
     rows = np.flatnonzero(wrong & left).tolist()
     if not rows:
         return []

@@ -76,6 +76,7 @@ def merge(
             if before_us <= max(section.last_us for section in each):
                 for keys, rows in _merged(each, before_us):
                     writer.append(keys, rows)
+                    del keys, rows  # a merge that waits for its turn holds no memory
                     yield None
             writer.end()
         yield writer.finish()
@@ -96,7 +97,10 @@ def _merged(sections: Sequence[Section], before_us: int) -> Iterator[tuple[Keys,
         if drops:
             keep = np.flatnonzero(field(rows, "time_us") >= before_us)
             keys, rows = keys.take(keep), rows.take(keep)
+        for section, (begin, end) in zip(sections, ranges, strict=True):
+            section.release(begin, end)
         yield keys, rows
+        del keys, rows
 
 
 def _slices(sections: Sequence[Section]) -> Iterator[list[tuple[int, int]]]:

@@ -213,11 +213,18 @@ def run_name(number: int) -> str:
 
 
 def _sections(stored: Bytes, footer: NDArray[np.void]) -> dict[int, Section]:
-    sections = {}
+    sections, mapped = {}, _file_of(stored)
     for entry in footer:
         keys, rows = _stored(stored, entry)
-        sections[int(entry["table"])] = Section(keys, rows, int(entry["first_us"]), int(entry["last_us"]))
+        file = None if mapped is None else (mapped, int(entry["keys_at"]), int(entry["rows_at"]))
+        sections[int(entry["table"])] = Section(keys, rows, int(entry["first_us"]), int(entry["last_us"]), file)
     return sections
+
+
+def _file_of(stored: Bytes) -> mmap.mmap | None:
+    """The mapped file that bytes are a view of."""
+    mapped = stored.base.obj if isinstance(stored.base, memoryview) else None
+    return mapped if isinstance(mapped, mmap.mmap) else None
 
 
 def _stored(stored: Bytes, entry: np.void) -> tuple[Keys, Rows]:

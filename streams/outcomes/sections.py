@@ -9,6 +9,7 @@ Rows are handled as bytes: all that is known of them is that they begin with key
 
 from __future__ import annotations
 
+import mmap
 from functools import lru_cache
 from typing import Any
 
@@ -113,10 +114,14 @@ class Section:
         rows: n rows as bytes.
         first_us: The smallest time.
         last_us: The largest time.
+        file: The mapped file, and where the keys and the rows begin in it; None if they are in memory.
     """
 
-    def __init__(self, keys: Keys, rows: Rows, first_us: int, last_us: int) -> None:
+    def __init__(
+        self, keys: Keys, rows: Rows, first_us: int, last_us: int, file: tuple[mmap.mmap, int, int] | None = None
+    ) -> None:
         self.keys, self.rows, self.first_us, self.last_us = keys, rows, first_us, last_us
+        self._file = file
         self._below: NDArray[np.uint32] | None = None
         if len(rows) >= _LEAST_ROWS:
             self._below, self._shift = _directory(keys[:-1])
@@ -128,6 +133,17 @@ class Section:
     def index_bytes(self) -> int:
         """Memory of the directory."""
         return 0 if self._below is None else self._below.nbytes
+
+    def release(self, begin: int, end: int) -> None:
+        """Let go of the memory of these rows, which are not needed for a while: they are read from the file again."""
+        if self._file is None:
+            return
+        mapped, keys_at, rows_at = self._file
+        for at, size in ((keys_at, self.keys.itemsize), (rows_at, self.rows.itemsize)):
+            first = -(-(at + begin * size) // mmap.PAGESIZE) * mmap.PAGESIZE
+            after = (at + end * size) // mmap.PAGESIZE * mmap.PAGESIZE
+            if first < after:
+                mapped.madvise(mmap.MADV_DONTNEED, first, after - first)
 
     def find(self, keys: Keys, checks: Keys) -> tuple[NDArray[np.intp], Rows]:
         """Look rows up.

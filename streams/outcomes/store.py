@@ -45,8 +45,8 @@ from streams.outcomes.tables import Held, PendingTable, Stored, table_layout
 
 __all__ = ["PendingError", "PendingStore", "PendingTable"]
 
-SPILL_ROWS = 131_072
-"""Rows in memory before they are written, in 20 to 40 ms."""
+SPILL_ROWS = 120_000
+"""Rows in memory before they are written, in 20 to 40 ms. A little less than a power of two, as their room doubles."""
 
 MOST_SPILLS = 1
 """Runs that are being written; whoever puts rows faster than they can be written waits."""

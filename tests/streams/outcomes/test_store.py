@@ -582,3 +582,28 @@ def test_a_merge_takes_neighbours_that_are_free(sizes: list[int], forgotten: lis
         begin, end = due
         assert 0 <= begin < end <= count and not any(busy[begin:end])
         assert end - begin > 1 or sum(bytes_forgotten[:end]) * 2 >= sum(sizes[:end])
+
+
+def test_a_merge_lets_go_of_the_memory_of_the_files_it_reads(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "SLICE_ROWS", 4_000)
+    monkeypatch.setattr(merging, "SMALL_BYTES", 1)
+    rows = random_rows(60_000)
+    store = PendingStore(directory, merge_in_background=False, spill_rows=20_000)
+    table = store.table("a", ROW)
+    released: list[int] = []
+    release = sections.Section.release
+
+    def noticed(section: sections.Section, begin: int, end: int) -> None:
+        release(section, begin, end)
+        released.append(end - begin)
+
+    monkeypatch.setattr(sections.Section, "release", noticed)
+    for begin in range(0, len(rows), 20_000):
+        table.put(rows[begin : begin + 20_000])
+    assert sum(released) == len(rows)
+    for run in store._held.runs:
+        for section in run.sections.values():
+            release(section, 0, len(section))
+    found, got = table.get(rows["key"], rows["check"])
+    assert found.all() and (got == rows).all()
+    store.close()

@@ -2,92 +2,51 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from driftline.codec import decode
 from driftline.settings import KafkaSettings
-from driftline.topics import baseline_key
-from services.cli.output import JSON_OPTION, fail, print_json, stderr, stdout
-from services.demo.days import Verdict, read_days
-from services.demo.flights import DemonstrationFiles, data_folder, write_files
+from services.cli.output import JSON_OPTION, fail, print_json, stdout
+from services.demo.collecting import (
+    alert_records,
+    backlog,
+    daily_verdicts,
+    delay_figures,
+    deployment_counters,
+    drift_figures,
+    firing_and_resolved,
+    verify,
+    watched_streams,
+)
+from services.demo.commands import Commands, DemonstrationError, saying, wait_until
+from services.demo.flights import NEW_NORMAL, DemonstrationFiles, data_folder, write_files
 from services.demo.receivers import PAGERDUTY, SLACK_WEBHOOK, RecordingReceiver
-from services.demo.story import BASELINE_PAGE, Step, Story, when
+from services.demo.replay import Replay
+from services.demo.story import BASELINE_PAGE, Step, Story
+from services.demo.tampering import flip_one_byte
 from services.errors import ServicesError
-from services.kafka import latest_by_key, read_to_end
-from services.positions import stream_positions
-from streams.baseline import Baseline
-from streams.deployment import COUNTERS
-from streams.statistics.distances import baseline_of_used_bins, population_stability_index
+from services.event_time import parse_moment
+from services.publish.reading import Selection
 
 VERSION = "2013-03"
-WHAT_IF = "segments=[origin]"
-"""What the back-test tries: each airport watched on its own as well, under the same budget."""
+DEPLOYMENT = "flights"
+WHAT_IF = "outcomes.margin=0.05"
+"""What the back-test tries: only larger changes of losses, calibration and outcomes are of interest."""
 
 SETTLE_SECONDS = 120.0
+_CATCH_UP_DAYS = 7
+"""After so many days of history the worker is waited for, which also reads what comes as it comes."""
 
-
-class DemonstrationError(ServicesError):
-    """A step of the demonstration failed; the message carries what it said."""
-
-
-class Commands:
-    """Runs ``driftline`` commands as a user would, and remembers them.
-
-    Args:
-        environment: Environment variables of every command.
-    """
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = {**os.environ, **environment}
-        self.steps: list[Step] = []
-
-    def run(self, *words: str, may_fail: bool = False) -> Any:
-        """Run one command with ``--json``; returns what it printed.
-
-        Raises:
-            DemonstrationError: It failed, and was not allowed to.
-        """
-        started = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "services.cli.main", *words, "--json"],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        self.steps.append(Step(" ".join(("driftline", *map(_short, words))), time.monotonic() - started))
-        if done.returncode != 0 and not may_fail:
-            raise DemonstrationError(
-                f"'driftline {' '.join(words)}' failed: {done.stderr.strip() or done.stdout.strip()}"
-            )
-        return _documents(done.stdout)
-
-
-def _short(word: str) -> str:
-    return Path(word).name if os.sep in word else word
-
-
-def _documents(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+_MONTHLY = ("--metric", "accuracy", "--metric", "calibration", "--metric", "fairness", "--by", "month", "--estimate")
+_DAILY = ("--metric", "accuracy", "--by", "day", "--estimate")
 
 
 def demo(
@@ -130,19 +89,8 @@ def demo(
     else:
         from services.demo.terminal import tell
 
-        tell(story, report, stdout)
+        tell(story, report, stdout, work_dir)
     raise typer.Exit(1 if story.problems() else 0)
-
-
-@contextmanager
-def _saying(what: str) -> Iterator[None]:
-    """A line that says what is being done, with the time it takes."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        progress.add_task(what, total=None)
-        started = time.monotonic()
-        yield
-    stderr.print(f"[green]✓[/] {what} [dim]{time.monotonic() - started:.1f} s[/]")
 
 
 def run_demonstration(folder: Path, baseline_page: Path) -> Story:
@@ -155,7 +103,7 @@ def run_demonstration(folder: Path, baseline_page: Path) -> Story:
 
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    with _saying("prepare the flights, train the model on January and February"):
+    with saying("prepare the flights, train the model on January and February"):
         files = write_files(folder)
     with RecordingReceiver() as receiver:
         environment = {
@@ -168,202 +116,149 @@ def run_demonstration(folder: Path, baseline_page: Path) -> Story:
             "DRIFTLINE_ACTOR": "demonstration",
         }
         supervisor = Supervisor(folder / "run", environment=environment, broker=True)
-        with _saying("start Kafka, one worker, alerting and governance (driftline up)"):
+        with saying("start Kafka, one worker, alerting and governance (driftline up)"):
             supervisor.start()
             supervisor.wait_ready()
         try:
             environment["DRIFTLINE_BOOTSTRAP_SERVERS"] = supervisor.bootstrap_servers
-            commands = Commands(environment)
             settings = KafkaSettings.from_environment({**os.environ, **environment})
-            counts = _publish(commands, settings, files, baseline_page)
-            return _collect(commands, settings, receiver, files, counts, started)
+            demonstration = Demonstration(Commands(environment), settings, files)
+            demonstration.publish(baseline_page)
+            return demonstration.collect(receiver, started)
         finally:
-            with _saying("stop everything"):
+            with saying("stop everything"):
                 supervisor.stop()
 
 
-def _publish(
-    commands: Commands, settings: KafkaSettings, files: DemonstrationFiles, baseline_page: Path
-) -> dict[str, int]:
-    with _saying("driftline deployment apply flights.yaml"):
-        commands.run("deployment", "apply", str(files.specification), "--reason", "watch the late-arrival model")
-    with _saying(f"driftline baseline build: March, {files.reference_rows:,} rows"):
-        commands.run(
-            "baseline", "build", "flights", str(files.reference),
-            "--version", VERSION, "--report", str(baseline_page),
-        )  # fmt: skip
-    with _saying(f"driftline publish predictions: April to December, {files.prediction_rows:,} rows"):
-        sent = commands.run("publish", "predictions", "flights", str(files.predictions), "--version", VERSION)
-    with _saying(f"driftline publish outcomes: {files.outcome_rows:,} rows"):
-        labelled = commands.run("publish", "outcomes", "flights", str(files.outcomes))
-    with _saying("wait until the worker has applied everything"):
-        _settle(settings)
-    return {"published": sent["published"], "outcomes": labelled["published"]}
+class Demonstration:
+    """The steps of a run, against a broker and services that are up.
 
-
-def _settle(settings: KafkaSettings) -> None:
-    """Wait until the streams have applied every message that is there.
-
-    Raises:
-        DemonstrationError: They have not after a while.
+    Args:
+        commands: Runs commands.
+        settings: How to reach Kafka.
+        files: What is published.
     """
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while time.monotonic() < deadline:
-        if _behind(settings) == 0:
-            return
-        time.sleep(0.3)
-    raise DemonstrationError(f"the worker was still {_behind(settings)} messages behind after {SETTLE_SECONDS:.0f} s")
 
+    def __init__(self, commands: Commands, settings: KafkaSettings, files: DemonstrationFiles) -> None:
+        self._commands, self._settings, self._files = commands, settings, files
+        self._published = self._labelled = 0
+        self._references: dict[str, str] = {}
 
-def _behind(settings: KafkaSettings) -> int:
-    return sum(position.lag for position in stream_positions(settings))
+    def publish(self, baseline_page: Path) -> None:
+        """Say what is watched and what is normal, and publish the year; May becomes what is normal on its way.
 
+        Raises:
+            ServicesError: A step failed.
+        """
+        from services.deployments.store import get_deployment
 
-def _collect(
-    commands: Commands,
-    settings: KafkaSettings,
-    receiver: RecordingReceiver,
-    files: DemonstrationFiles,
-    counts: Mapping[str, int],
-    started: float,
-) -> Story:
-    folder = files.predictions.parent
-    months, psi, daily = _effects(settings)
-    with _saying("driftline budget flights"):
-        budget = commands.run("budget", "flights")
-    with _saying("driftline backtest flights: what if each airport had been watched on its own?"):
-        what_if = commands.run("backtest", "flights", "--set", WHAT_IF, "--baseline", str(files.reference))
-    watched = [stream.label for stream in _baseline(settings).streams]
-    with _saying("driftline baseline build: December is the new normal, open alarms are closed"):
-        commands.run(
-            "baseline", "build", "flights", str(files.predictions),
-            "--version", VERSION, "--from", "2013-12-01",
-        )  # fmt: skip
-        _wait_for_resolution(settings)
-    alerts = _alerts(settings)
-    with _saying("wait for the notifications"):
-        receiver.wait_for(len(alerts), PAGERDUTY, timeout_seconds=60)
-        receiver.wait_for(len(alerts), SLACK_WEBHOOK, timeout_seconds=60)
-    with _saying("driftline audit verify; then a copy with one flipped byte"):
-        verification = _verify(commands)
-        export = folder / "audit.jsonl"
-        commands.run("audit", "export", str(export))
-        altered = folder / "audit-altered.jsonl"
-        flip_one_byte(export, altered)
-        tampered = commands.run("audit", "verify", "--file", str(altered), may_fail=True)
-    deployment = _deployment_counters(settings)
-    return Story(
-        steps=commands.steps,
-        published=counts["published"],
-        applied=deployment["rows"],
-        outcomes_published=counts["outcomes"],
-        outcomes_applied=deployment["outcome_rows"],
-        dead_letters=sum(position.facts.get("dead_letters", 0) for position in stream_positions(settings)),
-        months=months,
-        psi=psi,
-        daily_psi=daily,
-        alerts=alerts,
-        verdicts=_verdicts(alerts, files),
-        watched=watched,
-        budget=budget,
-        what_if=what_if,
-        slack=[received.body for received in receiver.accepted(SLACK_WEBHOOK)],
-        pagerduty=[received.body for received in receiver.accepted(PAGERDUTY)],
-        verification=verification,
-        tampered=tampered,
-        seconds=time.monotonic() - started,
-    )
+        run, files = self._commands.run, self._files
+        with saying("driftline deployment apply flights.yaml"):
+            run("deployment", "apply", str(files.specification), "--reason", "watch the late-arrival model")
+        with saying(f"driftline baseline build: March with its outcomes, {files.reference_rows:,} rows"):
+            built = run(
+                "baseline", "build", DEPLOYMENT, str(files.reference),
+                "--version", VERSION, "--report", str(baseline_page),
+            )  # fmt: skip
+            self._references[built["digest"]] = "March"
+        replay = Replay(get_deployment(self._settings, DEPLOYMENT).spec, files.predictions, files.outcomes, VERSION)
+        end = parse_moment(NEW_NORMAL[1])
+        self._play(replay, "April and May", Selection(None, end))
+        with saying("driftline baseline build: May, from the topics, is the new normal; open alarms are closed"):
+            built = run(
+                "baseline", "build", DEPLOYMENT, "--from-topic", "--version", VERSION,
+                "--from", NEW_NORMAL[0], "--to", NEW_NORMAL[1], "--reason", "the trouble of April is over",
+            )  # fmt: skip
+            self._references[built["digest"]] = "May"
+            if not wait_until(self._all_resolved, SETTLE_SECONDS):
+                raise DemonstrationError("the new baseline did not close the open alarms: is the worker well?")
+        self._play(replay, "June to December", Selection(end, None))
 
+    def _play(self, replay: Replay, months: str, selection: Selection) -> None:
+        with saying(f"publish predictions and outcomes as they came, day by day: {months}"):
+            started, days = time.monotonic(), 0
 
-def _effects(settings: KafkaSettings) -> tuple[list[str], dict[str, list[float]], dict[str, list[tuple[str, float]]]]:
-    """PSI of every stream by month, from sums of the windows' counts, and by day."""
-    latest: dict[str, Mapping[str, Any]] = {}
-    for message in read_to_end(settings, settings.topics.windows):
-        name, record = decode(message.value())
-        if name == "WindowSummary":
-            latest[record["id"]] = record
-    reference = {stream.name: stream.counts for stream in _baseline(settings).streams if not stream.segment}
-    sums: dict[str, dict[str, Any]] = {}
-    daily: dict[str, list[tuple[str, float]]] = {}
-    for window in sorted(latest.values(), key=lambda record: record["window_start_us"]):
-        day = when(window["window_start_us"])[:10]
-        for stream in window["streams"]:
-            if stream["segment"]:
-                continue
-            counts = np.array(stream["counts"])
-            month = sums.setdefault(stream["name"], {})
-            month[day[:7]] = month.get(day[:7], 0) + counts
-            if stream["effects"] is not None:
-                daily.setdefault(stream["name"], []).append((day, stream["effects"]["psi"]))
-    # the year's last hours belong to January in UTC; a month of a few rows would only confuse
-    months = sorted({month for by_month in sums.values() for month, counts in by_month.items() if counts.sum() > 1000})
-    psi = {name: [_psi(sums[name][month], reference[name]) for month in months] for name in sums}
-    return months, psi, daily
+            def after_day(day: int) -> None:
+                nonlocal days
+                days += 1
+                if days % _CATCH_UP_DAYS == 0:
+                    self._settle()
 
+            predictions, outcomes = replay.publish(self._settings, selection, after_day=after_day)
+            self._settle()
+            self._published += predictions
+            self._labelled += outcomes
+            call = f"Client.log_predictions, Client.log_outcomes: {months}, {predictions + outcomes:,} rows"
+            self._commands.steps.append(Step(call, time.monotonic() - started))
 
-def _psi(counts: Any, reference: Any) -> float:
-    return float(population_stability_index(counts, baseline_of_used_bins(counts, reference)))
+    def _settle(self) -> None:
+        """Wait until the streams have applied every message that is there.
 
+        Raises:
+            DemonstrationError: They have not after a while.
+        """
+        if not wait_until(lambda: backlog(self._settings) == 0, SETTLE_SECONDS, step_seconds=0.05):
+            raise DemonstrationError(
+                f"the worker was still {backlog(self._settings)} messages behind after {SETTLE_SECONDS:.0f} s"
+            )
 
-def _baseline(settings: KafkaSettings) -> Baseline:
-    message = latest_by_key(settings, settings.topics.baselines)[baseline_key("flights", VERSION)]
-    return Baseline.from_record(decode(message.value())[1])
+    def _all_resolved(self) -> bool:
+        firing, resolved = firing_and_resolved(self._settings)
+        return firing <= resolved
 
+    def collect(self, receiver: RecordingReceiver, started: float) -> Story:
+        """Everything that happened.
 
-def _alerts(settings: KafkaSettings) -> list[Mapping[str, Any]]:
-    by_id = {}
-    for message in read_to_end(settings, settings.topics.alerts):
-        record = decode(message.value())[1]
-        by_id[record["id"]] = record
-    return sorted(by_id.values(), key=lambda alert: (alert["detection_time_us"], alert["status"] != "firing"))
+        Args:
+            receiver: What stands in for Slack and PagerDuty.
+            started: When the run began, by ``time.monotonic()``.
 
-
-def _verdicts(alerts: Sequence[Mapping[str, Any]], files: DemonstrationFiles) -> dict[str, Verdict | None]:
-    """What daily figures say of each alarm, by its id."""
-    figures = read_days(files.reference, files.predictions)
-    return {alert["id"]: figures.verdict_on(alert) for alert in alerts if alert["status"] == "firing"}
-
-
-def _wait_for_resolution(settings: KafkaSettings) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        alerts = _alerts(settings)
-        firing = {alert["incident_key"] for alert in alerts if alert["status"] == "firing"}
-        if firing <= {alert["incident_key"] for alert in alerts if alert["status"] == "resolved"}:
-            return
-        time.sleep(0.3)
-
-
-def _verify(commands: Commands) -> Any:
-    """Verify until every record is under a checkpoint: the ledger seals about once a second."""
-    result = commands.run("audit", "verify", may_fail=True)
-    for _ in range(10):
-        if not result["ok"] or result["sealed"] == result["records"]:
-            break
-        commands.steps.pop()
-        time.sleep(1)
-        result = commands.run("audit", "verify", may_fail=True)
-    return result
-
-
-def flip_one_byte(original: Path, altered: Path) -> None:
-    """Copy an export with one bit of one byte changed, in the middle record's exact bytes."""
-    lines = original.read_text("utf-8").splitlines(keepends=True)
-    records = [i for i, line in enumerate(lines) if "value" in json.loads(line)]
-    chosen = records[len(records) // 2]
-    document = json.loads(lines[chosen])
-    value = bytearray(base64.b64decode(document["value"]))
-    value[len(value) // 2] ^= 1
-    document["value"] = base64.b64encode(bytes(value)).decode()
-    lines[chosen] = json.dumps(document) + "\n"
-    altered.write_text("".join(lines), "utf-8")
-
-
-def _deployment_counters(settings: KafkaSettings) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for key, message in latest_by_key(settings, settings.topics.streams_state).items():
-        if key.startswith(b"deployment/"):
-            fields = decode(message.value())[1]["fields"]
-            for name in COUNTERS:
-                totals[name] = totals.get(name, 0) + fields[name]
-    return totals
+        Raises:
+            ServicesError: A step failed.
+        """
+        run, settings, folder = self._commands.run, self._settings, self._files.predictions.parent
+        months, psi, daily = drift_figures(settings, DEPLOYMENT)
+        with saying("driftline windows show flights --metric accuracy --metric calibration --metric fairness"):
+            accuracy = run("windows", "show", DEPLOYMENT, *_MONTHLY)
+            accuracy_by_day = run("windows", "show", DEPLOYMENT, *_DAILY)
+        with saying("driftline budget flights"):
+            budget = run("budget", DEPLOYMENT)
+        with saying("driftline backtest flights: what if only larger changes of accuracy mattered?"):
+            what_if = run("backtest", DEPLOYMENT, "--set", WHAT_IF)
+        alerts = alert_records(settings)
+        with saying("wait for the notifications"):
+            receiver.wait_for(len(alerts), PAGERDUTY, timeout_seconds=60)
+            receiver.wait_for(len(alerts), SLACK_WEBHOOK, timeout_seconds=60)
+        with saying("driftline audit verify; then a copy with one flipped byte"):
+            verification = verify(self._commands)
+            export = folder / "audit.jsonl"
+            run("audit", "export", str(export))
+            altered = folder / "audit-altered.jsonl"
+            flip_one_byte(export, altered)
+            tampered = run("audit", "verify", "--file", str(altered), may_fail=True)
+        counters, dead_letters = deployment_counters(settings)
+        return Story(
+            steps=self._commands.steps,
+            published=self._published,
+            applied=counters["rows"],
+            outcomes_published=self._labelled,
+            outcomes_applied=counters["outcome_rows"],
+            dead_letters=dead_letters,
+            months=months,
+            psi=psi,
+            daily_psi=daily,
+            alerts=alerts,
+            verdicts=daily_verdicts(alerts, self._files, self._references, NEW_NORMAL),
+            references=self._references,
+            watched=watched_streams(settings, DEPLOYMENT, VERSION),
+            accuracy=accuracy,
+            accuracy_by_day=accuracy_by_day,
+            delays=delay_figures(settings, DEPLOYMENT),
+            budget=budget,
+            what_if=what_if,
+            slack=[received.body for received in receiver.accepted(SLACK_WEBHOOK)],
+            pagerduty=[received.body for received in receiver.accepted(PAGERDUTY)],
+            verification=verification,
+            tampered=tampered,
+            seconds=time.monotonic() - started,
+        )

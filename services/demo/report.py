@@ -10,19 +10,16 @@ from typing import Any
 import jinja2
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
+import plotly.offline
 
 from services.alerting.message import describe_alert
+from services.demo.accuracy import FAIRNESS_RATES, groups, lesson, limits, periods, worst
+from services.demo.accuracy_figures import accuracy_figure, calibration_figure, delay_figure
 from services.demo.flights import SCHEDULE, WEATHER
-from services.demo.story import BASELINE_PAGE, PREDICTION_STREAMS, Story, delay_text, when
-
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for colour-blind eyes
-_LAYOUT = {
-    "template": "plotly_white",
-    "font": {"family": "system-ui, sans-serif", "size": 13},
-    "margin": {"l": 120, "r": 20, "t": 40, "b": 50},
-    "paper_bgcolor": "rgba(0,0,0,0)",
-}
+from services.demo.looks import LAYOUT
+from services.demo.story import BASELINE_PAGE, PREDICTION_STREAMS, Story
+from services.demo.wording import cause_label, delay_text, when
+from services.deployments.figures import BLUE, GREY, ORANGE, as_html, plain
 
 
 def write_report(story: Story, path: Path) -> None:
@@ -34,24 +31,40 @@ def write_report(story: Story, path: Path) -> None:
     )
     environment.filters["when"] = when
     environment.filters["delay"] = delay_text
+    environment.filters["limits"] = limits
+    environment.filters["label"] = cause_label
     environment.filters["pretty"] = lambda document: json.dumps(document, indent=2, ensure_ascii=False)
-    figures = [_heatmap(story), _timeline(story), *(_cause_figure(alert) for alert in story.firing)]
-    html = [
-        plotly.io.to_html(figure, include_plotlyjs="inline" if i == 0 else False, full_html=False, config=_CONFIG)
-        for i, figure in enumerate(figures)
-    ]
+    months = periods(story.accuracy, by="month")
+    lowest = worst(months)
+    figures = {
+        "heatmap": _heatmap(story),
+        "timeline": _timeline(story),
+        "accuracy": accuracy_figure(months, periods(story.accuracy_by_day, by="day"), story.concept_alarms),
+        "delays": delay_figure(story.delays, story.references, lowest),
+    }
+    if lowest is not None:
+        figures["calibration"] = calibration_figure(lowest)
+    figures |= {alert["id"]: _cause_figure(alert) for alert in story.firing}
+    html = {name: as_html(figure) for name, figure in figures.items()}
+    segment, compared = ("", []) if lowest is None else groups(lowest)
     page = environment.get_template("report.html").render(
         story=story,
-        heatmap=html[0],
-        timeline=html[1],
+        plotly=plotly.offline.get_plotlyjs(),
+        figures=html,
+        months=months,
+        worst=lowest,
+        lesson=lesson(months, story.concept_alarms),
+        segment=segment,
+        groups=compared,
+        rates=FAIRNESS_RATES,
         alarms=[
             {
                 "alert": alert,
                 "text": describe_alert(dict(alert)),
-                "figure": figure,
+                "figure": html[alert["id"]],
                 "verdict": story.verdicts.get(alert["id"]),
             }
-            for alert, figure in zip(story.firing, html[2:], strict=True)
+            for alert in story.firing
         ],
         schedule=SCHEDULE,
         weather=WEATHER,
@@ -60,9 +73,6 @@ def write_report(story: Story, path: Path) -> None:
         resolved=[alert for alert in story.alerts if alert["status"] == "resolved"],
     )
     path.write_text(page, "utf-8")
-
-
-_CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": False}
 
 
 def _streams(story: Story) -> list[str]:
@@ -87,7 +97,8 @@ def _heatmap(story: Story) -> go.Figure:
             hovertemplate="%{y}, %{x}: PSI %{text}<extra></extra>",
         )
     )
-    figure.update_layout(**_LAYOUT, height=90 + 30 * len(names), yaxis_autorange="reversed")
+    layout = {**LAYOUT, "margin": {**LAYOUT["margin"], "l": 120}}
+    figure.update_layout(**layout, height=90 + 30 * len(names), yaxis_autorange="reversed")
     return figure
 
 
@@ -104,24 +115,21 @@ def _timeline(story: Story) -> go.Figure:
             line={"width": 1.5},
             visible=True if shown else "legendonly",
         )
-    for i, alert in enumerate(story.firing):
-        names = [cause["stream"] for cause in alert["causes"]]
-        causes = names[0] if len(names) == 1 else f"{names[0]} + {len(names) - 1}"
+    for alert in story.firing:
         change, detected = when(alert["change_time_us"]), when(alert["detection_time_us"])
-        figure.add_vrect(x0=change, x1=detected, fillcolor=_ORANGE, opacity=0.07, line_width=0)
-        figure.add_vline(x=detected, line={"color": _ORANGE, "width": 1.5, "dash": "dot"})
-        # labels of alarms that follow each other closely must not overlap
-        figure.add_annotation(
-            x=detected,
-            y=1.02 + 0.06 * (i % 4),
-            yref="paper",
-            text=causes,
-            showarrow=False,
-            xanchor="left" if i < len(story.firing) / 2 else "right",
-            yanchor="bottom",
-            font={"size": 11},
-        )
-    layout = {**_LAYOUT, "margin": {"l": 70, "r": 20, "t": 100, "b": 50}}
+        figure.add_vrect(x0=change, x1=detected, fillcolor=ORANGE, opacity=0.05, line_width=0)
+        figure.add_vline(x=detected, line={"color": ORANGE, "width": 1, "dash": "dot"})
+    top = max((psi for days in story.daily_psi.values() for _, psi in days), default=1.0)
+    figure.add_scatter(
+        x=[when(alert["detection_time_us"]) for alert in story.firing],
+        y=[2 * top] * len(story.firing),
+        text=[plain(f"{alert['monitor']}: {cause_label(alert['causes'][0])}") for alert in story.firing],
+        name="alarms",
+        mode="markers",
+        marker={"symbol": "triangle-down", "size": 9, "color": ORANGE},
+        hovertemplate="%{x}: %{text}<extra></extra>",
+    )
+    layout = {**LAYOUT, "margin": {"l": 70, "r": 20, "t": 20, "b": 50}, "legend": {"bgcolor": "rgba(0,0,0,0)"}}
     figure.update_layout(**layout, height=480, yaxis={"title": "PSI of the day", "type": "log"})
     return figure
 
@@ -131,16 +139,15 @@ def _cause_figure(alert: Mapping[str, Any]) -> go.Figure:
     observed = np.array(cause["observed"], dtype=float)
     expected = np.array(cause["expected"])
     kept = [i for i, label in enumerate(cause["bins"]) if label and (observed[i] > 0 or expected[i] > 2e-4)]
-    labels = [cause["bins"][i] for i in kept]
+    labels = [plain(cause["bins"][i]) for i in kept]
     figure = go.Figure()
-    figure.add_bar(x=labels, y=expected[kept], name="expected", marker_color=_GREY)
-    figure.add_bar(x=labels, y=observed[kept] / observed.sum(), name="observed", marker_color=_BLUE)
+    figure.add_bar(x=labels, y=expected[kept], name="expected", marker_color=GREY)
+    figure.add_bar(x=labels, y=observed[kept] / observed.sum(), name="observed", marker_color=BLUE)
     figure.update_layout(
-        **_LAYOUT,
-        height=300,
+        **{**LAYOUT, "margin": {**LAYOUT["margin"], "t": 70}},
+        height=320,
         barmode="group",
-        title=f"{cause['stream']}: {cause['rows']:,} rows since the change",
+        title={"text": f"{plain(cause_label(cause))}: {cause['rows']:,} rows since the change", "font": {"size": 14}},
         yaxis={"tickformat": ".0%"},
-        legend={"orientation": "h", "y": 1.12, "x": 0.7},
     )
     return figure

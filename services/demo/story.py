@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.demo.accuracy import estimate_missed, joined, periods, worst
 from services.demo.days import Verdict
-from services.demo.flights import SCHEDULE, WEATHER
+from services.demo.flights import CLOCKS_GO_BACK, SCHEDULE, WEATHER
+from services.demo.wording import cause_label, when
 from streams.baseline import ASSOCIATION_PREFIX, ERROR, QUALITY_PREFIX, RATE, SCHEMA
 from streams.derived import JOINT_DISTANCE
+from streams.specification import CONCEPT_DRIFT
 
 BASELINE_PAGE = "demo-baseline.html"
 """The page about the baseline, beside the report."""
 
+LABELS_PREFIX = "labels:"
 PREDICTION_STREAMS = ("prediction", "prediction_label")
 QUIET_PSI = 0.1
 """The effect size below which a month counts as quiet in the table; a customary value, and no alarm."""
 
+
+_NEARLY_ALL = 0.98
+"""Windows that are not final are written now and then, and not at every outcome."""
 
 _OTHERS = {
     JOINT_DISTANCE: "the distance of whole rows",
@@ -52,7 +58,11 @@ class Story:
         daily_psi: Stream to (day, PSI) pairs.
         alerts: ``Alert`` records, in order.
         verdicts: Id of a firing alert to what daily figures say of it; None where they can say nothing.
-        watched: The streams of the baseline.
+        references: What the references of the baselines are called, by their digest.
+        watched: The streams of the baseline in force, by their labels.
+        accuracy: Result of ``driftline windows show flights`` with accuracy, calibration and fairness by month.
+        accuracy_by_day: The same with accuracy by day.
+        delays: How many outcomes are known at which age, hours: of the references and of the months.
         budget: Result of ``driftline budget flights`` after the year.
         what_if: Result of ``driftline backtest flights`` with other settings.
         slack: Bodies that the Slack receiver took.
@@ -73,7 +83,11 @@ class Story:
     daily_psi: Mapping[str, Sequence[tuple[str, float]]]
     alerts: Sequence[Mapping[str, Any]]
     verdicts: Mapping[str, Verdict | None]
+    references: Mapping[str, str]
     watched: Sequence[str]
+    accuracy: Sequence[Mapping[str, Any]]
+    accuracy_by_day: Sequence[Mapping[str, Any]]
+    delays: Mapping[str, Any]
     budget: Mapping[str, Any]
     what_if: Mapping[str, Any]
     slack: Sequence[Mapping[str, Any]]
@@ -89,14 +103,20 @@ class Story:
         return [alert for alert in self.alerts if alert["status"] == "firing"]
 
     @property
+    def concept_alarms(self) -> list[Mapping[str, Any]]:
+        """Those that outcomes raised about the relation to what was predicted."""
+        return [alert for alert in self.firing if alert["monitor"] == CONCEPT_DRIFT]
+
+    @property
     def alarmed_streams(self) -> set[str]:
-        """Streams named as a cause of any alarm."""
-        return {cause["stream"] for alert in self.firing for cause in alert["causes"]}
+        """Streams named as a cause of any alarm, by their labels."""
+        return {cause_label(cause) for alert in self.firing for cause in alert["causes"]}
 
     @property
     def quiet(self) -> list[str]:
         """What raised no alarm, in words."""
-        silent = [name for name in self.watched if name not in self.alarmed_streams]
+        whole = [name for name in self.watched if not name.endswith("]")]
+        silent = [name for name in whole if name not in self.alarmed_streams]
         planned = [name for name in SCHEDULE if name in silent]
         others = [name for name in (*WEATHER, *PREDICTION_STREAMS) if name in silent]
         said = [f"{', '.join(planned)} (what the airline plans)"] if planned else []
@@ -104,11 +124,17 @@ class Story:
         for prefix, what in (
             (QUALITY_PREFIX, "columns by which values can be used"),
             (ASSOCIATION_PREFIX, "features by how they go together with the prediction"),
+            (LABELS_PREFIX, "ages by how many outcomes are known"),
         ):
-            of_kind = [name for name in self.watched if name.startswith(prefix)]
+            of_kind = [name for name in whole if name.startswith(prefix)]
             if of_kind:
                 said.append(f"{sum(name in silent for name in of_kind)} of {len(of_kind)} {what}")
-        return said + [text for name, text in _OTHERS.items() if name in silent]
+        said += [text for name, text in _OTHERS.items() if name in silent]
+        parts = [name for name in self.watched if name.endswith("]")]
+        if parts:
+            still = sum(name not in self.alarmed_streams for name in parts)
+            said.append(f"{still} of {len(parts)} streams of single parts of the traffic")
+        return said
 
     @property
     def what_if_changes(self) -> list[Mapping[str, Any]]:
@@ -117,17 +143,39 @@ class Story:
 
     @property
     def alarmed_features(self) -> set[str]:
-        """The same by the columns they are about: quality and association of a column count as the column."""
-        return {name.removeprefix(QUALITY_PREFIX).removeprefix(ASSOCIATION_PREFIX) for name in self.alarmed_streams}
+        """The columns of all the traffic that alarms before the clocks went back are about.
+
+        Quality and association of a column count as the column.
+        """
+        return {
+            cause["stream"].removeprefix(QUALITY_PREFIX).removeprefix(ASSOCIATION_PREFIX)
+            for alert in self.firing
+            if when(alert["change_time_us"]) < CLOCKS_GO_BACK
+            for cause in alert["causes"]
+            if not cause["segment"]
+        }
 
     def problems(self) -> list[str]:
         """What should have been otherwise; empty when the demonstration shows what it is meant to show."""
+        predicted, resolved = joined(self.accuracy)
+        lowest = worst(periods(self.accuracy, by="month"))
         checks = {
             f"published {self.published:,} predictions, but {self.applied:,} were applied": self.published
             == self.applied,
             f"published {self.outcomes_published:,} outcomes, but {self.outcomes_applied:,} arrived": (
                 self.outcomes_published == self.outcomes_applied
             ),
+            f"accuracy windows have {predicted:,} of {self.published:,} predictions": (
+                predicted >= _NEARLY_ALL * self.published
+            ),
+            f"accuracy windows have {resolved:,} of {self.outcomes_published:,} outcomes": (
+                resolved >= _NEARLY_ALL * self.outcomes_published
+            ),
+            "no alarm for concept drift": bool(self.concept_alarms),
+            "the estimate of the worst month was right: there is nothing to learn from": (
+                lowest is not None and estimate_missed(lowest)
+            ),
+            "the estimate of the worst month was wrong, and not marked": lowest is not None and lowest.doubted,
             f"{self.dead_letters} dead letters": self.dead_letters == 0,
             "a schedule feature raised an alarm": not self.alarmed_features & set(SCHEDULE),
             "no weather feature raised an alarm": bool(self.alarmed_features & set(WEATHER)),
@@ -154,6 +202,9 @@ class Story:
             "psi_by_month": {"months": list(self.months), **{name: list(row) for name, row in self.psi.items()}},
             "alerts": [brief(alert, self.verdicts.get(alert["id"])) for alert in self.alerts],
             "quiet": self.quiet,
+            "accuracy": list(self.accuracy),
+            "accuracy_by_day": list(self.accuracy_by_day),
+            "outcome_delays": dict(self.delays),
             "budget": dict(self.budget),
             "what_if": dict(self.what_if),
             "slack_messages": len(self.slack),
@@ -174,6 +225,7 @@ def brief(alert: Mapping[str, Any], verdict: Verdict | None) -> dict[str, Any]:
         "monitor": alert["monitor"],
         "status": alert["status"],
         "severity": alert["severity"],
+        "diagnosis": alert["diagnosis"],
         "change_time": when(alert["change_time_us"]),
         "detection_time": when(alert["detection_time_us"]),
         "log_evidence_nats": round(alert["log_evidence_nats"], 2),
@@ -190,15 +242,3 @@ def brief(alert: Mapping[str, Any], verdict: Verdict | None) -> dict[str, Any]:
             for cause in alert["causes"]
         ],
     }
-
-
-def when(time_us: int) -> str:
-    """Event time for people: ``2013-04-10 17:15``, UTC."""
-    return dt.datetime.fromtimestamp(time_us / 1e6, dt.UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def delay_text(days: float | None) -> str:
-    """How long a shift of the mean goes unnoticed; None for one within the margin."""
-    if days is None:
-        return "never"
-    return f"{days / 365:,.0f} years" if days >= 730 else f"{days:,.0f} days" if days >= 2 else f"{24 * days:,.0f} h"

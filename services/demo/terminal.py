@@ -11,22 +11,33 @@ from rich.table import Table
 
 from services.alerting.message import describe_alert
 from services.cli.output import safe
+from services.demo.accuracy import FAIRNESS_RATES, Period, groups, lesson, limits, mean_absolute_error, periods, worst
 from services.demo.flights import SCHEDULE, WEATHER
-from services.demo.story import PREDICTION_STREAMS, QUIET_PSI, Story, delay_text, when
+from services.demo.story import PREDICTION_STREAMS, QUIET_PSI, Story
+from services.demo.wording import cause_label, delay_text, when
 
-_NAMED_CAUSES = 3
+_NAMED_CAUSES = 2
+
+_NEXT = (
+    "driftline windows show flights --metric accuracy --by month --estimate",
+    "driftline windows show flights --metric accuracy --segment carrier --by month --last 3",
+    "driftline windows show flights --metric calibration --by month --from 2013-07-01 --to 2013-08-01",
+    "driftline windows show flights --metric fairness --segment carrier --by month --last 1",
+)
 
 
-def tell(story: Story, report: Path, console: Console) -> None:
-    """Print what happened."""
+def tell(story: Story, report: Path, console: Console, work_dir: Path | None = None) -> None:
+    """Print what happened; ``work_dir`` is where the broker's data were kept, if they were."""
     applied = "[green]all applied, none twice[/]" if story.published == story.applied else "[red]NOT all applied[/]"
     console.print(f"\n[bold]{story.published:,}[/] predictions published, {story.applied:,} counted: {applied}.")
     console.print(f"[bold]{story.outcomes_published:,}[/] outcomes published, {story.outcomes_applied:,} arrived.\n")
+    _tell_accuracy(story, console)
     console.print(_months(story))
     promise = safe(story.firing[0]["false_alarms"]) if story.firing else "the budget"
+    names = " and then ".join(story.references.values())
     console.print(
-        f"[dim]PSI against March, bold above {QUIET_PSI}: it describes. Alarms come from the evidence, under the\n"
-        f"promise of {promise}.[/]\n"
+        f"[dim]PSI against {safe(names)}, bold above {QUIET_PSI}: it describes. Alarms come from the evidence, under\n"
+        f"the promise of {promise}.[/]\n"
     )
     console.print(_promise(story))
     console.print(
@@ -37,7 +48,8 @@ def tell(story: Story, report: Path, console: Console) -> None:
     console.print(_alarms(story))
     console.print(
         "[dim]real?: what daily figures of the causes say, without the evidence: those of the 30 days from the change\n"
-        "on against those of March. The times are of 2013, UTC.[/]\n\n"
+        "on against those of the reference. The times are of 2013, UTC. On 3 November clocks go back: flights leave\n"
+        "at local hours, event time is UTC.[/]\n\n"
         f"[bold]No alarm:[/] {safe('; '.join(story.quiet))}.\n",
         highlight=False,
     )
@@ -62,10 +74,102 @@ def tell(story: Story, report: Path, console: Console) -> None:
     for problem in story.problems():
         console.print(f"[bold red]not as it should be:[/] {safe(problem)}")
     console.print(f"\nDone in {story.seconds:.0f} s. Look at [bold]{safe(report)}[/].")
+    _tell_next(console, work_dir)
+
+
+def _tell_next(console: Console, work_dir: Path | None) -> None:
+    folder = "flights-demo" if work_dir is None else str(work_dir)
+    keep = [f"driftline demo --work-dir {folder}"] if work_dir is None else []
+    console.print("\nNext, " + ("keep it, and " if keep else "") + "look around in it while this runs in a terminal:")
+    _tell_commands(console, [*keep, f"driftline up --data-dir {folder}/run"])
+    console.print("and in another one, with DRIFTLINE_BOOTSTRAP_SERVERS as that one says:")
+    _tell_commands(console, _NEXT)
+
+
+def _tell_commands(console: Console, commands: Sequence[str]) -> None:
+    for command in commands:
+        console.print(f"  {safe(command)}", highlight=False, soft_wrap=True)
+
+
+def _tell_accuracy(story: Story, console: Console) -> None:
+    found = periods(story.accuracy, by="month")
+    if not found:
+        return
+    console.print(_accuracy(found))
+    console.print(
+        "[dim]By month of departure, from outcomes that came when flights landed; in brackets 95 %. known: flights\n"
+        "with an outcome, usual: the reference's (cancelled ones never have any); same age: the reference's accuracy\n"
+        "at the same ages of outcomes; estimate: from scores alone, before any outcome; ?: not to be believed, says\n"
+        "an alarm for concept drift; ▼ ▲: more than chance.[/]",
+        highlight=False,
+    )
+    days = periods(story.accuracy_by_day, by="day")
+    for doubted, whose in ((False, "estimates of days"), (True, "those marked ?")):
+        error = mean_absolute_error(days, doubted=doubted)
+        if error is not None:
+            console.print(
+                f"[dim]{whose}: off by {error[1]:.3f} on average over {error[0]} final days[/]", highlight=False
+            )
+    text = lesson(found, story.concept_alarms)
+    if text:
+        console.print(f"\n[bold]{safe(text)}[/]\n", highlight=False)
+    lowest = worst(found)
+    if lowest is not None and groups(lowest)[1]:
+        console.print(_fairness(lowest))
+        console.print(
+            f"[dim]{safe(_differences(lowest))}[/]\n",
+            highlight=False,
+        )
+
+
+def _accuracy(found: list[Period]) -> Table:
+    table = Table(title="How often was the model right?", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("month")
+    for heading in ("flights", "known", "usual", "accuracy", "same age", "estimate", "off by"):
+        table.add_column(heading, justify="right")
+    for period in found:
+        sign = {"above": " ▲", "below": " ▼"}.get(period.outside, "  ")
+        same_age, error = period.same_age.get("value"), period.estimate_error
+        table.add_row(
+            period.label + ("" if period.final else " (open)"),
+            f"{period.predictions:,}",
+            f"{period.coverage:.1%}",
+            "–" if period.usual is None else f"{period.usual:.1%}",
+            f"[bold]{limits(period.accuracy)}[/]{sign}",
+            "–" if same_age is None else f"{same_age:.3f}",
+            limits(period.estimate) + ("?" if period.doubted else " "),
+            "–" if error is None else f"{error['difference']:+.3f}",
+        )
+    return table
+
+
+def _differences(period: Period) -> str:
+    """Which groups are more than chance away from the group that is treated best, by measure."""
+    measures: dict[str, list[str]] = {}
+    for group in groups(period)[1]:
+        for measure in group.differs:
+            measures.setdefault(measure, []).append(group.name)
+    if not measures:
+        return "no group is more than chance away from the one that is treated best"
+    said = "; ".join(f"{measure}: {', '.join(names)}" for measure, names in measures.items())
+    return f"more than chance away from the group that is treated best, by intervals that hold for all groups: {said}"
+
+
+def _fairness(period: Period) -> Table:
+    segment, found = groups(period)
+    title = f"Is it as good for every {safe(segment)}? {period.label}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column(safe(segment))
+    for heading in ("flights", *(name.replace("_", " ") for name in FAIRNESS_RATES)):
+        table.add_column(heading, justify="right")
+    for group in found:
+        rates = [limits(group.rates.get(name, {})) for name in FAIRNESS_RATES]
+        table.add_row(safe(group.name), f"{group.rows:,}", *rates)
+    return table
 
 
 def _months(story: Story) -> Table:
-    table = Table(title="How far is each month from March?", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title="How far is each month from what is normal?", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("stream")
     for month in story.months:
         table.add_column(month, justify="right")
@@ -79,7 +183,7 @@ def _months(story: Story) -> Table:
 
 
 def _what_if(story: Story) -> Table:
-    title = "What if each airport had been watched on its own as well, under the same promise?"
+    title = "What if only larger changes of accuracy had been of interest (margin 0.05 instead of 0.02)?"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("", "monitor", "causes", "would be noticed", "was noticed"):
         table.add_column(heading)
@@ -116,11 +220,14 @@ def _promise(story: Story) -> Table:
 
 
 def _alarms(story: Story) -> Table:
-    table = Table(title=f"{len(story.firing)} alarms in nine months", box=box.SIMPLE_HEAD, title_justify="left")
+    shown = [alert for alert in story.firing if any(not cause["segment"] for cause in alert["causes"])]
+    others = len(story.firing) - len(shown)
+    title = f"{len(story.firing)} alarms in nine months" + (f", {others} of them of single carriers" if others else "")
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("monitor", "causes", "change began", "noticed", "evidence", "real?"):
         table.add_column(heading)
-    for alert in story.firing:
-        causes = _named([cause["stream"] for cause in alert["causes"]])
+    for alert in shown:
+        causes = _named([cause_label(cause) for cause in alert["causes"]])
         table.add_row(
             alert["monitor"],
             causes,

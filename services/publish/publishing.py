@@ -127,15 +127,19 @@ class FilePublisher:
         """Rows that Kafka has acknowledged."""
         return sum(client.counters().delivered for client in self._clients)
 
+    def flush(self) -> None:
+        """Wait, a minute at most, until what was handed over is acknowledged."""
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        for client in self._clients:
+            client.flush(max(0.1, deadline - time.monotonic()))
+
     def close(self) -> None:
         """Wait until everything is acknowledged.
 
         Raises:
             PublishError: Some rows were not.
         """
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        for client in self._clients:
-            client.flush(max(0.1, deadline - time.monotonic()))
+        self.flush()
         for client in self._clients:
             client.close(1.0)
         counters = [client.counters() for client in self._clients]

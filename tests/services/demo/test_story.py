@@ -9,20 +9,32 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from services.demo.command import flip_one_byte
 from services.demo.days import EPISODE, LASTING, NONE, UNDECIDED, DailyFigures, Verdict
 from services.demo.report import write_report
-from services.demo.story import Step, Story, delay_text, when
+from services.demo.story import Step, Story
+from services.demo.tampering import flip_one_byte
 from services.demo.terminal import tell
+from services.demo.wording import delay_text, when
 
 HOSTILE = "<script>alert(1)</script>"
 
 
-def alert(stream: str, status: str = "firing", key: str = "incident-1") -> dict[str, Any]:
+def microseconds(text: str) -> int:
+    return int(pd.Timestamp(text, tz="UTC").timestamp() * 1e6)
+
+
+def alert(
+    stream: str,
+    status: str = "firing",
+    key: str = "incident-1",
+    monitor: str = "data_drift",
+    segment: str = "",
+    change_us: int = 1_365_375_600_000_000,
+) -> dict[str, Any]:
     cause = {
         "stream": stream,
         "role": "feature",
-        "segment": "",
+        "segment": segment,
         "inputs": [],
         "interval_ms": 0,
         "evidence_share": 0.9,
@@ -50,11 +62,12 @@ def alert(stream: str, status: str = "firing", key: str = "incident-1") -> dict[
         "deployment_id": "flights",
         "model_id": "m",
         "model_version": "1",
-        "monitor": "data_drift",
+        "monitor": monitor,
+        "diagnosis": "relation" if monitor == "concept_drift" else "",
         "severity": "warning",
         "status": status,
         "episode": 1,
-        "change_time_us": 1_365_375_600_000_000,
+        "change_time_us": change_us,
         "detection_time_us": 1_365_614_100_000_000,
         "trigger_time_ms": 1_365_614_100_000,
         "log_evidence_nats": 12.0,
@@ -104,28 +117,86 @@ def what_if(*pairs: tuple[str, str]) -> dict[str, Any]:
                 "was": None if verdict == "new" else alarm,
             }
         )
-    return {"rows": 10, "seconds": 2.0, "summary": "1 alarm", "alarms": alarms}
+    return {"rows": 10_000, "seconds": 2.0, "summary": "1 alarm", "alarms": alarms}
+
+
+def metric(value: float, width: float = 0.01) -> dict[str, Any]:
+    return {"value": value, "low": value - width, "high": value + width, "rows": 900, "error": 0.0}
+
+
+def window(start: str, accuracy: float, estimate: float, *, doubted: bool = False, rows: int = 5_000) -> dict[str, Any]:
+    """A window as ``driftline windows show --metric … --json`` prints it."""
+    reading = {
+        **metric(accuracy),
+        "reference_at_same_age": metric(0.78),
+        "outside": "below" if accuracy < 0.76 else "",
+        "estimate": metric(estimate),
+        "estimate_error": {"difference": estimate - accuracy, "inside": abs(estimate - accuracy) < 0.01},
+    }
+    curve = {"rows": 90.0, "predicted": 0.2, "observed": 0.3, "low": 0.25, "high": 0.35, "reference": 0.2}
+    rates = dict.fromkeys(("accuracy", "selection_rate", "true_positive_rate", "false_positive_rate"), metric(0.5))
+    odds = {"measure": "equal_opportunity_difference", "group": f"carrier={HOSTILE}", "differs": True}
+    return {
+        "start_us": microseconds(start),
+        "status": "final",
+        "expected_coverage": 0.97,
+        "estimates_doubted": {"change_time_us": 1_365_375_600_000_000, "detection_time_us": 1_365_614_100_000_000}
+        if doubted
+        else None,
+        "parts": [
+            {
+                "part": "",
+                "predictions": rows,
+                "resolved": rows - 100,
+                "coverage": 1 - 100 / rows,
+                "metrics": {"accuracy": reading},
+                "calibration": {"groups": [curve, {**curve, "predicted": 0.4, "observed": 0.5, "reference": 0.4}]},
+            }
+        ],
+        "fairness": [
+            {
+                "segment": "carrier",
+                "rates": {f"carrier={HOSTILE}": rates, "carrier=UA": rates},
+                "comparisons": [odds, {**odds, "measure": "equal_opportunity_ratio"}],
+            }
+        ],
+    }
+
+
+CALIBRATION = alert("calibration", key="incident-3", monitor="concept_drift")
+ACCURACY = [window("2013-04-01", 0.78, 0.781), window("2013-05-01", 0.7, 0.79, doubted=True)]
 
 
 @pytest.fixture
 def story() -> Story:
     return Story(
         steps=[Step("driftline deployment apply flights.yaml", 1.0)],
-        published=10,
-        applied=10,
-        outcomes_published=5,
-        outcomes_applied=5,
+        published=10_000,
+        applied=10_000,
+        outcomes_published=9_800,
+        outcomes_applied=9_800,
         dead_letters=0,
         months=["2013-04", "2013-05"],
         psi={"carrier": [0.01, 0.02], "temp": [1.0, 2.0]},
         daily_psi={"carrier": [("2013-04-01", 0.01)], "temp": [("2013-04-01", 1.0)]},
-        alerts=[alert("temp"), alert("temp", "resolved")],
+        alerts=[alert("temp"), alert("temp", "resolved"), CALIBRATION],
         verdicts={"incident-1-firing": Verdict(LASTING, HOSTILE)},
-        watched=["carrier", "temp", "quality:carrier", "quality:temp", "association:temp", "rate"],
+        references={"0" * 64: "March", "1" * 64: HOSTILE},
+        watched=[
+            *("carrier", "temp", "quality:carrier", "quality:temp", "association:temp", "rate", "labels:1"),
+            "temp [carrier=UA]",
+        ],
+        accuracy=ACCURACY,
+        accuracy_by_day=[window("2013-04-01", 0.78, 0.8, rows=200), window("2013-04-02", 0.7, 0.8, rows=200)],
+        delays={
+            "references": [{"digest": "0" * 64, "hours": [0.0, 2.0, 36.0], "known": [0.0, 0.5, 0.97]}],
+            "months": {"2013-05": {"hours": [2.0, 36.0], "known": [0.5, 0.96]}},
+        },
         budget=BUDGET,
-        what_if=what_if(("same", "temp")),
-        slack=[{"text": HOSTILE}],
-        pagerduty=[{"event_action": "trigger", "dedup_key": "k", "payload": {"summary": HOSTILE, "severity": "error"}}],
+        what_if=what_if(("same", "temp"), ("same", "calibration")),
+        slack=[{"text": HOSTILE}] * 2,
+        pagerduty=[{"event_action": "trigger", "dedup_key": "k", "payload": {"summary": HOSTILE, "severity": "error"}}]
+        * 2,
         verification={"ok": True, "records": 3, "message": "3 records stand"},
         tampered={"ok": False, "message": "record 1 was altered"},
         seconds=1.0,
@@ -141,6 +212,11 @@ def test_a_run_that_shows_everything_has_no_problems(story: Story) -> None:
     [
         ({"applied": 9}, "9 were applied"),
         ({"outcomes_applied": 4}, "4 arrived"),
+        ({"accuracy": ACCURACY[:1]}, "accuracy windows have 5,000 of 10,000 predictions"),
+        ({"outcomes_published": 10_100, "outcomes_applied": 10_100}, "accuracy windows have 9,800 of 10,100 outcomes"),
+        ({"alerts": [alert("temp")]}, "no alarm for concept drift"),
+        ({"accuracy": [ACCURACY[0], window("2013-05-01", 0.7, 0.7, doubted=True)]}, "nothing to learn from"),
+        ({"accuracy": [ACCURACY[0], window("2013-05-01", 0.7, 0.79)]}, "wrong, and not marked"),
         ({"dead_letters": 1}, "dead letters"),
         ({"alerts": [alert("carrier"), alert("temp", key="incident-2")]}, "schedule feature"),
         ({"alerts": [alert("quality:carrier"), alert("temp", key="incident-2")]}, "schedule feature"),
@@ -160,12 +236,27 @@ def test_what_went_wrong_is_said(story: Story, change: dict[str, Any], said: str
     assert any(said in problem for problem in problems)
 
 
+def test_schedules_may_move_where_clocks_go_back_and_in_parts_of_the_traffic(story: Story) -> None:
+    november = alert("hour", key="incident-4", change_us=microseconds("2013-11-03 02:45"))
+    part = alert("distance", key="incident-5", segment="carrier=UA")
+    moved = dataclasses.replace(
+        story,
+        alerts=[*story.alerts, november, part],
+        what_if=what_if(*[("same", "temp")] * 4),
+        slack=story.slack * 2,
+        pagerduty=story.pagerduty * 2,
+    )
+    assert moved.problems() == []
+    assert moved.alarmed_streams == {"temp", "calibration", "hour", "distance [carrier=UA]"}
+
+
 def test_the_page_is_self_contained_and_hostile_names_are_text(story: Story, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     write_report(story, page)
     text = page.read_text("utf-8")
     assert HOSTILE not in text
     assert "&lt;script&gt;" in text
+    assert "0.790 (0.780–0.800) ✕" in text
     assert not re.search(r"<(script|link|img)[^>]+(src|href)\s*=\s*[\"']?(https?:)?//", text)
 
 
@@ -177,6 +268,26 @@ def test_the_terminal_shows_names_as_they_are(story: Story, tmp_path: Path, caps
     shown = capsys.readouterr().out
     assert "temp[red]" in shown
     assert "\x1b[31m" not in shown
+
+
+def test_an_estimate_that_fails_is_told_beside_the_truth_and_its_alarm(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    tell(story, tmp_path / "report.html", Console(width=200), work_dir=Path("kept"))
+    shown = capsys.readouterr().out
+    assert re.search(
+        r"2013-04 +5,000 +98\.0% +97\.0% +0\.780 \(0\.770–0\.790\) +0\.780 +0\.781 \(0\.771–0\.791\) ", shown
+    )
+    assert re.search(
+        r"2013-05 +5,000 +98\.0% +97\.0% +0\.700 \(0\.690–0\.710\) ▼ +0\.780 +0\.790 \(0\.780–0\.800\)\?", shown
+    )
+    assert "In 2013-05 the scores promised an accuracy of 0.790 (0.780–0.800); the outcomes showed 0.700" in shown
+    assert "since about 2013-04-07 23:00 UTC, by an alarm at 2013-04-10 17:15" in shown
+    assert f"equal opportunity: {HOSTILE}" in shown
+    assert "driftline up --data-dir kept/run" in shown
+    assert "driftline windows show flights --metric accuracy --segment carrier" in shown
 
 
 def test_what_other_settings_change_is_told(story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +308,9 @@ def test_what_raised_no_alarm_is_told_by_kind(story: Story) -> None:
         "temp",
         "1 of 2 columns by which values can be used",
         "1 of 1 features by how they go together with the prediction",
+        "1 of 1 ages by how many outcomes are known",
         "the number of flights per hour",
+        "1 of 1 streams of single parts of the traffic",
     ]
 
 
@@ -214,10 +327,6 @@ def flights(first: str, days: int, temperature: list[float]) -> pd.DataFrame:
     times = np.repeat(noon, 20) + pd.to_timedelta(np.tile(np.arange(20), days), unit="min")
     values = np.repeat(np.resize(temperature, days), 20) + np.tile(np.linspace(-1, 1, 20), days)
     return pd.DataFrame({"scheduled_departure": times, "temp": values, "carrier": ["AA", "UA"] * (10 * days)})
-
-
-def microseconds(text: str) -> int:
-    return int(pd.Timestamp(text, tz="UTC").timestamp() * 1e6)
 
 
 MARCH = [40.0, 44.0, 48.0, 42.0, 46.0]
@@ -238,16 +347,42 @@ MARCH = [40.0, 44.0, 48.0, 42.0, 46.0]
 )
 def test_days_tell_a_season_from_one_odd_day(served: pd.DataFrame, streams: list[str], kind: str | None) -> None:
     figures = DailyFigures(flights("2013-03-01", 31, MARCH), served)
-    verdict = figures.verdict(streams, microseconds("2013-04-08"), microseconds("2013-04-14"))
+    causes = [(stream, "") for stream in streams]
+    verdict = figures.verdict(causes, microseconds("2013-04-08"), microseconds("2013-04-14"))
     assert (verdict.kind if verdict else None) == kind
 
 
 def test_what_was_before_the_change_does_not_count() -> None:
     hot_first = flights("2013-04-01", 60, [90.0, *([*MARCH] * 12)])
     figures = DailyFigures(flights("2013-03-01", 31, MARCH), hot_first)
-    verdict = figures.verdict(["temp"], microseconds("2013-04-08"), microseconds("2013-04-14"))
+    verdict = figures.verdict([("temp", "")], microseconds("2013-04-08"), microseconds("2013-04-14"))
     assert verdict is not None
     assert verdict.kind == NONE
+
+
+def with_outcomes(rows: pd.DataFrame, right: float) -> pd.DataFrame:
+    """So many of a day's twenty flights were predicted right."""
+    predicted = np.where(np.arange(len(rows)) % 20 < 10, "late", "on time")
+    hits = np.arange(len(rows)) % 20 < 20 * right
+    other = np.where(predicted == "late", "on time", "late")
+    return rows.assign(predicted=predicted, late_probability=0.5, arrived=np.where(hits, predicted, other))
+
+
+@pytest.mark.parametrize(
+    ("stream", "segment", "told"),
+    [
+        ("loss", "", "share of right predictions 90 % → 60 %"),
+        ("loss", "carrier=UA", "share of right predictions 90 % → 60 %"),
+        ("loss", "carrier=(other)", None),
+        ("labels:1", "", None),
+    ],
+)
+def test_days_tell_what_outcomes_showed(stream: str, segment: str, told: str | None) -> None:
+    reference = with_outcomes(flights("2013-03-01", 31, MARCH), 0.9)
+    served = with_outcomes(flights("2013-04-01", 60, MARCH), 0.6)
+    figures = DailyFigures(reference, served)
+    verdict = figures.verdict([(stream, segment)], microseconds("2013-04-08"), microseconds("2013-04-14"))
+    assert (verdict and (verdict.kind, verdict.text)) == (told and (LASTING, told))
 
 
 def test_times_are_shown_in_utc() -> None:

@@ -23,7 +23,7 @@ from services.publish.reading import take
 RUN_BYTES = 64 << 20
 """Rows in memory before they are sorted and written …"""
 
-RUN_ROWS = 262_144
+RUN_ROWS = 131_072
 """… or so many of them."""
 
 BLOCK_BYTES = 1 << 20
@@ -215,7 +215,8 @@ def _joined_categories(columns: Sequence[CategoricalColumn]) -> CategoricalColum
 
 def size_bytes(batch: PredictionColumns | OutcomeColumns) -> int:
     """About how much memory a batch takes."""
-    total = sum(80 + len(name) for name in batch.prediction_ids)
+    sample = batch.prediction_ids[:64]
+    total = batch.rows * (80 + sum(map(len, sample)) // max(1, len(sample)))
     for field in dataclasses.fields(batch):
         value = getattr(batch, field.name)
         for part in value.values() if isinstance(value, Mapping) else [value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.output import JSON_OPTION, note, print_json, safe, stderr
+from services.cli.output import JSON_OPTION, print_json, safe, stderr
 from services.cli.performance import complete_metric
 from services.cli.publish import (
     DeploymentArgument,
@@ -121,10 +122,11 @@ def backtest(
     what_if = WhatIf(wanted, specification, None, fleet)
     proposed = what_if.spec(spec)
     metrics = _metrics(metric, proposed)
+    notices: list[str] = []
     if baseline_outcomes is not None and (baseline is None or not Path(baseline).is_file()):
         raise typer.BadParameter("has no meaning without --baseline FILE", param_hint="--baseline-outcomes")
     if baseline is not None:
-        other = _other_baseline(settings, proposed, baseline, baseline_outcomes)
+        other, notices = _other_baseline(settings, proposed, baseline, baseline_outcomes)
         what_if = WhatIf(wanted, specification, other, fleet)
     with _progress(deployment_id, quiet=as_json) as progress:
         found = run(
@@ -136,6 +138,7 @@ def backtest(
             to_us=selection.to_us,
             progress=progress,
         )
+    found = dataclasses.replace(found, notes=[*notices, *found.notes])
     windows = accuracy(settings, spec, found, period)
     if as_json:
         print_json(document(found, windows, metrics))
@@ -193,21 +196,23 @@ def _metrics(names: list[str] | None, spec: DeploymentSpec) -> list[str] | None:
     return list(dict.fromkeys(names))
 
 
-def _other_baseline(settings: KafkaSettings, spec: DeploymentSpec, text: str, outcomes: Path | None) -> Baseline:
-    """The baseline that a file, a version or the beginning of a digest names."""
+def _other_baseline(
+    settings: KafkaSettings, spec: DeploymentSpec, text: str, outcomes: Path | None
+) -> tuple[Baseline, list[str]]:
+    """The baseline that a file, a version or the beginning of a digest names, and what is to be known of it."""
     from services.deployments.baselines import load_baselines
     from services.windows import baselines_by_digest
 
     in_force = {item.baseline.model_version: item.baseline for item in load_baselines(settings, spec.deployment_id)}
     if text in in_force:
-        return in_force[text]
+        return in_force[text], []
     if Path(text).is_file():
         return _built(settings, spec, Path(text), outcomes, list(in_force)[-1] if in_force else "")
     if len(text) >= _SHORTEST_DIGEST:
         known = baselines_by_digest(settings, spec.deployment_id)
         matching = [each for digest, each in known.items() if digest.startswith(text.lower())]
         if len(matching) == 1:
-            return matching[0]
+            return matching[0], []
     versions = ", ".join(in_force) or "none"
     raise typer.BadParameter(
         f"expected a file with reference predictions, a version with a baseline ({versions}) or at least "
@@ -216,8 +221,10 @@ def _other_baseline(settings: KafkaSettings, spec: DeploymentSpec, text: str, ou
     )
 
 
-def _built(settings: KafkaSettings, spec: DeploymentSpec, file: Path, outcomes: Path | None, version: str) -> Baseline:
-    """A baseline from a file, under the settings to try."""
+def _built(
+    settings: KafkaSettings, spec: DeploymentSpec, file: Path, outcomes: Path | None, version: str
+) -> tuple[Baseline, list[str]]:
+    """A baseline from a file, under the settings to try, and what learning from its outcomes said."""
     from services.cli.baseline_reading import Request, build
     from services.publish.reading import Selection
 
@@ -230,9 +237,7 @@ def _built(settings: KafkaSettings, spec: DeploymentSpec, file: Path, outcomes: 
         file_format=None,
     )
     built = build(settings, spec, version, request, lambda what: None)
-    for notice in built.notices:
-        note(f"note: {notice}")
-    return built.baseline
+    return built.baseline, [f"--baseline: {notice}" for notice in built.notices]
 
 
 @contextmanager

@@ -14,6 +14,8 @@ LEGEND = (
 )
 
 _WIDEST_STEP = 7
+_AXIS = 9
+"""Characters that the axis of a timeline takes, with most numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +83,14 @@ def timeline(
         width: Characters of a line.
         height: Lines between the axes.
     """
-    scale = scale_of(
-        number for point in points for number in (point.value, *(point.ends or ()), point.reference, point.estimate)
-    )
+    shown = points[-max(width - _AXIS, 1) :]
+    scale = _scale(shown)
     if scale is None:
         return []
     rows = {0: text(scale[0]), (height - 1) // 2: text(sum(scale) / 2), height - 1: text(scale[1])}
     margin = max(map(len, rows.values()))
     room = max(width - margin - 3, 1)
-    shown = points[-room:]
+    shown = shown[-room:]
     step = max(1, min(_WIDEST_STEP, room // len(shown)))
     grid = [[" "] * (step * len(shown)) for _ in range(height)]
     for at, point in enumerate(shown):
@@ -107,6 +108,12 @@ def timeline(
     first, last = ends if len(shown) == len(points) else ("…", ends[1])
     below = f"{first}{last:>{max(across - len(first), len(last) + 1)}}" if len(shown) > 1 else first
     return [*lines, f"{'':>{margin}} └{'─' * across}", f"{'':>{margin}}  {below}"]
+
+
+def _scale(points: Iterable[Point]) -> tuple[float, float] | None:
+    return scale_of(
+        number for point in points for number in (point.value, *(point.ends or ()), point.reference, point.estimate)
+    )
 
 
 def _cell(number: float, scale: tuple[float, float], width: int) -> int:

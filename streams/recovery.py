@@ -23,6 +23,7 @@ from streams.decoding import decode_message
 from streams.deployment import Deployment, at_offset, key_of, restore_deployment, restore_version
 from streams.followers import Followers
 from streams.identities import Identities
+from streams.limits import limits_of_outcomes
 from streams.messages import Message
 from streams.outcomes.join import Join
 from streams.outcomes.store import PendingStore
@@ -110,12 +111,12 @@ class Recovery:
         if any(offset > ends.get(topic, 0) for topic, offset in stored.items()):
             self._store.reset()
             stored = {}
-        used = {name for join in joins for name in join.table_names()}
+        used = {name for join in joins for name in join.waiting.table_names()}
         for name in self._store.names():
             if name not in used:
                 self._store.drop(name)
         for join in joins:
-            join.begin_recovery()
+            join.waiting.begin_recovery()
         needed = [needs for join in joins if (needs := join.needs_from()) is not None]
         begins = [min(offsets) for offsets in zip(*needed, ends.values(), strict=True)]
         for (topic, end), begin in zip(ends.items(), begins, strict=True):
@@ -138,13 +139,12 @@ class Recovery:
 
     def recover_outcomes(self, messages: Iterable[Message], registry: SchemaRegistry | None = None) -> None:
         """Put in force again what became known of predictions that wait, as far as the store lacks it."""
-        predictions_from = self.to_recover[self._topics.predictions].start
         for message in messages:
             columns = decode_message(message, self._topics, registry).columns
             deployment = self._deployments.get(columns.deployment_id) if columns is not None else None
             if not isinstance(columns, OutcomeColumns) or deployment is None or deployment.join is None:
                 continue
-            limits = at_offset(deployment.limits, predictions_from)
+            limits = limits_of_outcomes(deployment.limits, message.offset)
             if limits.key_fits(columns.deployment_id, message.key):
                 on_time = limits.on_time(columns.actual_timestamps_us, message.timestamp_ms)
                 usable = usable_rows(columns.rows, on_time, unusable_outcomes(columns))

@@ -91,6 +91,11 @@ class Frame:
             fields.append(("scores", "<f8", (width,)))
         return np.dtype([*fields, *OUTCOME_FIELDS])
 
+    @property
+    def lateness_ms(self) -> int:
+        """How long after it was known an outcome may take to be published."""
+        return self.final_after_ms - self.horizon_ms
+
     def same_as(self, other: Frame) -> bool:
         """Whether rows are read and judged alike, whatever the frames' numbers."""
         return self._settings() == other._settings()

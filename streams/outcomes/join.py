@@ -28,21 +28,15 @@ from numpy.typing import NDArray
 
 from driftline.events import Floats, OutcomeColumns, PredictionColumns
 from streams.baseline import Baseline
-from streams.outcomes.arrivals import (
-    Arrivals,
-    Matched,
-    Refusal,
-    acted_on,
-    first_of_each,
-    labelling_probability,
-    latest_of_each,
-)
+from streams.outcomes.arrivals import Arrivals, Integers, Mask, Matched, Refusal, first_of_each
 from streams.outcomes.cohorts import Cohorts, cohort_ages
 from streams.outcomes.early import FOREVER_US, MOST_OUTCOMES, EarlyOutcomes
-from streams.outcomes.frames import EARLY_ROW, NOT_KNOWN, Frame, Rows, frame_of, take_outcomes
-from streams.outcomes.reading import Keys, id_keys, read_actual
-from streams.outcomes.store import PendingStore, PendingTable
+from streams.outcomes.frames import Frame, Rows, take_outcomes
+from streams.outcomes.in_force import LATE_OUTCOME, judge
+from streams.outcomes.keys import Keys, id_keys
+from streams.outcomes.store import PendingStore
 from streams.outcomes.tally import GATHERED_ROWS, Tally
+from streams.outcomes.waiting import Waiting
 from streams.outcomes.windows import ALL, PerformanceWindow
 from streams.specification import DeploymentSpec
 from streams.statistics.performance.pairs import Pairs
@@ -64,10 +58,8 @@ COUNTERS = (
     "late_predictions",
 )
 
-LATE_OUTCOME, UNKNOWN_PREDICTION = "late_outcome", "unknown_prediction"
+UNKNOWN_PREDICTION = "unknown_prediction"
 
-Integers = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 Joined = list[tuple[Frame, Pairs]]
 """Predictions whose first outcome came, in order of arrival."""
 
@@ -97,21 +89,15 @@ class Join:
     """
 
     def __init__(self, deployment_id: str, store: PendingStore, created: int) -> None:
-        self.deployment_id, self._created = deployment_id, created
-        self._store = store
-        self._tables: dict[int, PendingTable] = {}
-        self.frames: dict[int, Frame] = {}
-        self.current: dict[str, int] = {}
-        self._frames_so_far = 0
+        self.deployment_id = deployment_id
+        self.waiting = Waiting(deployment_id, store, created)
         self.tally = Tally()
-        self.early = EarlyOutcomes(lambda: self._store.table(self._name("early"), EARLY_ROW))
+        self.early = EarlyOutcomes(self.waiting.early_table)
         self.cohorts: dict[str, Cohorts] = {}
         self.outcome_clock_us = self.read_clock_us = self.known_us = 0
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._next_look = FIRST_LOOK_PAIRS
         self._due_us: int | None = None
-        self._forgotten_us: dict[int, int] = {}  # by frame: earlier predictions are not found any more
-        self._recent: dict[tuple[int, int], int] = {}  # by frame and time: a message with predictions found until then
 
     @property
     def windows(self) -> dict[tuple[int, int], PerformanceWindow]:
@@ -120,19 +106,12 @@ class Join:
 
     def begin(self, spec: DeploymentSpec, baseline: Baseline, offset: int) -> None:
         """A specification or baseline of a version comes into force before a message of the predictions topic."""
-        version = baseline.model_version
-        frame = frame_of(spec, baseline, self._frames_so_far + 1, offset)
-        if frame is None:
-            return
         self.tally.count()
+        if not self.waiting.begin(spec, baseline, offset):
+            return
         self.tally.attach(baseline)
-        known = self.frames.get(self.current.get(version, 0))
-        if known is None or not known.same_as(frame):
-            self._frames_so_far += 1
-            self.frames[frame.number] = frame
-            self.current[version] = frame.number
-            if known is not None:
-                self._drop_if_empty(known.number)
+        self.waiting.drop_unused(self._frames_with_windows())
+        version = baseline.model_version
         ages = cohort_ages(next((d.arrays for d in baseline.derived if d.kind == LABELS_KIND), None))
         cohorts = self.cohorts.get(version)
         if cohorts is None or cohorts.ages_us != ages:
@@ -151,12 +130,7 @@ class Join:
 
     def new_to_it(self, keys: Keys) -> Mask | None:
         """Which predictions do not wait already, bool[n]; None if none does."""
-        new = None
-        for number in self.frames:
-            found, _ = self._rows(number).get(keys[:, 0], keys[:, 1])
-            if found.any():
-                new = ~found if new is None else new & ~found
-        return new
+        return self.waiting.new_to_it(keys)
 
     def add_predictions(
         self,
@@ -182,22 +156,22 @@ class Join:
         Returns:
             Those whose outcome had come before them, and such outcomes that could not be used.
         """
-        frame = self.frames[self.current[columns.model_version]]
+        frame = self.waiting.frame_of(columns.model_version)
         rows = frame.read_rows(columns, keys, counted)
         if expected is not None and counted is not None:
             expected = expected[counted]
         window_us = frame.window_ms * 1000
         ends_us = rows["time_us"] // window_us * window_us + window_us
         in_time = ends_us + frame.final_after_ms * 1000 > self.known_us
-        found = rows["time_us"] >= self._forgotten_us.get(frame.number, -FOREVER_US)
+        found = self.waiting.is_remembered(frame, rows)
         if not in_time.all():
             self.counters["late_predictions"] += int((~in_time).sum())
             for end_us in np.unique(ends_us[found & ~in_time]).tolist():
-                self._remember(frame, end_us, offset)
+                self.waiting.remember(frame, end_us, offset)
         all_rows = rows[found]
         if not len(all_rows):
             return [], []
-        self._rows(frame.number).put(all_rows)
+        self.waiting.put(frame, all_rows)
         rows = rows[in_time]
         if len(rows):
             self._open(frame, spec, rows, None if expected is None else expected[in_time], offset, outcome_offset)
@@ -227,7 +201,7 @@ class Join:
         for window, mask in self.tally.of(frame, rows["time_us"][at]):
             offsets = arrivals.offsets if mask is None else arrivals.offsets[mask]
             window.first_outcome = min(window.first_outcome, int(offsets.min()))
-        matched, refusals = self._match_in(frame, arrivals, rows[at])
+        matched, refusals = self._put_in_force(frame, arrivals, rows[at])
         self._count_refusals(refusals)
         return self._account(spec, [matched]), refusals
 
@@ -259,71 +233,19 @@ class Join:
     def _match(self, arrivals: Arrivals) -> tuple[list[Matched], list[Refusal], NDArray[np.intp], Keys]:
         """Find the predictions of outcomes, and put these in force; also those without one, by index, and all keys."""
         keys = id_keys(arrivals.columns.prediction_ids)
-        left = np.arange(len(keys))
         matched: list[Matched] = []
         refusals: list[Refusal] = []
-        for number in sorted(self.frames, reverse=True):
-            if not left.size:
-                break
-            found, rows = self._rows(number).get(keys[left, 0], keys[left, 1])
-            if found.any():
-                here, why = self._match_in(self.frames[number], arrivals.take(left[found]), rows[found])
-                matched.append(here)
-                refusals += why
-                left = left[~found]
+        waiting, left = self.waiting.find(keys)
+        for frame, at, rows in waiting:
+            here, why = self._put_in_force(frame, arrivals.take(at), rows)
+            matched.append(here)
+            refusals += why
         return matched, refusals, left, keys
 
-    def _match_in(self, frame: Frame, arrivals: Arrivals, rows: Rows) -> tuple[Matched, list[Refusal]]:
-        """Outcomes beside their predictions, n rows of one frame: those that can be used are in force from now on."""
-        columns, times, known = arrivals.columns, rows["time_us"], arrivals.columns.actual_timestamps_us
-        refusals = []
-        good = np.ones(len(rows), np.bool_)
-        actual = read_actual(frame.layout, columns)
-        if actual.refusals:
-            good[list(actual.refusals)] = False
-            refusals += arrivals.refusals(
-                "outcome_value",
-                ~good,
-                lambda n, at: (
-                    f"{n} outcomes cannot be used: row {int(arrivals.rows[at])} of the message: {actual.refusals[at]}"
-                ),
-            )
-        outside = good & ~((known >= times - frame.skew_ms * 1000) & (known <= times + frame.horizon_ms * 1000))
-        if outside.any():
-            refusals += arrivals.refusals("outcome_time", outside, _outside(frame, arrivals, times))
-            good &= ~outside
-        late = good & ~self.tally.is_open(frame, times)
-        if late.any():
-            refusals += arrivals.refusals(LATE_OUTCOME, late, _late)
-            good &= ~late
-        now = rows.copy()
-        now["known_us"], now["value"] = np.maximum(known, times), actual.values
-        now["weight"], now["acted"] = 1.0 / labelling_probability(columns), acted_on(columns)
-        if not good.all():
-            rows, now = rows[good], now[good]
-        return self._put_in_force(frame, rows, now), refusals
-
-    def _put_in_force(self, frame: Frame, rows: Rows, now: Rows) -> Matched:
-        """Of several outcomes of one prediction, here or before, the latest known is in force."""
-        all_us = rows["time_us"]
-        rank = frame.rank(now["value"])
-        keep = latest_of_each(now, now["known_us"], rank)
-        again = rows["known_us"][keep] != NOT_KNOWN
-        if again.any():
-            before, after = rows[keep], now[keep]
-            newer = after["known_us"] > before["known_us"]
-            same = again & (after["known_us"] == before["known_us"])
-            newer[same] = rank[keep][same] > frame.rank(before["value"][same])
-            keep, again = keep[~again | newer], again[~again | newer]
-        if len(keep) < len(rows):
-            gone = np.ones(len(rows), np.bool_)
-            gone[keep] = False
-            rows, now = rows[keep], now[keep]
-            superseded_us = all_us[gone]
-        else:
-            superseded_us = np.zeros(0, np.int64)
-        self._rows(frame.number).put(now)
-        return Matched(frame, now, rows, again, superseded_us)
+    def _put_in_force(self, frame: Frame, arrivals: Arrivals, rows: Rows) -> tuple[Matched, list[Refusal]]:
+        matched, refusals = judge(frame, rows, arrivals, self.tally.is_open(frame, rows["time_us"]))
+        self.waiting.put(frame, matched.rows)
+        return matched, refusals
 
     def _account(self, spec: DeploymentSpec, matched: Sequence[Matched]) -> Joined:
         """Count what was matched; the pairs that are new."""
@@ -380,7 +302,7 @@ class Join:
     def _waits_us(self, spec: DeploymentSpec) -> int:
         """How long after it was known an outcome waits for its prediction: until no window it may lie in is open."""
         assert spec.outcomes is not None
-        waits_ms = [frame.window_ms + frame.final_after_ms + frame.skew_ms for frame in self.frames.values()]
+        waits_ms = [frame.window_ms + frame.final_after_ms + frame.skew_ms for frame in self.waiting.frames.values()]
         return max(waits_ms, default=spec.outcomes.window_ms + spec.outcomes.final_after_ms) * 1000
 
     def next_us(self) -> int:
@@ -435,8 +357,9 @@ class Join:
                 due.windows.append((window, final))
                 self.tally.touch(window)
             if final:
-                self._close(key)
-        self._forget()
+                self.tally.remove(key)
+                self.waiting.remember(window.frame, window.end_us, window.first_offset)
+        self.waiting.forget(self.known_us, self._frames_with_windows())
         for version, cohorts in self.cohorts.items():
             counts = cohorts.look(self.known_us)
             if counts is not None:
@@ -455,59 +378,18 @@ class Join:
         for key, window in zip(keys, windows, strict=True):
             window.revision += 1
             self.tally.remove(key)
-        for number in list(self.frames):
-            self._drop(number)
-        self._store.drop(self._name("early"))
+        self.waiting.drop_all()
         self.early.give_up()
-        self.current.clear()
         self.cohorts.clear()
         return windows
 
-    def _close(self, key: tuple[int, int]) -> None:
-        window = self.windows[key]
-        self.tally.remove(key)
-        self._remember(window.frame, window.end_us, window.first_offset)
-
-    def _remember(self, frame: Frame, end_us: int, offset: int) -> None:
-        """Predictions of a final window are found for as long again as outcomes may be late: theirs are told as late.
-
-        Args:
-            frame: Their frame.
-            end_us: The end of the window.
-            offset: The first message with any of them.
-        """
-        step_us = max(frame.window_ms, _lateness_ms(frame) // 16) * 1000  # so there are not many entries
-        until_us = end_us + (frame.final_after_ms + _lateness_ms(frame)) * 1000
-        key = frame.number, -(-until_us // step_us) * step_us
-        self._recent[key] = min(offset, self._recent.get(key, offset))
-
-    def _forget(self) -> None:
-        """Find predictions no more whose outcomes are not even late."""
-        self._recent = {key: offset for key, offset in self._recent.items() if key[1] > self.known_us}
-        for number, frame in list(self.frames.items()):
-            window_us = frame.window_ms * 1000
-            before_us = (self.known_us - (frame.final_after_ms + _lateness_ms(frame)) * 1000) // window_us * window_us
-            if before_us > self._forgotten_us.get(number, -FOREVER_US):
-                self._forgotten_us[number] = before_us
-                self._rows(number).forget_before(before_us)
-            self._drop_if_empty(number)
-
-    def _drop_if_empty(self, number: int) -> None:
-        used = any(frame == number for frame, _ in [*self.windows, *self._recent])
-        if not used and number not in self.current.values():
-            self._drop(number)
-
-    def _drop(self, number: int) -> None:
-        self._store.drop(self._name("rows", number))
-        self._tables.pop(number, None)
-        self._forgotten_us.pop(number, None)
-        self._recent = {key: offset for key, offset in self._recent.items() if key[0] != number}
-        del self.frames[number]
+    def _frames_with_windows(self) -> set[int]:
+        return {number for number, _ in self.windows}
 
     def needs_from(self) -> tuple[int, int] | None:
         """First offsets of the predictions and the outcomes topic that the store is an index of; None for nothing."""
         predictions = [window.first_offset for window in self.windows.values()]
-        predictions += self._recent.values()
+        predictions += self.waiting.first_offsets()
         outcomes = [window.first_outcome for window in self.windows.values()]
         early = self.early.first_offset
         outcomes += [] if early is None else [early]
@@ -515,36 +397,26 @@ class Join:
             return None
         return min(predictions, default=FOREVER_US), min(outcomes, default=FOREVER_US)
 
-    def begin_recovery(self) -> None:
-        """The index may be older than the journal: what is forgotten is found no more."""
-        for number, before_us in self._forgotten_us.items():
-            self._rows(number).forget_before(before_us)
-
-    def frame_at(self, model_version: str, offset: int) -> Frame | None:
-        """The frame in which a version's message was read."""
-        mine = [f for f in self.frames.values() if f.model_version == model_version and f.first_offset <= offset]
-        return max(mine, key=lambda frame: frame.number, default=None)
-
     def recover_predictions(self, columns: PredictionColumns, counted: Mask | None, offset: int) -> None:
         """Let the rows of a message that was applied before wait again; their sums are in the journal."""
-        frame = self.frame_at(columns.model_version, offset)
+        frame = self.waiting.frame_at(columns.model_version, offset)
         ids = columns.prediction_ids
         keys = id_keys(ids if counted is None else [ids[row] for row in np.flatnonzero(counted).tolist()])
         if frame is None or not len(keys):
             return
         rows = frame.read_rows(columns, keys, counted)
-        keep = (rows["time_us"] >= self._forgotten_us.get(frame.number, -FOREVER_US)) & first_of_each(rows)
-        new = self.new_to_it(keys)
+        keep = self.waiting.is_remembered(frame, rows) & first_of_each(rows)
+        new = self.waiting.new_to_it(keys)
         if new is not None:
             keep &= new
         if not keep.any():
             return
         rows = rows[keep]
-        self._rows(frame.number).put(rows)
+        self.waiting.put(frame, rows)
         # what waited for them when the index was written lies in it, and is not among the outcomes read again
         met = self.early.meet(self.deployment_id, rows, again=True)
         if met is not None:
-            self._match_in(frame, met[1], rows[met[0]])
+            self._put_in_force(frame, met[1], rows[met[0]])
 
     def recover_outcomes(self, columns: OutcomeColumns, usable: Mask | None, offset: int) -> None:
         """Put outcomes of a message that was applied before in force again, after the predictions."""
@@ -567,20 +439,12 @@ class Join:
 
     def restore_window(self, number: int, start_us: int, fields: Mapping[str, Any]) -> None:
         """Take a window as it was written."""
-        frame = self.frames[number]
+        frame = self.waiting.frames[number]
         self.windows[number, start_us] = PerformanceWindow.from_fields(frame, start_us, fields)
-
-    def table_names(self) -> set[str]:
-        """The tables of the store that are in use."""
-        return {self._name("rows", number) for number in self.frames} | {self._name("early")}
 
     def to_fields(self) -> dict[str, Any]:
         """The journal's record, but for the windows."""
         facts = {
-            "frames": [frame.to_json() for _, frame in sorted(self.frames.items())],
-            "current": self.current,
-            "created": self._created,
-            "frames_so_far": self._frames_so_far,
             "outcome_clock_us": self.outcome_clock_us,
             "read_clock_us": self.read_clock_us,
             "known_us": self.known_us,
@@ -590,8 +454,7 @@ class Join:
             "cohorts": {
                 name: [cohorts.ages_us, cohorts.to_array().tolist()] for name, cohorts in sorted(self.cohorts.items())
             },
-            "forgotten": sorted(self._forgotten_us.items()),
-            "recent": sorted((number, until_us, offset) for (number, until_us), offset in self._recent.items()),
+            **self.waiting.to_fields(),
             **self.early.to_fields(),
         }
         return {"join": json.dumps(facts, separators=(",", ":"))}
@@ -605,56 +468,19 @@ class Join:
     def restore(self, fields: Mapping[str, Any]) -> None:
         """Read :meth:`to_fields`."""
         facts = json.loads(fields["join"])
-        self.frames = {frame.number: frame for frame in map(Frame.from_json, facts["frames"])}
-        self.current = facts["current"]
-        self._created, self._frames_so_far = facts["created"], facts["frames_so_far"]
+        self.waiting.restore(facts)
         self.outcome_clock_us, self.read_clock_us = facts["outcome_clock_us"], facts["read_clock_us"]
         self.known_us, self._next_look = facts["known_us"], facts["next_look"]
         self.counters = dict.fromkeys(COUNTERS, 0) | facts["counters"]
-        self._forgotten_us = dict(facts["forgotten"])
-        self._recent = {(number, until_us): offset for number, until_us, offset in facts["recent"]}
         self.early.restore(facts)
         for name, (ages, rows) in facts["cohorts"].items():
             self.cohorts[name] = Cohorts(ages)
             self.cohorts[name].restore(np.array(rows, np.int64))
 
-    def _rows(self, number: int) -> PendingTable:
-        table = self._tables.get(number)
-        if table is None:
-            table = self._store.table(self._name("rows", number), self.frames[number].row_dtype)
-            self._tables[number] = table
-        return table
-
-    def _name(self, kind: str, number: int = 0) -> str:
-        return f"{kind} {number} {self._created} {self.deployment_id}"
-
-
-def _lateness_ms(frame: Frame) -> int:
-    return frame.final_after_ms - frame.horizon_ms
-
 
 def _arrivals(columns: OutcomeColumns, usable: Mask | None, offset: int) -> Arrivals:
     rows = np.arange(columns.rows) if usable is None else np.flatnonzero(usable)
     return Arrivals(take_outcomes(columns, rows), np.full(len(rows), offset, np.int64), rows.astype(np.int64))
-
-
-def _outside(frame: Frame, arrivals: Arrivals, times_us: Integers) -> Callable[[int, int], str]:
-    def text(rows: int, at: int) -> str:
-        known_us = int(arrivals.columns.actual_timestamps_us[at])
-        return (
-            f"{rows} outcomes became known before their prediction or later than outcomes.horizon "
-            f"({frame.horizon_ms} ms): row {int(arrivals.rows[at])} became known at {np.datetime64(known_us, 'us')}, "
-            f"its prediction is of {np.datetime64(int(times_us[at]), 'us')}"
-        )
-
-    return text
-
-
-def _late(rows: int, _at: int) -> str:
-    return (
-        f"{rows} outcomes came after their window was final: they became known in time and were published later than "
-        "the specification's outcomes.lateness allows"
-    )
 
 
 def _crowded(rows: int, _at: int) -> str:

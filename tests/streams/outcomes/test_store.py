@@ -607,3 +607,18 @@ def test_a_merge_lets_go_of_the_memory_of_the_files_it_reads(directory: Path, mo
     found, got = table.get(rows["key"], rows["check"])
     assert found.all() and (got == rows).all()
     store.close()
+
+
+def test_a_checkpoint_that_is_confirmed_after_closing_is_not_put_in_force(directory: Path) -> None:
+    store = PendingStore(directory, spill_rows=100)
+    store.table("a", ROW).put(random_rows(250))
+    store.checkpoint({"predictions": 1})
+    store.table("a", ROW).put(random_rows(1_000, seed=1))
+    store.prepare({"predictions": 2})
+    store.close()
+    other = PendingStore(directory)
+    store.confirm()
+    other.close()
+    store = PendingStore(directory)
+    assert store.position == {"predictions": 1} and store.table("a", ROW).rows == 250
+    store.close()

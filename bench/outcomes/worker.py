@@ -33,6 +33,8 @@ from driftline.events import OutcomeColumns, PredictionColumns
 from driftline.topics import record_key
 from services.kafka import consumer
 from streams.baseline import Baseline
+from streams.decoding import decode_message
+from streams.messages import Message
 from streams.specification import DeploymentSpec
 
 PAIRS_PER_SECOND = 120_000
@@ -41,6 +43,7 @@ DISK_MIB, MEMORY_MIB = 2048, 500
 WITHOUT_ROWS = 1_000_000
 DEADLINE_SECONDS = 900
 SAMPLE_SECONDS = 0.25
+LIMIT_ROWS = 50_000
 
 _EXPECTING = [f"{NAME}-{partition}" for partition in range(PARTITIONS)]
 _PLAIN = [f"plain-{partition}" for partition in range(PARTITIONS)]
@@ -120,7 +123,6 @@ class Joined:
     commits: int
     cpu_seconds: float
     main_seconds: float
-    wall_seconds: float
 
     @property
     def pairs_per_second(self) -> float:
@@ -201,7 +203,7 @@ class Run:
                     raise RuntimeError(f"{self.commits.totals()} of {self.messages} messages in {DEADLINE_SECONDS} s")
                 time.sleep(SAMPLE_SECONDS)
                 self.commits.read()
-                now = (time.monotonic(), worker.cpu_seconds(), worker.main_thread()[0])
+                now = worker.cpu_seconds(), worker.main_thread()[0]
                 peaks.look(worker, self.directory)
                 if begin is None and all(self.commits.latest[p] != before[p] for p in range(PARTITIONS)):
                     begin, done_at_begin = now, self.commits.totals()
@@ -216,7 +218,7 @@ class Run:
         begin_ms = max(commit.time_ms for commit in firsts.values())
         latest = {commit.partition: commit for commit in new if commit.time_ms <= begin_ms}
         messages = sum(self.messages) - sum(commit.predictions + commit.outcomes for commit in latest.values())
-        wall, cpu, main = (after - earlier for after, earlier in zip(now, begin, strict=True))
+        cpu, main = (after - earlier for after, earlier in zip(now, begin, strict=True))
         staged = sum(self.messages) - sum(done_at_begin)
         return Joined(
             pairs=messages / 2 * BATCH_ROWS,
@@ -224,7 +226,6 @@ class Run:
             commits=sum(commit.time_ms > begin_ms for commit in new),
             cpu_seconds=cpu / (staged / 2 * BATCH_ROWS),
             main_seconds=main / (staged / 2 * BATCH_ROWS),
-            wall_seconds=wall,
         )
 
     def restart(self, row: int, *, lose_index: bool) -> float:
@@ -236,6 +237,21 @@ class Run:
         with WorkerProcess(self.cluster) as worker:
             self.wait(worker, Peaks())
         return (max(commit.time_ms for commit in self.commits.latest.values()) - begin) / 1000
+
+
+def decoded_per_second(run: Run, begin: int) -> float:
+    """Predictions, and as many outcomes, that one core of this machine decodes in a second of its time."""
+    topics, offset, time_ms = run.cluster.settings.topics, 0, int(time.time() * 1000)
+    end, messages = begin + LIMIT_ROWS, []
+    for columns, partition in _by_turns(run.predictions(_EXPECTING, begin, end), run.outcomes(_EXPECTING, begin, end)):
+        is_prediction = isinstance(columns, PredictionColumns)
+        value = encode("PredictionBatch" if is_prediction else "OutcomeBatch", columns.to_record())
+        topic = topics.predictions if is_prediction else topics.outcomes
+        messages.append(Message(topic, partition, offset, time_ms, record_key(columns.deployment_id), value))
+    begin_seconds = time.thread_time()
+    for message in messages:
+        decode_message(message, topics)
+    return len(messages) / 2 * BATCH_ROWS / (time.thread_time() - begin_seconds)
 
 
 def _by_turns(
@@ -276,11 +292,12 @@ def measure(seed: int, quick: bool) -> list[Figure]:
         joining = Peaks()
         end = (pending + rows) // PARTITIONS
         joined = run.join(pending // PARTITIONS, end, joining)
+        limit = decoded_per_second(run, pending // PARTITIONS)
         intact = run.restart(end, lose_index=False)
         rebuilt = run.restart(end + BATCH_ROWS, lose_index=True)
         again = pending + 2 * rows
     figures = [
-        *_joined(joined, pending),
+        *_joined(joined, pending, limit),
         *_held(without, waiting, joining, pending, rows),
         *_rebuilt(again, intact, rebuilt),
     ]
@@ -292,7 +309,7 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     return figures
 
 
-def _joined(joined: Joined, pending: int) -> list[Figure]:
+def _joined(joined: Joined, pending: int, limit: float) -> list[Figure]:
     note = f"{pending:,} waiting, batches of {BATCH_ROWS}, exactly-once, {PARTITIONS} partitions"
     cpu, main = joined.cpu_seconds, joined.main_seconds
     return [
@@ -302,6 +319,11 @@ def _joined(joined: Joined, pending: int) -> list[Figure]:
             "1/s",
             at_least=PAIRS_PER_SECOND,
             note=note,
+        ),
+        figure("one core that decodes the same messages, and no more", limit, "1/s", note="of each kind"),
+        figure("worker: share of that limit", joined.pairs_per_second / limit, "share"),
+        figure(
+            "worker: joined in a second of its main thread's time", 1 / main, "1/s", note="had it a core of its own"
         ),
         figure("worker: main thread working", main * 1e6, "µs/pair", note="a prediction and an outcome"),
         figure("worker: other threads working", (cpu - main) * 1e6, "µs/pair", note="fetching, journals, merging"),

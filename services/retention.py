@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from services.kafka import ClusterError, MissingTopicError, admin_client, answer
 FOREVER = -1
 
 _TIME, _SIZE = "retention.ms", "retention.bytes"
+_TOLD_SECONDS, _ASK_AGAIN_SECONDS = 15.0, 0.1
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 
 
@@ -99,4 +101,14 @@ def set_event_retention(settings: KafkaSettings, time_ms: int) -> list[str]:
             if cause.code() in _MISSING:
                 raise MissingTopicError(resource.name, settings) from error
             raise ClusterError(f"the retention of {resource.name!r} cannot be changed: {cause.str()}") from error
+    _wait_until_told(settings, time_ms)
     return names
+
+
+def _wait_until_told(settings: KafkaSettings, time_ms: int) -> None:
+    """A broker says what the controller has taken a moment later; whoever asks next must not hear what was before."""
+    deadline = time.monotonic() + _TOLD_SECONDS
+    while time.monotonic() < deadline:
+        if all(each.time_ms in (time_ms, None) for each in event_retentions(settings)):
+            return
+        time.sleep(_ASK_AGAIN_SECONDS)

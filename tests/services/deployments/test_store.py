@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 
 import pytest
 from confluent_kafka import admin as kafka_admin
@@ -13,7 +14,7 @@ from services.deployments.changes import Change, changing
 from services.deployments.errors import DeploymentError
 from services.deployments.store import apply, get_deployment, load_deployments, retire
 from services.kafka import ClusterError, MissingTopicError, publish, read_to_end
-from services.retention import set_event_retention
+from services.retention import event_retentions, set_event_retention
 from services.topics import ensure_topics
 from streams.specification import (
     DecisionValue,
@@ -151,6 +152,9 @@ def test_a_topic_that_is_limited_by_its_size_is_warned_of(settings: KafkaSetting
     )
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)
+    deadline = time.monotonic() + 30  # what the controller has taken, the broker may say a second later
+    while all(each.partition_bytes != 1000 for each in event_retentions(settings)) and time.monotonic() < deadline:
+        time.sleep(0.1)
     results = apply(settings, [spec("b"), spec("a", outcomes=OutcomeSpec(DAY_MS))], actor="ada")
     by_name = {result.spec.deployment_id: result.warnings for result in results}
     assert by_name["b"] == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -170,7 +170,7 @@ def extended(history: Sequence[Any], entry: Any, forget_before: int) -> list[Any
 
 def deployment_fields(deployment: Deployment) -> dict[str, Any]:
     """The record of a deployment."""
-    limits = [(entry.offset, entry.earliest_us, entry.skew_ms, entry.shards) for entry in deployment.limits]
+    limits = [astuple(entry) for entry in deployment.limits]
     return {
         "clock_us": deployment.clock_us,
         "slot": deployment.slot,
@@ -178,7 +178,7 @@ def deployment_fields(deployment: Deployment) -> dict[str, Any]:
         "seen_ms": deployment.seen_ms,
         "delay_ms": deployment.delay_ms,
         "slot_versions": "\n".join(deployment.slot_versions),
-        "limits": state_records.pack(np.array(limits, dtype=np.int64).reshape(-1, 4)),
+        "limits": state_records.pack(np.array(limits, dtype=np.int64).reshape(-1, 5)),
         **deployment.counters,
     }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +15,17 @@ from streams.specification import DeploymentSpec
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits from an offset on.
+    """The limits from an offset of the predictions topic on, and from one of the outcomes topic on.
 
     Kept with the state as far back as prediction ids are remembered: after a restart the ids are read from the log
-    again, and a message that was refused then must be passed over now.
+    again, and a message that was refused then must be passed over now. So it is with outcomes.
     """
 
     offset: int
     earliest_us: int
     skew_ms: int
     shards: int
+    outcome_offset: int = field(default=0, compare=False)
 
     def key_fits(self, deployment_id: str, key: bytes | None) -> bool:
         """Whether the key is the deployment's: an outcome must find its prediction, each shard pays for its starts."""
@@ -39,9 +41,14 @@ class Limits:
         return np.asarray((times_us >= self.earliest_us) & (times_us <= latest_us))
 
 
-def limits_of(spec: DeploymentSpec, offset: int) -> Limits:
-    """The limits of a specification that comes into force before ``offset``."""
-    return Limits(offset, spec.earliest_event_time_us, spec.clock_skew_ms, spec.shards)
+def limits_of(spec: DeploymentSpec, offset: int, outcome_offset: int = 0) -> Limits:
+    """The limits of a specification that comes into force before these offsets."""
+    return Limits(offset, spec.earliest_event_time_us, spec.clock_skew_ms, spec.shards, outcome_offset)
+
+
+def limits_of_outcomes(history: Sequence[Limits], outcome_offset: int) -> Limits:
+    """Those that were in force at an offset of the outcomes topic; the oldest ones if that is earlier than all."""
+    return next((entry for entry in reversed(history) if entry.outcome_offset <= outcome_offset), history[0])
 
 
 def time_error(times_us: NDArray[np.int64], message: Message, bad: list[int]) -> str:

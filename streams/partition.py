@@ -29,7 +29,7 @@ from streams.detectors import check_detectors, outcome_streams
 from streams.followers import Followers, followed_values
 from streams.identities import Identities
 from streams.joining import Joining
-from streams.limits import limits_of, time_error
+from streams.limits import limits_of, limits_of_outcomes, time_error
 from streams.messages import Emission, Message
 from streams.monitor import Episode, Monitor, Monitors
 from streams.outcomes.join import Join
@@ -130,8 +130,8 @@ class Partition:
             if new_slots and deployment.join is not None:
                 deployment.join.forget_cohorts()
         self._joining.expect(deployment, offset)
-        limits = limits_of(spec, offset)
-        deployment.limits = extended(deployment.limits, limits, self._remembered_from())
+        limits = limits_of(spec, offset, self.position[self._topics.outcomes])
+        deployment.limits = extended(deployment.limits, limits, self._limits_needed_from(deployment))
         self._output.touch("spec", spec.deployment_id, what=state_records.spec_fields(spec))
         self._output.touch_deployment(deployment)
         self._output.order_control(spec.digest())
@@ -252,6 +252,13 @@ class Partition:
         """The first message of the predictions topic that may have to be read again."""
         needed = [needs[0] for d in self._deployments.values() if d.join is not None and (needs := d.join.needs_from())]
         return min([self._identities.older_offset, *needed])
+
+    def _limits_needed_from(self, deployment: Deployment) -> int:
+        """The same for a deployment's limits, by which outcomes are read again as well."""
+        needs = None if deployment.join is None else deployment.join.needs_from()
+        if needs is None or not deployment.limits:
+            return self._remembered_from()
+        return min(self._remembered_from(), limits_of_outcomes(deployment.limits, needs[1]).offset - 1)
 
     def _apply_predictions(self, columns: PredictionColumns, message: Message) -> None:
         deployment = self._deployments.get(columns.deployment_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,12 +108,33 @@ class Worker:
     """A machine that is opened again and again; its directory has what the last one, or another worker, left."""
 
     def __init__(self, samples: Any, baseline: Baseline, folder: Path) -> None:
-        self.samples, self.folder = samples, folder
+        self.samples, self.folder, self.baseline = samples, folder, baseline
+        self.known: dict[str, DeploymentSpec | Baseline] = {}
         self.machine = samples.store_machine(self._store(folder / "a"))
-        self.machine.put(SPEC)
-        self.machine.put(baseline)
+        self.put(SPEC, baseline)
         self.machine.commit()
         self.committed = 0  # entries of the log
+
+    def put(self, *specs_and_baselines: DeploymentSpec | Baseline) -> None:
+        for each in specs_and_baselines:
+            self.known[each.digest if isinstance(each, Baseline) else each.digest()] = each
+            self.machine.put(each)
+
+    def change(self, what: str) -> None:
+        """A specification or baseline comes into force."""
+        spec, _ = self.machine.partition.in_force()
+        now = spec["d"]
+        assert now.outcomes is not None
+        if what == "baseline":
+            source = self.machine.partition.in_force()[1]["d", "1"].source + "+"
+            changed = dataclasses.replace(self.baseline, source=source, digest="")
+            self.put(dataclasses.replace(changed, digest=changed.content_digest()))
+        elif what == "skew":
+            self.put(dataclasses.replace(now, revision=now.revision + 1, clock_skew_ms=now.clock_skew_ms // 2 + 7_000))
+        else:
+            horizon_ms = now.outcomes.horizon_ms // 2 + 15 * 60_000
+            outcomes = dataclasses.replace(now.outcomes, horizon_ms=horizon_ms)
+            self.put(dataclasses.replace(now, revision=now.revision + 1, outcomes=outcomes))
 
     @staticmethod
     def _store(directory: Path | None) -> PendingStore:
@@ -142,8 +164,10 @@ class Worker:
         return again
 
 
+ENDS = ["same", "lost", "prepared", "copied", "stale"]
+CHANGES = ["baseline", "skew", "horizon"]
 steps = st.lists(
-    st.tuples(st.integers(1, 9), st.sampled_from(["commit", "commit", "same", "lost", "prepared", "copied", "stale"])),
+    st.tuples(st.integers(1, 9), st.sampled_from(["commit", "commit", "commit", *ENDS, *CHANGES])),
     min_size=5,
     max_size=25,
 )
@@ -170,6 +194,9 @@ def test_whatever_became_of_the_index_state_and_output_are_those_of_an_undisturb
         if what == "commit":
             worker.commit()
             continue
+        if what in CHANGES:
+            worker.change(what)
+            continue
         again = worker.open_again(what)
         # the next owner need not take the two topics in the same order
         due = another_order(again, rng) + due
@@ -178,10 +205,8 @@ def test_whatever_became_of_the_index_state_and_output_are_those_of_an_undisturb
     worker.commit()
     worker.machine.partition._store.close()
 
-    calm = samples.machine(SPEC, baseline)
-    calm.commit()
-    calm.apply(*worker.machine.log).commit()
-    assert state_of(worker.machine) == state_of(calm)
+    calm = replay(samples, worker)
+    assert worker.machine.records == calm.records
     one, other = (
         [(emission.topic, emission.record) for emission in machine.emissions] for machine in (worker.machine, calm)
     )
@@ -197,6 +222,14 @@ def another_order(log: list[Message], rng: np.random.Generator) -> list[Message]
     return found
 
 
-def state_of(machine: Any) -> dict[bytes, dict[str, Any]]:
-    """The journal, but for how often it was written."""
-    return dict(machine.records)
+def replay(samples: Any, worker: Worker) -> Any:
+    """Another machine that was given the same in the same order, and never closed."""
+    calm = samples.empty_machine(0, samples.topics)
+    log = {(message.topic, message.offset): message for message in worker.machine.log}
+    for entry in worker.machine.order:
+        if entry["source"] == "control":
+            calm.put(worker.known[entry["digest"]])
+        else:
+            calm.apply(*(log[entry["source"], at] for at in range(entry["first_offset"], entry["last_offset"] + 1)))
+    calm.commit()
+    return calm

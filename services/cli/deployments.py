@@ -91,7 +91,22 @@ def _applied_document(applied: Applied) -> dict[str, Any]:
         "digest": applied.spec.digest(),
         "changes": [{"field": c.field, "before": c.before, "after": c.after} for c in applied.changes],
         "warnings": list(applied.warnings),
+        "detectors": _worth_of_detectors(applied, everything=True),
     }
+
+
+def _worth_of_detectors(applied: Applied, *, everything: bool = False) -> list[str]:
+    """What the known detectors are worth that the specification asks for, or that it did not ask for before."""
+    from streams.detectors import describe_detector
+
+    changed = [change.field for change in applied.changes if change.field.startswith("detectors.")]
+    return [
+        describe_detector(each)
+        for each in applied.spec.detectors
+        if everything
+        or applied.result == "created"
+        or any(f"{field}.".startswith(f"detectors.{each.detector} on {each.stream}.") for field in changed)
+    ]
 
 
 def _show_applied(applied: Applied, dry_run: bool) -> None:
@@ -109,7 +124,7 @@ def _show_applied(applied: Applied, dry_run: bool) -> None:
     for change in applied.changes:
         before, after = (safe("not given" if v is None else v) for v in (change.before, change.after))
         stdout.print(f"  {safe(change.field)}: {before} → {after}", highlight=False)
-    for warning in applied.warnings:
+    for warning in (*applied.warnings, *_worth_of_detectors(applied)):
         stdout.print(f"  [yellow]Note:[/] {safe(warning)}", highlight=False)
 
 

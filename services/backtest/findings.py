@@ -10,7 +10,6 @@ from driftline.codec import Record, decode, encode
 from driftline.events import OutcomeColumns, PredictionColumns
 from services.event_time import rfc3339
 from streams.deployment import Deployment
-from streams.limits import limits_of
 from streams.messages import Emission, Message
 from streams.partition import Partition
 from streams.specification import DeploymentSpec
@@ -168,16 +167,16 @@ class Heard:
             return
         is_prediction = isinstance(columns, PredictionColumns)
         times_us = columns.timestamps_us if is_prediction else columns.actual_timestamps_us  # type: ignore[union-attr] # told by the line before
-        on_time = limits_of(deployment.spec, 0).on_time(times_us, message.timestamp_ms)
-        usable = times_us if on_time is None else times_us[on_time]
+        latest_us = (message.timestamp_ms + deployment.spec.clock_skew_ms) * 1000
+        usable = times_us[(times_us >= deployment.spec.earliest_event_time_us) & (times_us <= latest_us)]
         if not usable.size:
             return
-        latest_us = int(usable.max())
+        last_us = int(usable.max())
         if is_prediction:
-            deployment.clock_us = max(deployment.clock_us or 0, latest_us)
+            deployment.clock_us = max(deployment.clock_us or 0, last_us)
             deployment.see(message.timestamp_ms, int(times_us.min()) // 1000)
         else:
-            self._outcomes_us = max(self._outcomes_us, latest_us)
+            self._outcomes_us = max(self._outcomes_us, last_us)
 
     def everything(self) -> None:
         """Whatever was published until now has been read."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,21 +22,25 @@ from services.deployments.store import apply
 from services.event_time import rfc3339
 from services.positions import stream_positions
 from services.publish.files import open_file
-from services.publish.reading import read_reference
+from services.publish.reading import read_outcomes, read_reference
 from services.topics import ensure_topics
 from streams.reference import build_baseline
 
-T0 = (int(time.time()) // 3600 - 48) * 3600
+T0 = (int(time.time()) // 3600 - 96) * 3600
 ROWS, SHIFTED_FROM = 16_000, 10_000
+
+HOURS_LATE = 3
+"""So long all outcomes take."""
 
 SPEC = """
 deployment: delays
-model: delay-classifier
-task: other
+model: delay-model
+task: regression
 features: {temp: numeric, wind: numeric}
 columns: {prediction_id: id, timestamp: when, timestamp_format: epoch_s}
 margin: 0.1
 start_slot: 10m
+outcomes: {horizon: 4h, window: 6h, lateness: 30m}
 false_alarms: {count: 1, per: 7d, scope: fleet}
 """
 
@@ -44,8 +49,14 @@ def csv(path: Path, rows: int, *, shifted_from: int, seed: int) -> Path:
     rng = np.random.default_rng(seed)
     temp, wind = rng.normal(20, 5, rows), rng.normal(5, 2, rows)
     temp[shifted_from:] += 1.75
-    lines = [f"p{i},{T0 + 10 * i},{temp[i]:.3f},{wind[i]:.3f},{rng.random():.3f}" for i in range(rows)]
-    path.write_text("\n".join(["id,when,temp,wind,prediction", *lines]) + "\n")
+    predicted = rng.random(rows)
+    actual = predicted + rng.normal(0, 0.1, rows)
+    known = T0 + 10 * np.arange(rows) + 3600 * HOURS_LATE - rng.integers(0, 3600, rows)
+    lines = [
+        f"p{i},{T0 + 10 * i},{temp[i]:.3f},{wind[i]:.3f},{predicted[i]:.3f},{known[i]},{actual[i]:.4f}"
+        for i in range(rows)
+    ]
+    path.write_text("\n".join(["id,when,temp,wind,prediction,actual_timestamp,actual_value", *lines]) + "\n")
     return path
 
 
@@ -72,21 +83,13 @@ def past(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     try:
         spec = load_specification(folder / "delays.yaml").to_spec()
         apply(settings, [spec], actor="ada")
-        columns = read_reference(open_file(folder / "reference.csv", None), spec, "3")
-        publish_baseline(settings, build_baseline(spec, "3", columns, source="test"), actor="ada")
-        publish = [
-            *command,
-            "publish",
-            "predictions",
-            "delays",
-            folder / "live.csv",
-            "--version",
-            "3",
-            "--batch-rows",
-            "50",
-        ]
-        done = subprocess.run(publish, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        opened = open_file(folder / "reference.csv", None)
+        columns, known = read_reference(opened, spec, "3"), list(read_outcomes(opened, spec))
+        publish_baseline(settings, build_baseline(spec, "3", columns, source="test", outcomes=known), actor="ada")
+        for what in (["predictions", "--version", "3"], ["outcomes"]):
+            publish = [*command, "publish", what[0], "delays", folder / "live.csv", "--batch-rows", "50", *what[1:]]
+            done = subprocess.run(publish, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
         deadline = time.monotonic() + 60
         while any(position.lag > 0 for position in stream_positions(settings)):
             assert worker.poll() is None and time.monotonic() < deadline, (folder / "worker.log").read_text()[-2000:]
@@ -126,7 +129,7 @@ def document(run: Run, *arguments: object) -> dict[str, Any]:
 def test_the_settings_in_force_find_what_was_found(run: Run) -> None:
     status, out, err = run("delays")
     assert (status, err) == (0, "")
-    assert "With the settings in force" in out and "new" not in out
+    assert re.search(r"With the settings in force 1 alarm .*: 1 same\.", out)
     assert "data_drift" in out and "temp" in out and "nothing was written" in out
     found = document(run)
     assert (found["rows"], found["changes"], found["notes"]) == (ROWS, [], [])
@@ -136,13 +139,59 @@ def test_the_settings_in_force_find_what_was_found(run: Run) -> None:
     assert {t["monitor"] for t in found["thresholds"]} >= {"data_drift", "prediction_drift"}
 
 
+def test_accuracy_stands_beside_the_alarms_and_alarms_are_counted_by_monitor(run: Run) -> None:
+    status, out, err = run("delays", "--metric", "mae", "--metric", "bias")
+    assert (status, err) == (0, "")
+    assert "alarms of" in out and "concept_drift" in out and "labels" in out
+    assert "mae" in out and "bias" in out and "same age" in out and "0.080" in out
+    assert "are open, outcomes of them may still come" in out
+    found = document(run)
+    counts = {each["monitor"]: each for each in found["monitors"]}
+    assert counts["data_drift"]["would_be"] == counts["data_drift"]["was"] == counts["data_drift"]["same"] > 0
+    assert counts["concept_drift"]["would_be"] == 0
+    windows = found["accuracy"]
+    assert sum(window["would_be"]["predictions"] for window in windows) == ROWS
+    assert sum(window["would_be"]["resolved"] for window in windows) == ROWS
+    assert {window["status"] for window in windows} == {"final", "provisional"}
+    assert found["open_windows"] == sum(window["status"] == "provisional" for window in windows)
+    for window in windows:
+        error = window["would_be"]["metrics"]["mae"]
+        assert error["value"] == pytest.approx(0.08, abs=0.02) and error["low"] < error["value"] < error["high"]
+        if window["status"] == "final":
+            assert window["was"]["metrics"]["mae"]["value"] == error["value"]
+    (whole,) = document(run, "--by", "month", "--metric", "coverage", "--from", "2020-01-01")["accuracy"][-1:]
+    assert list(whole["would_be"]["metrics"]) == ["coverage"]
+
+
+def test_files_give_what_their_publication_gave(run: Run, past: tuple[KafkaSettings, Path]) -> None:
+    topics = document(run)
+    found = document(run, "--predictions", "live.csv", "--version", "3")
+    assert (found["source"], topics["source"], found["rows"]) == ("files", "topics", ROWS)
+    assert [pair["was"] for pair in found["alarms"] if pair["was"]] == [pair["was"] for pair in topics["alarms"]]
+    assert {pair["would_be"]["id"] for pair in found["alarms"] if pair["would_be"]} >= {
+        pair["was"]["id"] for pair in topics["alarms"]
+    }
+    errors, same = (
+        {each["start_us"]: each["would_be"]["metrics"]["mae"]["value"] for each in one["accuracy"]}
+        for one in (found, topics)
+    )
+    assert errors == same
+    assert found["open_windows"] <= topics["open_windows"]
+    status, _, err = run("delays", "--predictions", "live.csv")
+    assert status == 2 and "does not say which model version answered" in err
+    status, _, err = run("delays", "--outcomes", "live.csv")
+    assert status == 2 and "--predictions FILE" in err
+    status, _, err = run("delays", "--predictions", "no.csv", "--version", "3")
+    assert status != 0 and "no.csv" in err
+
+
 def test_what_would_change_stands_beside_what_was(run: Run) -> None:
-    status, out, _ = run("delays", "--set", "margin=0.01", "--set", "false_alarms.count=100")
+    status, out, _ = run("delays", "--set", "margin=0.01", "--set", "false_alarms.count=5")
     assert status == 0
     assert "margin: 0.1 → 0.01" in out and "false_alarms.count: 1" in out
     assert " earlier" in out and "With these settings" in out
-    assert "at most 100 false alarms expected per 7 days for the whole fleet" in out
-    found = document(run, "--set", "margin=0.01", "--set", "false_alarms.count=100")
+    assert "at most 5 false alarms expected per 7 days for the whole fleet" in out
+    found = document(run, "--set", "margin=0.01", "--set", "false_alarms.count=5")
     earlier = [pair for pair in found["alarms"] if pair["verdict"] == "earlier"]
     assert earlier and all(pair["later_by_us"] < 0 for pair in earlier)
     assert all(pair["would_be"]["detection_time_us"] < pair["was"]["detection_time_us"] for pair in earlier)
@@ -188,8 +237,25 @@ def test_another_baseline_by_file_version_or_digest(run: Run, past: tuple[KafkaS
         (["delays", "--set", "margin"], 2, "expected PATH=VALUE"),
         (["delays", "--set", "features.tmp.importance=2"], 2, "did you mean 'temp'"),
         (["delay"], 1, "did you mean 'delays'"),
+        (["delays", "--set", "outcomes.margin_tv=0.1"], 2, "did you mean 'margin'"),
+        (["delays", "--set", "outcomes.threshold=0.1"], 2, "outcomes.threshold: it is for binary_classification"),
+        (["delays", "--set", "outcomes.horizon=300d", "--set", "outcomes.window=1d"], 1, "horizon 300d + "),
+        (["delays", "--metric", "acuracy"], 2, "there are mae, rmse"),
+        (["delays", "--by", "year"], 2, "expected window, day, week, month"),
+        (["delays", "--baseline-outcomes", "live.csv"], 2, "has no meaning without"),
     ],
-    ids=["field", "form", "feature", "deployment"],
+    ids=[
+        "field",
+        "form",
+        "feature",
+        "deployment",
+        "outcomes",
+        "task",
+        "retention",
+        "metric",
+        "period",
+        "baseline",
+    ],
 )
 def test_what_cannot_be_tried_is_refused_with_what_to_do(
     run: Run, arguments: list[str], status: int, message: str

@@ -37,8 +37,8 @@ from streams.statistics.performance.sums import count_pairs, count_predictions
 
 PAIRS_PER_SECOND = 120_000
 NAME = "deployment"
-MESSAGES_PER_TAKE = 100
-"""The worker commits at the latest every so many messages of a partition, with four of them."""
+MESSAGES_PER_TAKE = 40
+"""As a worker at full speed that commits each of four partitions three times a second."""
 
 FILL_MESSAGES = 200
 

@@ -19,6 +19,9 @@ LABELLING_PROBABILITY = "labelling_probability"
 OUTCOME_VALUE = "outcome_value"
 PREDICTION_INTERVAL = "prediction_interval"
 
+MOST_CLASS_CHARACTERS = 256
+"""As in a specification. What outcomes say that wait for their prediction is kept: free text would fill the journal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
@@ -56,6 +59,19 @@ def unusable_outcomes(columns: OutcomeColumns) -> list[Unusable]:
         lambda row: "expected a number in actual_value or a class in actual_label, came neither (NaN is no outcome)",
         "publish an outcome once it is known",
     )
+    labels = columns.actual_label
+    if labels is not None and max(map(len, labels.categories), default=0) > MOST_CLASS_CHARACTERS:
+        sizes_of = np.array([*map(len, labels.categories), 0])[labels.codes]
+        found += _found(
+            left,
+            sizes_of > MOST_CLASS_CHARACTERS,
+            OUTCOME_VALUE,
+            lambda row: (
+                f"expected a class of at most {MOST_CLASS_CHARACTERS} characters in actual_label, came "
+                f"{sizes_of[row]:,} characters"
+            ),
+            "publish the class, not a text about it",
+        )
     chances = columns.labelling_probability
     if chances is not None:
         found += _found(

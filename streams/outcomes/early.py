@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from streams.outcomes.frames import EARLY_ROW, Rows
 from streams.outcomes.reading import Keys
 from streams.outcomes.store import PendingTable
 
-MOST_LABELS = 10_000
-"""Distinct classes of outcomes that wait for their prediction."""
+MOST_LABELS = 2_000
+"""Distinct classes of outcomes that wait for their prediction: a record of the journal holds them, however long."""
 
 MOST_OUTCOMES = 16
 """Different outcomes that wait for one prediction; nobody knows yet which of them came in time."""
@@ -59,6 +59,11 @@ class EarlyOutcomes:
     def first_offset(self) -> int | None:
         """The message of the outcomes topic from which on they stand in the log; None if none waits."""
         return min(self._waiting, default=None)
+
+    def expect(self, classes: Sequence[str]) -> None:
+        """These are classes, however many texts come that are none."""
+        for name in classes:
+            self._labels.setdefault(name, len(self._labels))
 
     def add(self, arrivals: Arrivals, keys: Keys, final_after_us: int) -> tuple[int, NDArray[np.intp]]:
         """Outcomes begin to wait.

@@ -112,6 +112,7 @@ class Join:
         self.tally.attach(baseline)
         self.waiting.drop_unused(self._frames_with_windows())
         version = baseline.model_version
+        self.early.expect(self.waiting.frame_of(version).layout.classes)
         ages = cohort_ages(next((d.arrays for d in baseline.derived if d.kind == LABELS_KIND), None))
         cohorts = self.cohorts.get(version)
         if cohorts is None or cohorts.ages_us != ages:

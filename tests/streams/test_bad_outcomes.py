@@ -202,6 +202,13 @@ CASES = [
         ("came neither", *ODD),
     ),
     Case(
+        "free text for a class",
+        BINARY,
+        changed(actual_label=mixed_labels(BINARY, "the customer called and said " * 90)),
+        "outcome_value",
+        ("at most 256 characters in actual_label, came 2,610 characters", "not a text about it", *ODD),
+    ),
+    Case(
         "number for a class",
         MULTICLASS,
         changed(actual_label=mixed_labels(MULTICLASS, None), actual_value=np.full(ROWS, 7.25)),
@@ -472,3 +479,23 @@ def test_a_specification_whose_decisions_are_worth_no_number_comes_never_into_fo
     worthless = dataclasses.replace(spec.outcomes, values=(DecisionValue("yes", "no", value),))
     with pytest.raises(StreamsError, match="predicted 'yes' and actual 'no' must be a finite number, is"):
         samples.machine(dataclasses.replace(spec, outcomes=worthless))
+
+
+def test_texts_that_nobody_knows_to_be_classes_do_not_fill_the_journal(samples: Any) -> None:
+    world = World(samples, BINARY, early=True)
+    for first in range(0, 3_000, 500):
+        texts = [f"{number:04}".ljust(256, "☃") for number in range(first, first + 500)]
+        early = OutcomeColumns(
+            "resolved",
+            texts,
+            np.full(500, samples.t0, np.int64),
+            actual_label=CategoricalColumn.from_values(texts),
+        )
+        world.send(encode("OutcomeBatch", early.to_record()))
+    assert world.letters() == []
+    fields = world.machine.records[b"join/resolved"]
+    assert len(encode("JournalRecord", {"kind": "join", "fields": fields})) < 8 << 20
+    world.send(encode("OutcomeBatch", good_outcomes(samples, BINARY).to_record()))
+    world.predict()
+    assert world.letters() == []
+    assert world.counters()["joined_outcomes"] == ROWS

@@ -45,7 +45,7 @@ CASES: list[tuple[str, str, Mapping[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "change"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_nine_alarms_in_ten_say_rightly_what_has_moved(law: Any, kind: str, change: Mapping[str, Any]) -> None:
-    runs, spec = 20, law.spec()
+    runs, spec = 10, law.spec()
     told = []
     for seed in range(runs):
         rng = np.random.default_rng([seed, 7])
@@ -141,10 +141,10 @@ def test_several_classes_are_told_apart_by_what_was_predicted(kind: str) -> None
     table = JointTable.of(MULTICLASS, confusion(LAW, 10_000))
     p = other_classes(kind).ravel()
     told = []
-    for seed in range(20):
+    for seed in range(10):
         counts = np.random.default_rng(seed).multinomial(600, p / p.sum())
         told.append(diagnose([LOSS], False, table, counts).kind)
-    assert told.count(kind) >= 18, told
+    assert told.count(kind) >= 9, told
 
 
 def test_calibration_among_the_causes_rules_out_that_inputs_alone_moved() -> None:

@@ -123,16 +123,15 @@ class World:
             yield end_us, came
         assert last == self.outcomes.rows
 
-    def publish(self) -> None:
-        """Publish it, with the log's time of then."""
+    def publish(self, first: int, after: int) -> None:
+        """Publish what came in some of these, with the log's time of then."""
         producer = Producer(self.settings.client(partitioner=PARTITIONER) | {"log_level": 0, "linger.ms": 0})
-        for end_us, came in self.messages():
+        topics = self.settings.topics
+        for end_us, came in list(self.messages())[first:after]:
             for columns in came:
                 is_prediction = isinstance(columns, PredictionColumns)
-                topics = self.settings.topics
-                topic, name = (
-                    (topics.predictions, "PredictionBatch") if is_prediction else (topics.outcomes, "OutcomeBatch")
-                )
+                topic = topics.predictions if is_prediction else topics.outcomes
+                name = "PredictionBatch" if is_prediction else "OutcomeBatch"
                 producer.produce(topic, encode(name, columns.to_record()), b"loans", timestamp=end_us // 1000)
                 assert producer.flush(20) == 0  # the order between the topics is that of arrival, as nearly as can be
 
@@ -151,8 +150,8 @@ class World:
                 partition.pass_time(end_us // 1000)
         return [emission.record for emission in partition.take()[1] if emission.record_name == "Alert"]
 
-    def work(self) -> None:
-        """Let a worker apply everything."""
+    def work(self, *, kill: bool) -> None:
+        """Let a worker apply everything that was published, and end it."""
         environment = {
             **os.environ,
             "DRIFTLINE_BOOTSTRAP_SERVERS": self.settings.bootstrap_servers,
@@ -160,19 +159,20 @@ class World:
             "DRIFTLINE_APPLICATION_ID": self.settings.topics.prefix.strip("."),
         }
         command = [sys.executable, "-m", "services.cli.main", "worker", "--data-dir", str(self.folder / "worker")]
-        with (self.folder / "worker.log").open("wb") as log:
+        with (self.folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            self.publish()
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 120
             while any(position.lag > 0 for position in stream_positions(self.settings)):
                 assert worker.poll() is None, (self.folder / "worker.log").read_text()[-3000:]
                 assert time.monotonic() < deadline, "the worker does not keep up"
                 time.sleep(0.1)
-            worker.terminate()
-            assert worker.wait(20) == 0
+            if not kill:
+                worker.terminate()
+                assert worker.wait(20) == 0
         finally:
             worker.kill()
+            worker.wait(20)
 
     def records(self, topic: str, name: str) -> list[Mapping[str, Any]]:
         found = [decode(message.value()) for message in read_to_end(self.settings, topic)]
@@ -215,9 +215,12 @@ def _write(path: Path, names: Sequence[str], rows: Any) -> None:
 
 @pytest.fixture(scope="module")
 def world(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A relation that changes, then outcomes that come no more."""
+    """A relation that changes, then outcomes that come no more; the worker is killed once, and begins again."""
     found = World(kafka.bootstrap_servers, tmp_path_factory.mktemp("loans"))
-    found.work()
+    found.publish(0, 60)
+    found.work(kill=True)
+    found.publish(60, BATCHES + 30)
+    found.work(kill=False)
     return found
 
 

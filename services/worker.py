@@ -39,7 +39,7 @@ def worker(
         typer.Option(
             file_okay=False,
             help="For the index of pending predictions; may be deleted, one worker at a time. By default "
-            ".driftline/worker, or .driftline/worker-2 and so on where another worker has that.",
+            ".driftline/worker, or .driftline/worker.2 and so on where another worker has that.",
         ),
     ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -92,7 +92,8 @@ def _take_directory(chosen: Path | None) -> tuple[Path, IO[str]]:
     if chosen is not None:
         return chosen, lock_directory(chosen)
     for number in range(1, MOST_DIRECTORIES):
-        place = USUAL_DIRECTORY if number == 1 else USUAL_DIRECTORY.with_name(f"{USUAL_DIRECTORY.name}-{number}")
+        # not as a supervisor names those of its workers
+        place = USUAL_DIRECTORY if number == 1 else USUAL_DIRECTORY.with_name(f"{USUAL_DIRECTORY.name}.{number}")
         with contextlib.suppress(InUseError):
             return place, lock_directory(place)
     return USUAL_DIRECTORY, lock_directory(USUAL_DIRECTORY)

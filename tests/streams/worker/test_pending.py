@@ -334,5 +334,11 @@ def test_a_worker_without_a_usable_data_directory_says_so_and_ends_with_a_status
     assert full.process.wait(30) == 5, full.text[-2000:]
     assert "pending rows cannot be written to" in full.text
     assert "Make room or choose another directory" in full.text
-    world.start(data_dir=tmp_path / "full")
+    again = world.start(data_dir=tmp_path / "full")
+    world.wait(lambda: "partition 0: open at" in again.text)
     world.wait_applied(30)
+    assert again.stop() == 0
+    assert NOTICE in again.text
+    again = world.start(data_dir=tmp_path / "full")
+    world.wait(lambda: "partition 0: open at" in again.text)
+    assert NOTICE not in again.text, "it was told to end, and closed the index in order"

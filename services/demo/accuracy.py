@@ -107,6 +107,20 @@ def mean_absolute_error(found: Sequence[Period], *, doubted: bool) -> tuple[int,
     return (len(errors), sum(errors) / len(errors)) if errors else None
 
 
+def alarm_behind(found: Sequence[Period], alarms: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The alarm for which the estimate of the worst period is marked as not to be believed; None where there is none.
+
+    Args:
+        found: The periods.
+        alarms: ``Alert`` records for concept drift that fired.
+    """
+    period = worst(found)
+    doubt = None if period is None else period.document.get("estimates_doubted")
+    if doubt is None:
+        return None
+    return next((alarm for alarm in alarms if alarm["detection_time_us"] == doubt["detection_time_us"]), None)
+
+
 def lesson(found: Sequence[Period], alarms: Sequence[Mapping[str, Any]]) -> str:
     """What the worst period teaches, in a sentence or two; empty where its estimate was right.
 
@@ -122,12 +136,11 @@ def lesson(found: Sequence[Period], alarms: Sequence[Mapping[str, Any]]) -> str:
         f"{limits(period.accuracy)}. No estimate from scores can see that the relation between inputs and outcome has "
         "changed; outcomes can"
     )
-    doubt = period.document.get("estimates_doubted")
-    if doubt is None:
+    alarm = alarm_behind(found, alarms)
+    if alarm is None:
         return told + "."
-    raised = next((a for a in alarms if a["change_time_us"] == doubt["change_time_us"]), None)
-    since = f": since about {when(doubt['change_time_us'])} UTC, by an alarm at {when(doubt['detection_time_us'])}"
-    return told + (since if raised is not None else "") + ". From then on the estimate is marked."
+    since, noticed = when(alarm["change_time_us"]), when(alarm["detection_time_us"])
+    return f"{told}: since about {since} UTC, by an alarm at {noticed}. From then on the estimate is marked."
 
 
 def limits(metric: Numbers) -> str:

@@ -11,7 +11,17 @@ from rich.table import Table
 
 from services.alerting.message import describe_alert
 from services.cli.output import safe
-from services.demo.accuracy import FAIRNESS_RATES, Period, groups, lesson, limits, mean_absolute_error, periods, worst
+from services.demo.accuracy import (
+    FAIRNESS_RATES,
+    Period,
+    alarm_behind,
+    groups,
+    lesson,
+    limits,
+    mean_absolute_error,
+    periods,
+    worst,
+)
 from services.demo.flights import SCHEDULE, WEATHER
 from services.demo.story import PREDICTION_STREAMS, QUIET_PSI, Story
 from services.demo.wording import cause_label, delay_text, when
@@ -55,9 +65,10 @@ def tell(story: Story, report: Path, console: Console, work_dir: Path | None = N
     )
     console.print(_what_if(story))
     console.print(f"[dim]{safe(story.what_if['summary'])}[/]", highlight=False)
-    if story.firing:
-        text = describe_alert(dict(story.firing[0]))
-        console.print(f"\n[bold]The first message on Slack:[/] {safe(text.headline)}")
+    shown = alarm_behind(periods(story.accuracy, by="month"), story.concept_alarms) or next(iter(story.firing), None)
+    if shown is not None:
+        text = describe_alert(dict(shown))
+        console.print(f"\n[bold]A message on Slack:[/] {safe(text.headline)}")
         for sentence in text.sentences:
             console.print(f"  {safe(sentence)}")
     triggers = sum(event.get("event_action") == "trigger" for event in story.pagerduty)
@@ -228,8 +239,9 @@ def _alarms(story: Story) -> Table:
         table.add_column(heading)
     for alert in shown:
         causes = _named([cause_label(cause) for cause in alert["causes"]])
+        diagnosis = f": {alert['diagnosis'].replace('_', ' ')}" if alert["diagnosis"] else ""
         table.add_row(
-            alert["monitor"],
+            safe(alert["monitor"] + diagnosis),
             causes,
             when(alert["change_time_us"])[5:],
             when(alert["detection_time_us"])[5:],

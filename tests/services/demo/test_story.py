@@ -286,6 +286,8 @@ def test_an_estimate_that_fails_is_told_beside_the_truth_and_its_alarm(
     assert "In 2013-05 the scores promised an accuracy of 0.790 (0.780–0.800); the outcomes showed 0.700" in shown
     assert "since about 2013-04-07 23:00 UTC, by an alarm at 2013-04-10 17:15" in shown
     assert f"equal opportunity: {HOSTILE}" in shown
+    assert "concept_drift: relation" in shown
+    assert "A message on Slack: Concept drift" in shown
     assert "driftline up --data-dir kept/run" in shown
     assert "driftline windows show flights --metric accuracy --segment carrier" in shown
 
@@ -295,7 +297,7 @@ def test_what_other_settings_change_is_told(story: Story, tmp_path: Path, capsys
 
     other = dataclasses.replace(story, what_if=what_if(("same", "temp"), ("new", "wind"), ("gone", "dew")))
     tell(other, tmp_path / "report.html", Console(width=200))
-    shown = capsys.readouterr().out.partition("What if")[2].partition("The first message")[0]
+    shown = capsys.readouterr().out.partition("What if")[2].partition("A message on Slack")[0]
     assert re.search(r"new +data_drift +wind +2013-04-10 17:15 +–", shown)
     assert re.search(r"gone +data_drift +dew +– +2013-04-10 17:15", shown)
     assert not re.search(r"same +data_drift", shown)

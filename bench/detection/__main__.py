@@ -24,6 +24,7 @@ from bench.detection import (
     friedman,
     invariance,
     known_detectors,
+    outcome_delays,
     outcomes,
     sequence,
 )
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
     "known_detectors": known_detectors.measure,
     "friedman": friedman.measure,
     "outcomes": outcomes.measure,
+    "outcome_delays": outcome_delays.measure,
     "sequence": sequence.measure,
     "flights": flights.measure,
     "invariance": invariance.measure,

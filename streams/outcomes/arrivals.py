@@ -90,7 +90,8 @@ def latest_of_each(rows: Rows, known_us: Integers, rank: NDArray[np.int64] | Flo
     """Of each id the row that was known last, of those the one of the highest rank; by index in the order of rows."""
     if len(rows) < 2 or len(np.unique(rows["key"])) == len(rows):
         return np.arange(len(rows))
-    order = np.lexsort((rank, known_us, rows["check"], rows["key"]))
+    place = -np.arange(len(rows))  # of those that say the same the first
+    order = np.lexsort((place, rank, known_us, rows["check"], rows["key"]))
     key, check = rows["key"][order], rows["check"][order]
     last = np.append((key[1:] != key[:-1]) | (check[1:] != check[:-1]), True)
     return np.sort(order[last])

@@ -233,3 +233,43 @@ def replay(samples: Any, worker: Worker) -> Any:
             calm.apply(*(log[entry["source"], at] for at in range(entry["first_offset"], entry["last_offset"] + 1)))
     calm.commit()
     return calm
+
+
+def test_an_outcome_that_comes_late_is_told_from_one_of_nobody_while_others_go_on(
+    samples: Any, baseline: Baseline, tmp_path: Path
+) -> None:
+    """Late is what comes within the lateness after its window is final; the index lost on the way changes nothing."""
+    rng = np.random.default_rng(1)
+    t0 = samples.t0
+    worker = Worker(samples, baseline, tmp_path)
+    offsets = {samples.topics.predictions: 0, samples.topics.outcomes: 0}
+
+    def send(columns: PredictionColumns | OutcomeColumns, minute: int) -> None:
+        is_prediction = isinstance(columns, PredictionColumns)
+        topic = samples.topics.predictions if is_prediction else samples.topics.outcomes
+        value = encode("PredictionBatch" if is_prediction else "OutcomeBatch", columns.to_record())
+        log_ms = (t0 + minute * MINUTE_US) // 1000
+        worker.machine.apply(Message(topic, 0, offsets[topic], log_ms, record_key("d"), value))
+        offsets[topic] += 1
+
+    def pass_to(minute: int) -> None:
+        at = t0 + minute * MINUTE_US
+        send(predictions(rng, [f"p{minute}"], [at]), minute)
+        send(outcomes(rng, [f"p{minute}"], [at]), minute)
+
+    for minute in range(0, 65, 5):  # the window of the first two is final 60 minutes after its start
+        pass_to(minute)
+    worker.commit()
+    worker.open_again("lost")
+    known = t0 + 20 * MINUTE_US
+    send(outcomes(rng, ["p0"], [known]), 65)
+    for minute in range(65, 85, 5):
+        pass_to(minute)
+    send(outcomes(rng, ["p5"], [known]), 85)
+    send(outcomes(rng, ["nobody"], [known]), 85)
+    for minute in range(85, 200, 5):
+        pass_to(minute)
+    worker.commit()
+    letters = [e.record for e in worker.machine.emissions if e.topic == "dead_letters"]
+    assert [letter["reason"] for letter in letters] == ["late_outcome", "unknown_prediction", "unknown_prediction"]
+    worker.machine.partition._store.close()

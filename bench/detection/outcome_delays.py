@@ -158,7 +158,10 @@ def _bound(baseline: Baseline, monitor: str) -> float:
 
 
 def _growth(spec: DeploymentSpec, baseline: Baseline, pairs: Pairs, monitor: str) -> float:
-    """The growth per pair of the stream that a change moves most, beyond its margin."""
+    """The growth per pair of the stream that a change moves most, beyond its margin.
+
+    Of the tail of losses, whose nominal law is heavier than the true one, it is more than any bet on larger losses has.
+    """
     counts, best = OutcomeCounter(spec, baseline).count(pairs), 0.0
     for name, streams in blocks_of(baseline.streams).items():
         if name not in counts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.detection import friedman
+from bench.detection import friedman, outcome_delays, outcomes
 from bench.detection.delays import normal_divergence
 from bench.detection.false_alarms import deduplicated
 from bench.detection.simulation import P0, alarm_events, autoregressive, bin_probabilities, known_bets, repeated
@@ -52,3 +52,20 @@ def test_alarms_event_by_event_are_those_of_a_replay() -> None:
     assert [len(events) for events in one_by_one] == replayed.alarms.tolist()
     assert [events[0] for events in one_by_one] == replayed.first_alarm_step.tolist()
     assert replayed.alarms.sum() > 5
+
+
+def test_what_has_not_changed_has_no_growth_and_what_has_less_than_its_divergence() -> None:
+    rng = np.random.default_rng(1)
+    for change in (outcome_delays._accuracy()[-1], outcome_delays._fairness()[-1]):
+        spec = outcome_delays._spec(change)
+        baseline = outcome_delays.learn(change.draw(rng, 10_000, False), spec, segments=change.segments)
+        unchanged, changed = (change.draw(rng, 50_000, moved) for moved in (False, True))
+        assert outcome_delays._growth(spec, baseline, unchanged, change.monitor) == 0
+        assert 0 < outcome_delays._growth(spec, baseline, changed, change.monitor) < change.divergence
+
+
+def test_pairs_of_the_first_hours_are_those_that_were_known_by_then() -> None:
+    case = outcomes.Case("", first_hours=3.0)
+    pairs = outcomes.draw(np.random.default_rng(1), 2_000, case)
+    assert (pairs.times_us % (3 * outcomes.HOUR_US) + pairs.ages_us <= 3 * outcomes.HOUR_US).all()
+    assert pairs.actual.mean() < outcomes.draw(np.random.default_rng(1), 2_000).actual.mean()

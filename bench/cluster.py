@@ -185,9 +185,9 @@ class WorkerProcess:
         return int(worked) / 1e9, int(waited) / 1e9
 
     def memory_bytes(self, name: str = "VmHWM") -> int:
-        """Resident memory: ``VmHWM`` its peak, ``VmRSS`` now."""
+        """Resident memory: ``VmHWM`` its peak, ``VmRSS`` now; 0 if the process has ended."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name))
+        return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name)), 0)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -97,7 +97,14 @@ class Joining:
         if len(keys):
             expected = _expected_loss(version.baseline, columns)
             early, refusals = join.add_predictions(
-                deployment.spec, columns, keys, counted, expected, message.offset, outcome_offset
+                deployment.spec,
+                columns,
+                keys,
+                counted,
+                expected,
+                message.offset,
+                outcome_offset,
+                message.timestamp_ms,
             )
             self._rows_since_checkpoint += len(keys)
             self._refuse(refusals, message)
@@ -128,7 +135,7 @@ class Joining:
         for each in unusable:
             join.counters["refused_outcomes"] += len(each.rows)
             self._output.refuse(message, each.reason, each.error, each.rows)
-        joined, refusals = join.add_outcomes(deployment.spec, columns, usable, message.offset)
+        joined, refusals = join.add_outcomes(deployment.spec, columns, usable, message.offset, message.timestamp_ms)
         self._refuse(refusals, message)
         self._take_pairs(deployment, joined, message, latest)
         self.pass_time(deployment, message, latest)
@@ -148,7 +155,7 @@ class Joining:
         self._output.touch("join", spec.deployment_id, what=join)
         if deployment.clock_us is None:
             return
-        due = join.pass_time(spec, deployment.clock_us, live=deployment.live, read=read)
+        due = join.pass_time(spec, deployment.clock_us, message.timestamp_ms, read=read)
         if due is None:
             return
         for window, final in due.windows:
@@ -188,7 +195,7 @@ class Joining:
     def _look(self, deployment: Deployment, join: Join, version: Version, message: Message, latest: Message) -> None:
         """Look for alarms; their evidence is named by the predictions topic, up to its position."""
         at = dataclasses.replace(latest, timestamp_ms=message.timestamp_ms)
-        now_us = max(deployment.clock_us or 0, join.outcome_clock_us)
+        now_us = max(deployment.clock_us or 0, join.clock.outcome_us)
         changed = look_for_alarms(self._output, deployment, version, at, now_us)
         self._output.touch_version(deployment, version, evidence=changed)
 

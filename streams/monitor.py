@@ -252,7 +252,12 @@ class Monitors:
             if b == self._rate_block:
                 state.slot_counts = empty_counts(block.bets)
             else:
-                state.base, state.slot_counts = start_slot(block.bets, state.base, state.slot_counts, log_start_mass)
+                # where nothing came since the last start, that one does for this slot too: evidence of a stream that
+                # is silent must not grow
+                silent = (state.slot_counts.sum(axis=1) == 0) & np.isfinite(state.base).any(axis=1)
+                before = state.base
+                state.base, state.slot_counts = start_slot(block.bets, before, state.slot_counts, log_start_mass)
+                state.base[silent] = before[silent]
 
     def count(self, counts: Sequence[Counts]) -> None:
         """Take in the events of one slot: per block int64[S, K]."""
@@ -336,8 +341,8 @@ class Monitors:
                 for e, w, state in zip(evidence, monitor.log_weights, self.states, strict=True)
             ]
             total = float(log_sum_exp(np.concatenate(weighted)))
-            if total >= monitor.threshold_nats:
-                fired.append(self._fire(monitor, weighted, total, now_us))
+            if total >= monitor.threshold_nats and (alarm := self._fire(monitor, weighted, total, now_us)):
+                fired.append(alarm)
         return fired
 
     def _near_threshold(self, tilts: Sequence[Floats]) -> list[Monitor]:
@@ -350,7 +355,7 @@ class Monitors:
         near = (largest + room >= self._thresholds).tolist()
         return [monitor for monitor, is_near in zip(self.monitors.values(), near, strict=True) if is_near]
 
-    def _fire(self, monitor: Monitor, weighted: list[Floats], total: float, now_us: int) -> Alarm:
+    def _fire(self, monitor: Monitor, weighted: list[Floats], total: float, now_us: int) -> Alarm | None:
         causes = []
         top = max(float(w.max()) for w in weighted)
         boundaries = [(self.slot_start_us, self.slot_offset)]
@@ -365,6 +370,8 @@ class Monitors:
                 log_evidence = float(own[at, index])
                 if log_evidence < np.log(CAUSE_ODDS * len(own)) and weighted[b][index] < top:
                     continue
+                if not since[at, index].any():
+                    continue  # starts without events are evidence of nothing
                 change_us, first_offset = boundaries[at]
                 causes.append(
                     Cause(
@@ -377,6 +384,8 @@ class Monitors:
                         counts=since[at, index].copy(),
                     )
                 )
+        if not causes:
+            return None
         implied = {i for c in causes for i in self._implied.get((c.block, c.index), ())}
         causes = [cause for cause in causes if (cause.block, cause.index) not in implied] or causes
         causes.sort(key=lambda cause: (-cause.share, cause.block, cause.index))

@@ -203,14 +203,14 @@ class Partition:
     def awaits_time(self, time_ms: int) -> bool:
         """Whether the time, milliseconds since 1970 UTC, would end an interval of a deployment that is silent."""
         return time_ms > self._time_ms and any(
-            deployment.silent_interval(time_ms) is not None or self._awaits_outcomes(deployment)
+            deployment.silent_interval(time_ms) is not None or self._awaits_outcomes(deployment, time_ms)
             for deployment in self._deployments.values()
         )
 
     @staticmethod
-    def _awaits_outcomes(deployment: Deployment) -> bool:
+    def _awaits_outcomes(deployment: Deployment, time_ms: int) -> bool:
         join, clock_us = deployment.join, deployment.clock_us
-        return join is not None and clock_us is not None and deployment.live and join.awaits_reading(clock_us)
+        return join is not None and clock_us is not None and join.awaits_reading(clock_us, time_ms)
 
     def pass_time(self, time_ms: int) -> None:
         """Time passes between two messages, as far as the worker knows that there is none; the order remembers it.
@@ -224,8 +224,8 @@ class Partition:
         self._output.order_time(time_ms)
         self._time_ms = time_ms
         for deployment in self._deployments.values():
-            if self._awaits_outcomes(deployment):
-                latest = self._latest_message()
+            if self._awaits_outcomes(deployment, time_ms):
+                latest = dataclasses.replace(self._latest_message(), timestamp_ms=time_ms)
                 self._joining.pass_time(deployment, latest, latest, read=True)
             interval = deployment.silent_interval(time_ms)
             version = deployment.versions.get(deployment.latest_version)

@@ -304,7 +304,7 @@ class _Place:
 
     def pass_time(self, time_ms: int) -> None:
         """Everything that was known until then has been applied."""
-        self._heard.everything()
+        self._heard.everything(time_ms)
         if self.wanted.touches(time_ms * 1000, time_ms * 1000):
             self.partition.pass_time(time_ms)
 

@@ -11,6 +11,7 @@ from driftline.events import OutcomeColumns, PredictionColumns
 from services.event_time import rfc3339
 from streams.deployment import Deployment
 from streams.messages import Emission, Message
+from streams.outcomes.clock import OutcomeClock
 from streams.partition import Partition
 from streams.specification import DeploymentSpec
 
@@ -146,13 +147,13 @@ class Findings:
 class Heard:
     """Up to which event time outcomes are known, by everything that was recorded: also by what a range leaves out.
 
-    The rule is that of the join (:mod:`streams.outcomes.join`, rule 4): by the deployment's event time, and by what was
-    read of the outcomes.
+    The rule is that of the join: see :mod:`streams.outcomes.clock`.
     """
 
     def __init__(self) -> None:
         self._deployment: Deployment | None = None
-        self._outcomes_us = self._read_us = 0
+        self._clock = OutcomeClock()
+        self._time_ms = 0
 
     def spec(self, spec: DeploymentSpec) -> None:
         """A specification came into force."""
@@ -171,17 +172,19 @@ class Heard:
         usable = times_us[(times_us >= deployment.spec.earliest_event_time_us) & (times_us <= latest_us)]
         if not usable.size:
             return
-        last_us = int(usable.max())
+        self._time_ms = message.timestamp_ms
+        outcomes = deployment.spec.outcomes
         if is_prediction:
-            deployment.clock_us = max(deployment.clock_us or 0, last_us)
-            deployment.see(message.timestamp_ms, int(times_us.min()) // 1000)
-        else:
-            self._outcomes_us = max(self._outcomes_us, last_us)
+            deployment.clock_us = max(deployment.clock_us or 0, int(usable.max()))
+            self._clock.see_predictions(message.timestamp_ms, usable)
+        elif outcomes is not None:
+            self._clock.see_outcomes(message.timestamp_ms, usable, outcomes.final_after_ms - outcomes.horizon_ms)
 
-    def everything(self) -> None:
-        """Whatever was published until now has been read."""
-        if self._deployment is not None and self._deployment.live:
-            self._read_us = self._deployment.clock_us or 0
+    def everything(self, time_ms: int) -> None:
+        """Whatever was published until a time has been read."""
+        self._time_ms = time_ms
+        if self._deployment is not None and self._deployment.clock_us is not None:
+            self._clock.read(self._deployment.clock_us, time_ms)
 
     @property
     def known_us(self) -> int:
@@ -189,5 +192,4 @@ class Heard:
         deployment = self._deployment
         if deployment is None or deployment.spec.outcomes is None:
             return 0
-        told_us = self._outcomes_us - (0 if deployment.live else deployment.spec.outcomes.horizon_ms * 1000)
-        return min(deployment.clock_us or 0, max(told_us, self._read_us))
+        return self._clock.known_us(deployment.clock_us or 0, self._time_ms, deployment.spec.outcomes.horizon_ms)

@@ -220,7 +220,7 @@ class Replay:
 
     def _pass_time(self, time_ms: int) -> None:
         """Nothing came until then; of what other settings would have waited for, no more is known."""
-        self._heard.everything()
+        self._heard.everything(time_ms)
         if self._range.touches(time_ms * 1000, time_ms * 1000):
             self._partition.pass_time(time_ms)
 

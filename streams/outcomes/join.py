@@ -11,9 +11,7 @@ The rules, none of which depends on the order in which messages come:
 2. Of several outcomes of one prediction the one that became known last is in force; of equally late ones the larger.
 3. An outcome whose prediction has not come waits for it until every window that the prediction may lie in is final.
 4. A window is final when ``end + horizon + lateness`` is over: by the deployment's event time, and by the outcomes that
-   were read. The latter is told by the largest time at which one became known, or by the worker, which knows when it
-   has read everything that was published. A deployment that is being fed history is told by outcomes alone, and a
-   horizon later, because files are sorted in many ways.
+   were read (:mod:`streams.outcomes.clock`).
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 from driftline.events import Floats, OutcomeColumns, PredictionColumns
 from streams.baseline import Baseline
 from streams.outcomes.arrivals import Arrivals, Integers, Mask, Matched, Refusal, first_of_each
+from streams.outcomes.clock import OutcomeClock
 from streams.outcomes.cohorts import Cohorts, cohort_ages
 from streams.outcomes.early import FOREVER_US, MOST_OUTCOMES, EarlyOutcomes
 from streams.outcomes.frames import Frame, Rows, take_outcomes
@@ -94,7 +93,8 @@ class Join:
         self.tally = Tally()
         self.early = EarlyOutcomes(self.waiting.early_table)
         self.cohorts: dict[str, Cohorts] = {}
-        self.outcome_clock_us = self.read_clock_us = self.known_us = 0
+        self.clock = OutcomeClock()
+        self.known_us = 0
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._next_look = FIRST_LOOK_PAIRS
         self._due_us: int | None = None
@@ -142,6 +142,7 @@ class Join:
         expected: Floats | None,
         offset: int,
         outcome_offset: int,
+        log_ms: int,
     ) -> tuple[Joined, list[Refusal]]:
         """Predictions begin to wait.
 
@@ -153,11 +154,13 @@ class Join:
             expected: float64[batch, 2], the loss that is expected of each row; None where there is no such model.
             offset: Their message.
             outcome_offset: The position in the outcomes topic.
+            log_ms: When their message was published.
 
         Returns:
             Those whose outcome had come before them, and such outcomes that could not be used.
         """
         frame = self.waiting.frame_of(columns.model_version)
+        self.clock.see_predictions(log_ms, columns.timestamps_us if counted is None else columns.timestamps_us[counted])
         rows = frame.read_rows(columns, keys, counted)
         if expected is not None and counted is not None:
             expected = expected[counted]
@@ -207,7 +210,7 @@ class Join:
         return self._account(spec, [matched]), refusals
 
     def add_outcomes(
-        self, spec: DeploymentSpec, columns: OutcomeColumns, usable: Mask | None, offset: int
+        self, spec: DeploymentSpec, columns: OutcomeColumns, usable: Mask | None, offset: int, log_ms: int
     ) -> tuple[Joined, list[Refusal]]:
         """Outcomes came.
 
@@ -216,6 +219,7 @@ class Join:
             columns: Their batch, n rows.
             usable: bool[n], rows whose time can be believed; None for all.
             offset: Their message.
+            log_ms: When it was published.
 
         Returns:
             The predictions whose first outcome is among them, and what could not be used.
@@ -223,7 +227,7 @@ class Join:
         arrivals = _arrivals(columns, usable, offset)
         if not len(arrivals.rows):
             return [], []
-        self.outcome_clock_us = max(self.outcome_clock_us, int(arrivals.columns.actual_timestamps_us.max()))
+        self.clock.see_outcomes(log_ms, arrivals.columns.actual_timestamps_us, _lateness_ms(spec))
         matched, refusals, left, keys = self._match(arrivals)
         joined = self._account(spec, matched)
         if left.size:
@@ -318,24 +322,24 @@ class Join:
         times += [time for cohorts in self.cohorts.values() if (time := cohorts.next_us()) is not None]
         return min([*times, self.early.next_us])
 
-    def awaits_reading(self, clock_us: int) -> bool:
-        """Whether something is due by event time, and it must be known that all published outcomes were read."""
-        return self.known_us < clock_us and self.next_us() <= clock_us
+    def awaits_reading(self, clock_us: int, time_ms: int) -> bool:
+        """Whether something is due once it is known that all outcomes were read that were published until a time."""
+        readable_us = self.clock.readable_us(clock_us, time_ms)
+        return self.known_us < readable_us and self.next_us() <= readable_us
 
-    def pass_time(self, spec: DeploymentSpec, clock_us: int, *, live: bool, read: bool = False) -> Due | None:
+    def pass_time(self, spec: DeploymentSpec, clock_us: int, time_ms: int, *, read: bool = False) -> Due | None:
         """Go on to what is known by now; None if nothing is due.
 
         Args:
             spec: The specification in force.
             clock_us: The deployment's clock.
-            live: Whether it is no deployment that is being fed history.
-            read: Whether all outcomes that were published have been read.
+            time_ms: When the latest message was published, or to when time has passed.
+            read: Whether all outcomes that were published until then have been read.
         """
-        if read:
-            self.read_clock_us = max(self.read_clock_us, clock_us)
         assert spec.outcomes is not None
-        told_us = self.outcome_clock_us - (0 if live else spec.outcomes.horizon_ms * 1000)
-        known_us = min(clock_us, max(told_us, self.read_clock_us))
+        if read:
+            self.clock.read(clock_us, time_ms)
+        known_us = self.clock.known_us(clock_us, time_ms, spec.outcomes.horizon_ms)
         by_pairs = self.counters["joined_outcomes"] >= self._next_look
         if known_us <= self.known_us and not by_pairs:
             return None
@@ -446,8 +450,6 @@ class Join:
     def to_fields(self) -> dict[str, Any]:
         """The journal's record, but for the windows."""
         facts = {
-            "outcome_clock_us": self.outcome_clock_us,
-            "read_clock_us": self.read_clock_us,
             "known_us": self.known_us,
             "next_look": self._next_look,
             "counters": self.counters,
@@ -455,6 +457,7 @@ class Join:
             "cohorts": {
                 name: [cohorts.ages_us, cohorts.to_array().tolist()] for name, cohorts in sorted(self.cohorts.items())
             },
+            **self.clock.to_fields(),
             **self.waiting.to_fields(),
             **self.early.to_fields(),
         }
@@ -470,13 +473,18 @@ class Join:
         """Read :meth:`to_fields`."""
         facts = json.loads(fields["join"])
         self.waiting.restore(facts)
-        self.outcome_clock_us, self.read_clock_us = facts["outcome_clock_us"], facts["read_clock_us"]
+        self.clock.restore(facts)
         self.known_us, self._next_look = facts["known_us"], facts["next_look"]
         self.counters = dict.fromkeys(COUNTERS, 0) | facts["counters"]
         self.early.restore(facts)
         for name, (ages, rows) in facts["cohorts"].items():
             self.cohorts[name] = Cohorts(ages)
             self.cohorts[name].restore(np.array(rows, np.int64))
+
+
+def _lateness_ms(spec: DeploymentSpec) -> int:
+    assert spec.outcomes is not None
+    return spec.outcomes.final_after_ms - spec.outcomes.horizon_ms
 
 
 def _arrivals(columns: OutcomeColumns, usable: Mask | None, offset: int) -> Arrivals:

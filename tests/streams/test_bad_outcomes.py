@@ -385,7 +385,7 @@ def test_outcomes_of_other_deployments_predictions_wait_and_are_then_refused(sam
     world.machine.apply(samples.message(later, 1))
     last = dataclasses.replace(good_outcomes(samples, BINARY, rows=1, first=5000))
     last.actual_timestamps_us[:] = later.timestamps_us[0] + 1
-    world.send(encode("OutcomeBatch", last.to_record()), after_us=61 * DAY_US)
+    world.send(encode("OutcomeBatch", last.to_record()), after_us=36 * DAY_US)
     letters = [letter for letter in world.letters() if letter["reason"] == "unknown_prediction"]
     assert sorted(row for letter in letters for row in letter["rows"]) == list(range(ROWS))
     assert {letter["source_offset"] for letter in letters} == {0}

@@ -1,7 +1,8 @@
 """The flights of the demonstration: which alarms are real change, and which features stayed quiet.
 
 The files are those of ``make demo``, read as ``driftline publish`` reads them, and go through the worker's state
-machine in messages of 500 rows: March is the reference, April to December is served.
+machine in messages of 500 rows: March is the reference, April to December is served. Outcomes and single carriers are
+left out: this is about what inputs and predictions show.
 
 Whether a change is real is decided without the evidence engine, from daily figures (:mod:`services.demo.days`). Only
 lasting changes are real ones; all else counts against the promise, except where the year ends too soon to tell.
@@ -9,6 +10,7 @@ lasting changes are real ones; all else counts against the promise, except where
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import tempfile
 from collections.abc import Iterable
@@ -18,8 +20,8 @@ from bench.detection.machine import Alert, Machine, batches
 from bench.report import Figure, figure, print_table
 from driftline.events import PredictionColumns
 from services.demo.days import DAYS_AFTER, EPISODE, LASTING, UNDECIDED, Verdict, read_days
-from services.demo.flights import SCHEDULE, WEATHER, write_files
-from services.demo.story import when
+from services.demo.flights import NEW_NORMAL, SCHEDULE, WEATHER, write_files
+from services.demo.wording import when
 from services.deployments.checking import load_specification
 from services.publish.files import open_file
 from services.publish.reading import read_predictions, read_reference
@@ -37,10 +39,10 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     del seed, quick  # it takes a quarter of a minute
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder))
-        spec = load_specification(files.specification).to_spec()
+        spec = dataclasses.replace(load_specification(files.specification).to_spec(), segments=(), outcomes=None)
         reference = list(read_reference(open_file(files.reference), spec, VERSION))
         served = list(read_predictions(open_file(files.predictions), spec, version=VERSION))
-        days = read_days(files.reference, files.predictions)
+        (days,) = read_days(files, ("March",), NEW_NORMAL)
     machine = run(spec, reference, served)
     verdicts = [(alert, days.verdict_on(alert) or NO_COLUMN) for alert in machine.firing]
     _print(verdicts)

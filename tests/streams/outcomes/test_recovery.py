@@ -121,7 +121,10 @@ class Worker:
             self.machine.put(each)
 
     def change(self, what: str) -> None:
-        """A specification or baseline comes into force."""
+        """A specification or baseline comes into force, or the worker knows that it has read everything."""
+        if what == "clock":
+            self.machine.pass_time(max((m.timestamp_ms for m in self.machine.log), default=0) + 1000)
+            return
         spec, _ = self.machine.partition.in_force()
         now = spec["d"]
         assert now.outcomes is not None
@@ -165,7 +168,7 @@ class Worker:
 
 
 ENDS = ["same", "lost", "prepared", "copied", "stale"]
-CHANGES = ["baseline", "skew", "horizon"]
+CHANGES = ["baseline", "skew", "horizon", "clock"]
 steps = st.lists(
     st.tuples(st.integers(1, 9), st.sampled_from(["commit", "commit", "commit", *ENDS, *CHANGES])),
     min_size=5,
@@ -229,6 +232,8 @@ def replay(samples: Any, worker: Worker) -> Any:
     for entry in worker.machine.order:
         if entry["source"] == "control":
             calm.put(worker.known[entry["digest"]])
+        elif entry["source"] == "clock":
+            calm.pass_time(entry["first_offset"])
         else:
             calm.apply(*(log[entry["source"], at] for at in range(entry["first_offset"], entry["last_offset"] + 1)))
     calm.commit()

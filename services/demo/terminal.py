@@ -30,9 +30,9 @@ _NAMED_CAUSES = 2
 
 _NEXT = (
     "driftline windows show flights --metric accuracy --by month --estimate",
-    "driftline windows show flights --metric accuracy --segment carrier --by month --last 3",
+    "driftline windows show flights --metric accuracy --segment carrier --by month --from 2013-06-01 --to 2013-08-01",
     "driftline windows show flights --metric calibration --by month --from 2013-07-01 --to 2013-08-01",
-    "driftline windows show flights --metric fairness --segment carrier --by month --last 1",
+    "driftline windows show flights --metric fairness --segment carrier --by month --from 2013-07-01 --to 2013-08-01",
 )
 
 

@@ -20,7 +20,7 @@ def figure(
     metric: str, value: float, unit: str, *, at_least: float | None = None, at_most: float | None = None, note: str = ""
 ) -> Figure:
     """One figure; ``at_least`` or ``at_most`` is the bound it is to hold."""
-    bound = at_most if at_least is None else at_least
+    value, bound = float(value), at_most if at_least is None else at_least
     holds = None
     if bound is not None:
         holds = value >= bound if at_least is not None else value <= bound

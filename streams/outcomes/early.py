@@ -180,10 +180,12 @@ class EarlyOutcomes:
 
     def recover(self, arrivals: Arrivals, keys: Keys) -> None:
         """Those of the outcomes that wait, as the journal says, are put into the store again."""
-        rows = self._rows(arrivals, keys)
-        rows = rows[self._wait(rows)]
-        if len(rows):
-            self._place(rows)
+        places = np.zeros(len(keys), EARLY_ROW)
+        places["offset"], places["row"] = arrivals.offsets, arrivals.rows
+        # of the others not even the labels are of interest: they would become known
+        waits = np.flatnonzero(self._wait(places))
+        if waits.size:
+            self._place(self._rows(arrivals.take(waits), keys[waits]))
             self.changed = set()  # the journal has them
 
     def _rows_between(self, first_us: int, after_us: int) -> Rows:

@@ -268,11 +268,11 @@ def test_an_outcome_that_comes_late_is_told_from_one_of_nobody_while_others_go_o
     worker.open_again("lost")
     known = t0 + 20 * MINUTE_US
     send(outcomes(rng, ["p0"], [known]), 65)
-    for minute in range(65, 85, 5):
+    for minute in range(65, 120, 5):
         pass_to(minute)
-    send(outcomes(rng, ["p5"], [known]), 85)
-    send(outcomes(rng, ["nobody"], [known]), 85)
-    for minute in range(85, 200, 5):
+    send(outcomes(rng, ["p5"], [known]), 120)
+    send(outcomes(rng, ["nobody"], [known]), 120)
+    for minute in range(120, 260, 5):
         pass_to(minute)
     worker.commit()
     letters = [e.record for e in worker.machine.emissions if e.topic == "dead_letters"]

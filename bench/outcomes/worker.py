@@ -375,4 +375,9 @@ def _rebuilt(rows: int, intact: float, rebuilt: float) -> list[Figure]:
             at_least=REBUILT_ROWS_PER_SECOND,
             note="by all the time from the start of the process",
         ),
+        figure(
+            "worker: rows read again in a second, without the time of a start with its index",
+            rows / max(rebuilt - intact, 1e-9),
+            "rows/s",
+        ),
     ]

@@ -313,4 +313,3 @@ def test_workers_that_end_in_any_way_join_what_an_undisturbed_one_joins_and_what
         assert found.joined == len(script.in_force[deployment.deployment_id]) + 1
     texts = "".join(worker.log.read_text() for worker in disturbed.workers)
     assert "the index of pending predictions is missing" in texts
-    assert "the index of pending predictions is behind the journal" in texts

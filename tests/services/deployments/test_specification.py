@@ -872,9 +872,9 @@ def test_a_binary_file_is_refused(data: bytes) -> None:
     ids=["deep", "bomb", "recursive", "large"],
 )
 def test_a_document_that_would_eat_the_machine_is_refused_quickly(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     flaws(text)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_anchors_of_an_honest_file_work() -> None:

@@ -29,7 +29,7 @@ from services.demo.wording import cause_label, delay_text, when
 _NAMED_CAUSES = 2
 
 _NEXT = (
-    "driftline windows show flights --metric accuracy --by month --estimate",
+    "driftline windows show flights --metric accuracy --by month",
     "driftline windows show flights --metric accuracy --segment carrier --by month --from 2013-06-01 --to 2013-08-01",
     "driftline windows show flights --metric calibration --by month --from 2013-07-01 --to 2013-08-01",
     "driftline windows show flights --metric fairness --segment carrier --by month --from 2013-07-01 --to 2013-08-01",

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from bench.report import OUTPUT, Figure, broken, show
 
-_PARTS = {"__init__", "cluster", "peer_process", "peers", "report", "run", "stages", "traffic"}
+_PARTS = {"__init__", "cluster", "parts", "peer_process", "peers", "report", "run", "stages", "traffic"}
 
 _ARGUMENTS = {"detection": ["--quick"], "outcomes": ["--quick"]}
 """`make bench-detection` and `make bench-outcomes` run them whole."""

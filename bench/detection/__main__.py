@@ -8,12 +8,8 @@ the timings is determined by the seed. Exits with status 1 if a figure breaks it
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
-from collections.abc import Callable, Sequence
-
-from rich.console import Console
+from collections.abc import Sequence
 
 from bench.detection import (
     costs,
@@ -28,9 +24,9 @@ from bench.detection import (
     outcomes,
     sequence,
 )
-from bench.report import Figure, broken, save
+from bench.parts import Parts, run
 
-PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
+PARTS: Parts = {
     "false_alarms": false_alarms.measure,
     "delays": delays.measure,
     "fleet": fleet.measure,
@@ -46,28 +42,7 @@ PARTS: dict[str, Callable[[int, bool], list[Figure]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench.detection", description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is simulated")
-    parser.add_argument("--quick", action="store_true", help="smaller simulations: a minute instead of five")
-    options = parser.parse_args(arguments)
-    unknown = set(options.parts) - set(PARTS)
-    if unknown:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    progress = Console(stderr=True)
-    figures: list[Figure] = []
-    for name in options.parts or PARTS:
-        progress.rule(name)
-        begin = time.monotonic()
-        figures += PARTS[name](options.seed, options.quick)
-        progress.print(f"{name}: {time.monotonic() - begin:.0f} s", style="dim")
-    save("detection", figures)
-    bounded = [row for row in figures if row["bound"] is not None]
-    bad = broken(figures)
-    Console().print(f"{len(bounded) - len(bad)} of {len(bounded)} bounds hold; all figures: build/bench/detection.json")
-    for row in bad:
-        Console().print(f"[bold red]broken:[/] {row['metric']}: {row['value']:,} {row['unit']}, bound {row['bound']}")
-    return 1 if bad else 0
+    return run("detection", __doc__.splitlines()[0], "smaller simulations: a minute instead of five", PARTS, arguments)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from streams.outcomes.ages import age_text
 from streams.outcomes.reference import LOW_COVERAGE
 from streams.specification import BINARY, MULTICLASS, OTHER_TASK, REGRESSION
 from streams.statistics.performance.calibration import ReliabilityCurve, reliability_curve
-from streams.statistics.performance.curves import score_bins
 from streams.statistics.performance.grid import ONE
 from streams.statistics.performance.metrics import Metric, metrics
 from streams.statistics.performance.pairs import PerformanceLayout
+from streams.statistics.performance.score_bins import score_bins
 from streams.statistics.performance.sums import Sums, merge
 
 LEADING = {BINARY: "accuracy", MULTICLASS: "accuracy", REGRESSION: "mae"}

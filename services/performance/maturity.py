@@ -92,14 +92,6 @@ def matched_reference(reference: OutcomeReference, layout: PerformanceLayout, su
     return {name: metric for name, metric in found.items() if name not in _OF_PREDICTIONS}
 
 
-def final_reference(reference: OutcomeReference, layout: PerformanceLayout) -> dict[str, Metric]:
-    """The reference's metrics when all was known."""
-    if not fits(reference, layout):
-        return {}
-    layout = _known_layout(reference, layout)
-    return metrics(layout, merge(reference_sums(reference, layout)))
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class DelayCurve:
     """How long the reference's outcomes took.

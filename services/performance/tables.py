@@ -23,6 +23,7 @@ from streams.statistics.performance.fields import Sums, weighted
 from streams.statistics.performance.grid import GRID
 from streams.statistics.performance.intervals import design_effect
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, PerformanceLayout
+from streams.statistics.performance.score_bins import score_bins
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +86,11 @@ class Groups:
 
 def reliability(layout: PerformanceLayout, sums: Sums, reference: OutcomeReference | None) -> Reliability:
     """The reliability curve of sums, beside what the reference showed at the same scores; empty without scores."""
-    names = {BINARY: ("scores", "score_sums"), MULTICLASS: ("confidence", "confidence_sums")}
-    if layout.task not in names:
+    bins = score_bins(layout, sums)
+    if bins is None or not bins.totals.sum() > 0:
         return Reliability((), None)
-    counts, score_sums = names[layout.task]
-    weights = weighted(sums, counts)[:-1].astype(np.float64) * GRID
-    scores = weighted(sums, score_sums).astype(np.float64) * GRID
-    totals = weights.sum(axis=1)
-    if not totals.sum() > 0:
-        return Reliability((), None)
-    curve = reliability_curve(weights[:, 1], totals, scores)
-    effective = int(sums[counts][:-1].sum()) * design_effect(sums) / totals.sum()
+    curve = reliability_curve(bins.positives, bins.totals, bins.score_sums)
+    effective = bins.rows * design_effect(sums) / bins.totals.sum()
     known = None
     if layout.task == BINARY and reference is not None and reference.calibration.shape == (layout.bins,):
         known = reference.calibration[np.searchsorted(layout.score_edges, curve.predicted, "right")]
@@ -107,7 +102,7 @@ def reliability(layout: PerformanceLayout, sums: Sums, reference: OutcomeReferen
     brier = None
     if layout.task == BINARY:
         mean = int(sums["brier"]) / int(weighted(sums, "with_scores"))
-        brier = brier_decomposition(mean, weights[:, 1], totals, scores)
+        brier = brier_decomposition(mean, bins.positives, bins.totals, bins.score_sums)
     return Reliability(tuple(rows), brier)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from driftline.events import CategoricalColumn, OutcomeColumns
 from streams.outcomes.arrivals import Arrivals, acted_on, first_of_each, labelling_probability
 from streams.outcomes.frames import EARLY_ROW, Rows
-from streams.outcomes.reading import Keys
+from streams.outcomes.keys import Keys
 from streams.outcomes.store import PendingTable
 
 MOST_LABELS = 2_000

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from driftline.events import OutcomeColumns, PredictionColumns
 from streams.baseline import Baseline, BaselineSegment
-from streams.outcomes.reading import MOST_PROBABILITIES, Keys, jitter, performance_layout, read_predicted
+from streams.outcomes.keys import Keys
+from streams.outcomes.reading import MOST_PROBABILITIES, jitter, performance_layout, read_predicted
 from streams.outcomes.sizes import fitting
 from streams.parts import part_codes
 from streams.specification import DeploymentSpec

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from driftline.events import CategoricalColumn, Floats, OutcomeColumns, PredictionColumns, category_text
 from driftline.limits import no_interval, no_probability
 from streams.baseline import OutcomeReference
-from streams.outcomes.keys import Keys as Keys
-from streams.outcomes.keys import id_keys as id_keys
 from streams.specification import BINARY, MULTICLASS, OTHER_TASK, REGRESSION, DeploymentSpec, OutcomeSpec
 from streams.statistics.performance.pairs import PerformanceLayout, Predicted
 

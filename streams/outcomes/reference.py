@@ -31,8 +31,9 @@ from streams.outcomes.ages import (
 from streams.outcomes.classes import learn_classes
 from streams.outcomes.evidence import learn_streams
 from streams.outcomes.expected import expected_of, learn_expected_loss
+from streams.outcomes.keys import Keys, id_keys
 from streams.outcomes.matching import NEVER, Matched, Outcomes, first_of_each, match, members
-from streams.outcomes.reading import Keys, id_keys, jitter, performance_layout, read_actual, read_predicted
+from streams.outcomes.reading import jitter, performance_layout, read_actual, read_predicted
 from streams.outcomes.scores import SCORE_EDGES, learn_calibration, learn_score_buckets, learn_score_edges
 from streams.outcomes.sizes import check_parts
 from streams.parts import MINIMUM_PART_ROWS, part_codes

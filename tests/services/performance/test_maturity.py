@@ -14,15 +14,16 @@ from services.performance.maturity import (
     DelayCurve,
     delay_curve,
     expected_coverage,
-    final_reference,
     fits,
     matched_reference,
+    reference_sums,
 )
 from services.performance.windows import Span
 from streams.baseline import Baseline
 from streams.outcomes.ages import LabelAges
 from streams.statistics.performance.metrics import metrics
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout
+from streams.statistics.performance.sums import merge
 
 HOUR_US = 3_600_000_000
 LAYOUT = PerformanceLayout(
@@ -66,7 +67,7 @@ def test_the_reference_is_weighted_to_the_ages_of_the_window(
     assert found["roc_auc"].value == pytest.approx(area, abs=found["roc_auc"].error + 1e-6)
     assert "predicted_positive_rate" not in found
     # early on fewer are positive than in the end, and the interval is of the rows that the weights leave
-    final = final_reference(reference, LAYOUT)
+    final = metrics(LAYOUT, merge(reference_sums(reference, LAYOUT)))
     assert final["accuracy"].value == pytest.approx(accuracy_score(actual, said))
     assert final["prevalence"].value == pytest.approx(actual.mean())
     early, late = found["prevalence"], final["prevalence"]
@@ -116,7 +117,7 @@ def test_nothing_is_compared_that_cannot_be(make_sums: Make, make_reference: Mak
     assert matched_reference(reference, LAYOUT, young)["accuracy"].value is not None
     assert matched_reference(reference, LAYOUT, make_sums(LAYOUT, [], [])) == {}
     other = dataclasses.replace(LAYOUT, score_edges=np.array([0.5]))
-    assert not fits(reference, other) and final_reference(reference, other) == {}
+    assert not fits(reference, other)
     assert matched_reference(reference, other, make_sums(other, scores, actual, ages_us=ages)) == {}
     without = dataclasses.replace(reference, sums={n: a for n, a in reference.sums.items() if "value" not in n})
     assert "value" not in matched_reference(without, LAYOUT, young)

@@ -39,6 +39,20 @@ def test_reliability_groups_rows_by_score(make_sums: Make, make_reference: Make)
     assert reliability(PerformanceLayout(REGRESSION), {}, None).rows == ()
 
 
+def test_reliability_and_briers_parts_are_those_of_weighted_rows(make_sums: Make) -> None:
+    rng = np.random.default_rng(5)
+    scores = rng.beta(1, 2, 1000)
+    actual, weights = rng.random(1000) < scores, rng.choice([1.0, 3.0], 1000)
+    found = reliability(LAYOUT, make_sums(LAYOUT, scores, actual, weights=weights), None)
+    assert sum(row.rows for row in found.rows) == pytest.approx(weights.sum())
+    right = sum(row.rows * row.observed for row in found.rows)
+    assert right == pytest.approx(np.sum(weights * actual)) and all(r.low <= r.observed <= r.high for r in found.rows)
+    raw, parts = brier_score_loss(actual, scores, sample_weight=weights), found.brier
+    assert parts is not None and parts.brier == pytest.approx(raw, rel=1e-6)
+    total = parts.reliability - parts.resolution + parts.uncertainty + parts.within_bins
+    assert total == pytest.approx(raw, rel=1e-6)
+
+
 def test_reliability_of_several_classes_is_that_of_the_most_probable(make_sums: Make) -> None:
     rng = np.random.default_rng(2)
     scores = rng.dirichlet(np.ones(3), 500)

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.outcomes.keys import id_keys
 from streams.outcomes.matching import NEVER, Outcomes, first_of_each, match, members
-from streams.outcomes.reading import id_keys
 
 HORIZON = 20
 

@@ -19,6 +19,7 @@ from driftline.topics import record_key
 from streams import joining
 from streams.baseline import Baseline
 from streams.messages import Message
+from streams.outcomes.clock import FORGOTTEN_MS
 from streams.outcomes.store import PendingStore
 from streams.reference import build_baseline
 from streams.specification import BINARY, DeploymentSpec, FeatureSpec, OutcomeSpec
@@ -123,7 +124,8 @@ class Worker:
     def change(self, what: str) -> None:
         """A specification or baseline comes into force, or the worker knows that it has read everything."""
         if what == "clock":
-            self.machine.pass_time(max((m.timestamp_ms for m in self.machine.log), default=0) + 1000)
+            latest_ms = max((m.timestamp_ms for m in self.machine.log), default=0)
+            self.machine.pass_time(latest_ms + FORGOTTEN_MS)  # longer than any row has taken to be published
             return
         spec, _ = self.machine.partition.in_force()
         now = spec["d"]
@@ -278,3 +280,17 @@ def test_an_outcome_that_comes_late_is_told_from_one_of_nobody_while_others_go_o
     letters = [e.record for e in worker.machine.emissions if e.topic == "dead_letters"]
     assert [letter["reason"] for letter in letters] == ["late_outcome", "unknown_prediction", "unknown_prediction"]
     worker.machine.partition._store.close()
+
+
+def test_the_step_that_lets_time_pass_is_an_entry_of_the_order(
+    samples: Any, baseline: Baseline, tmp_path: Path
+) -> None:
+    worker = Worker(samples, baseline, tmp_path)
+    due = messages(samples.topics, samples.t0, 1)
+    for message in due[: len(due) // 2]:
+        worker.machine.apply(message)
+        worker.change("clock")
+    worker.commit()
+    worker.machine.partition._store.close()
+    assert any(entry["source"] == "clock" for entry in worker.machine.order)
+    assert worker.machine.records == replay(samples, worker).records

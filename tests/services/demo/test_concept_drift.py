@@ -37,10 +37,7 @@ SPEC = DeploymentSpec(
 @pytest.fixture(scope="module")
 def spring() -> pd.DataFrame:
     """March and April with the scores of the demonstration's model, which was trained on January and February."""
-    try:
-        flights = load_flights()
-    except ModuleNotFoundError as error:
-        pytest.skip(f"the demonstration's data: {error}")
+    flights = load_flights()
     flights = flights[flights["month"] <= 4]
     flights = flights.assign(late=flights["arr_delay"] > LATE_MINUTES, score=score(flights))
     found = flights[flights["month"] >= 3]

@@ -19,10 +19,7 @@ DAY = 15_800
 
 @pytest.fixture(scope="module")
 def year() -> pd.DataFrame:
-    try:
-        flights = load_flights()
-    except ModuleNotFoundError as error:
-        pytest.skip(f"the demonstration's data: {error}")
+    flights = load_flights()
     return flights.assign(landed=landed_at(flights))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec import Record, encode
+from driftline.humility.fit import HumilityFit
 from streams.derived import Derived
 from streams.errors import BaselineError
 from streams.statistics.conditional import AGE, AGE_AND_SCORE, ConditionalBins
@@ -45,6 +46,7 @@ RATE_ROLE = "rate"
 OUTCOME_ROLE = "outcome"
 LABELS_ROLE = "labels"
 FAIRNESS_ROLE = "fairness"
+HUMILITY_ROLE = "humility"
 """What a stream is; decides which monitor it belongs to."""
 
 LATENCY, ERROR, SCHEMA, RATE = "latency_ms", "error", "schema", "rate"
@@ -278,6 +280,7 @@ class Baseline:
     segments: tuple[BaselineSegment, ...] = ()
     arming: tuple[Arming, ...] = ()
     outcomes: OutcomeReference | None = None
+    humility: HumilityFit | None = None
     digest: str = ""
 
     def to_record(self) -> Record:
@@ -294,6 +297,7 @@ class Baseline:
             "segments": [dataclasses.asdict(segment) | {"values": list(segment.values)} for segment in self.segments],
             "arming": [dataclasses.asdict(arming) for arming in self.arming],
             "outcomes": None if self.outcomes is None else self.outcomes.to_record(),
+            "humility": None if self.humility is None else self.humility.to_record(),
             "digest": self.digest,
         }
 
@@ -318,6 +322,7 @@ class Baseline:
             ),
             arming=tuple(Arming(**arming) for arming in record["arming"]),
             outcomes=None if record["outcomes"] is None else OutcomeReference.from_record(record["outcomes"]),
+            humility=None if record["humility"] is None else HumilityFit.from_record(record["humility"]),
             digest=record["digest"],
         )
         if baseline.digest != baseline.content_digest():

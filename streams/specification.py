@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from driftline.codec import Record, encode
+from driftline.humility.rules import ALARM_MONITORS, HumilitySpec
 from streams.errors import StreamsError
 
 NUMERIC = "numeric"
@@ -27,7 +28,8 @@ SERVICE = "service"
 CONCEPT_DRIFT = "concept_drift"
 LABELS = "labels"
 FAIRNESS = "fairness"
-MONITORS = (DATA_DRIFT, PREDICTION_DRIFT, DATA_QUALITY, SERVICE, CONCEPT_DRIFT, LABELS, FAIRNESS)
+HUMILITY = "humility"
+MONITORS = ALARM_MONITORS
 """The detectors of a deployment. Each raises alarms of its own under its own part of the budget."""
 
 DEFAULT_SEVERITIES = {
@@ -38,6 +40,7 @@ DEFAULT_SEVERITIES = {
     CONCEPT_DRIFT: "critical",
     LABELS: "warning",
     FAIRNESS: "error",
+    HUMILITY: "error",
 }
 
 BINARY = "binary_classification"
@@ -61,9 +64,11 @@ MONITOR_PARTS = {
     DATA_DRIFT: (FEATURES_KIND, 0.75),
     DATA_QUALITY: (FEATURES_KIND, 0.25),
     SERVICE: (OPERATIONS_KIND, 0.5),
+    HUMILITY: (OPERATIONS_KIND, 0.5),
 }
-"""Which part of which kind's budget a monitor works under. Half of operations is kept for humility. Where no outcomes
-are expected, predictions have all of their kind's; where no groups are compared, concept drift has their part."""
+"""Which part of which kind's budget a monitor works under. Where there are no humility rules, their part is not spent.
+Where no outcomes are expected, predictions have all of their kind's; where no groups are compared, concept drift has
+their part."""
 
 RISK_WEIGHTS = {"high": 4, "medium": 2, "low": 1}
 """How much of the fleet's budget a deployment gets, relative to the others, by risk tier."""
@@ -204,6 +209,7 @@ class DeploymentSpec:
     detectors: tuple[DetectorSpec, ...] = ()
     outcomes: OutcomeSpec | None = None
     challengers: tuple[str, ...] = ()
+    humility: HumilitySpec | None = None
 
     def to_record(self) -> Record:
         """The fields of the Avro record."""
@@ -224,6 +230,7 @@ class DeploymentSpec:
                 "detectors": tuple(DetectorSpec(**detector) for detector in record["detectors"]),
                 "outcomes": None if record["outcomes"] is None else _outcomes(record["outcomes"]),
                 "challengers": tuple(record["challengers"]),
+                "humility": None if record["humility"] is None else HumilitySpec.from_record(record["humility"]),
             }
         )
 
@@ -275,6 +282,8 @@ class DeploymentSpec:
     def monitor_share(self, monitor: str) -> float:
         """The part of the whole promise that one of this deployment's monitors works under."""
         kind, part = MONITOR_PARTS[monitor]
+        if monitor == HUMILITY and self.humility is None:
+            return 0.0
         if kind == OUTCOMES_KIND and self.outcomes is None:
             part = 1.0 if monitor == PREDICTION_DRIFT else 0.0
         elif kind == OUTCOMES_KIND and self.outcomes is not None and not self.outcomes.fairness:

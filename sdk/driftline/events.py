@@ -22,6 +22,8 @@ Times = NDArray[np.int64]
 MAX_ID_LENGTH = 256
 MAX_DIMENSION = 65_536
 UNKNOWN_ACTED_ON = 255
+HUMILITY_ACTIONS = 4
+NOT_DECIDED = 255
 _TEXT_OR_NONE = frozenset({str, type(None)})
 
 
@@ -67,6 +69,70 @@ def category_text(value: Any) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class HumilityColumns:
+    """What serving applications decided by the humility rules, and what they knew. Arrays have shape ``(rows,)``.
+
+    Attributes:
+        policy: Digest of the rules and of the fit they were decided by.
+        revision: Revision of the specification that has the rules.
+        actions: uint8, one of the codes in :mod:`driftline.humility.rules`; 255 where nothing was decided.
+        fired: uint64, bit r is set where rule r fired.
+        quantiles: float64, the adaptive quantile that was known, NaN for none.
+        alarms: uint8, bit m is set where monitor m of ``ALARM_MONITORS`` was known to be in alarm.
+        answers: float64, what was served instead of the prediction; NaN where nothing was.
+        answer_labels: The same of the predicted class.
+    """
+
+    policy: str
+    revision: int
+    actions: NDArray[np.uint8]
+    fired: NDArray[np.uint64]
+    quantiles: Floats | None = None
+    alarms: NDArray[np.uint8] | None = None
+    answers: Floats | None = None
+    answer_labels: CategoricalColumn | None = None
+
+    def to_record(self) -> Record:
+        """The fields of the Avro record."""
+        return {
+            "policy": self.policy,
+            "revision": self.revision,
+            "actions": _pack(self.actions, "u1"),
+            "fired": _pack(self.fired, "<u8"),
+            "quantiles": None if self.quantiles is None else _pack(self.quantiles, "<f8"),
+            "alarms": None if self.alarms is None else _pack(self.alarms, "u1"),
+            "answers": None if self.answers is None else _pack(self.answers, "<f8"),
+            "answer_labels": None if self.answer_labels is None else _pack_categorical(self.answer_labels),
+        }
+
+    @classmethod
+    def from_record(cls, record: Record, rows: int) -> HumilityColumns:
+        """Read the fields of the Avro record.
+
+        Raises:
+            EventError: ``reason`` is ``unequal_columns`` or ``wrong_schema``.
+        """
+        quantiles, alarms = record["quantiles"], record["alarms"]
+        answers, labels = record["answers"], record["answer_labels"]
+        actions = _unpack(record["actions"], "u1", rows, "humility.actions")
+        if ((actions >= HUMILITY_ACTIONS) & (actions != NOT_DECIDED)).any():
+            raise EventError(
+                f"humility.actions: expected 0 to {HUMILITY_ACTIONS - 1}, or {NOT_DECIDED} for not decided, "
+                f"came {actions[actions != NOT_DECIDED].max()}"
+            )
+        return cls(
+            policy=record["policy"],
+            revision=record["revision"],
+            actions=actions,
+            fired=_unpack(record["fired"], "<u8", rows, "humility.fired"),
+            quantiles=None if quantiles is None else _unpack(quantiles, "<f8", rows, "humility.quantiles"),
+            alarms=None if alarms is None else _unpack(alarms, "u1", rows, "humility.alarms"),
+            answers=None if answers is None else _unpack(answers, "<f8", rows, "humility.answers"),
+            answer_labels=None if labels is None else _unpack_categorical(labels, rows, "humility.answer_labels"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PredictionColumns:
     """Predictions of one deployment and version. Every array has shape ``(rows,)``, but for those of ``vectors``.
 
@@ -88,6 +154,9 @@ class PredictionColumns:
         model_id: The model behind the deployment.
         prediction_low: float64 lower ends of the model's own intervals for the actual values; NaN where there is none.
         prediction_high: float64 upper ends.
+        challenger_predictions: Version to float64 values or scores that challengers would have answered.
+        challenger_labels: Version to the classes that challengers would have answered.
+        humility: Decisions of the serving application; None where it did not decide.
     """
 
     deployment_id: str
@@ -106,6 +175,9 @@ class PredictionColumns:
     model_id: str | None = None
     prediction_low: Floats | None = None
     prediction_high: Floats | None = None
+    challenger_predictions: Mapping[str, Floats] = field(default_factory=dict)
+    challenger_labels: Mapping[str, CategoricalColumn] = field(default_factory=dict)
+    humility: HumilityColumns | None = None
 
     @property
     def rows(self) -> int:
@@ -131,6 +203,9 @@ class PredictionColumns:
             "error": None if self.error is None else _pack_categorical(self.error),
             "prediction_low": None if self.prediction_low is None else _pack(self.prediction_low, "<f8"),
             "prediction_high": None if self.prediction_high is None else _pack(self.prediction_high, "<f8"),
+            "challenger_predictions": {v: _pack(values, "<f8") for v, values in self.challenger_predictions.items()},
+            "challenger_labels": {v: _pack_categorical(column) for v, column in self.challenger_labels.items()},
+            "humility": None if self.humility is None else self.humility.to_record(),
         }
 
     @classmethod
@@ -165,6 +240,15 @@ class PredictionColumns:
             model_id=record["model_id"],
             prediction_low=None if low is None else _unpack(low, "<f8", rows, "prediction_low"),
             prediction_high=None if high is None else _unpack(high, "<f8", rows, "prediction_high"),
+            challenger_predictions={
+                version: _unpack(data, "<f8", rows, f"challenger_predictions[{version}]")
+                for version, data in record["challenger_predictions"].items()
+            },
+            challenger_labels={
+                version: _unpack_categorical(data, rows, f"challenger_labels[{version}]")
+                for version, data in record["challenger_labels"].items()
+            },
+            humility=None if record["humility"] is None else HumilityColumns.from_record(record["humility"], rows),
         )
 
 

@@ -40,8 +40,13 @@ class Topics:
 
     @property
     def windows(self) -> str:
-        """``WindowSummary``, ``PerformanceWindow``."""
+        """``WindowSummary``, ``PerformanceWindow``, ``HumilityWindow``."""
         return self._named("windows")
+
+    @property
+    def humility(self) -> str:
+        """``HumilityState``, compacted."""
+        return self._named("humility")
 
     @property
     def alerts(self) -> str:
@@ -82,3 +87,8 @@ def record_key(deployment_id: str, shard: int | None = None) -> bytes:
 def baseline_key(deployment_id: str, model_version: str) -> bytes:
     """The Kafka key of a baseline."""
     return f"{deployment_id}@{model_version}".encode()
+
+
+def humility_key(deployment_id: str, model_version: str, partition: int) -> bytes:
+    """The Kafka key of a version's humility state on a partition."""
+    return f"{deployment_id}@{model_version}#{partition}".encode()

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from driftline import codec
 from driftline.columns import by_kind, floats, now_rfc3339
 from driftline.errors import CodecError
 from driftline.events import (
+    NOT_DECIDED,
     UNKNOWN_ACTED_ON,
     CategoricalColumn,
     Floats,
+    HumilityColumns,
     OutcomeColumns,
     PredictionColumns,
     Vectors,
@@ -27,6 +30,19 @@ log = logging.getLogger("driftline")
 
 CONTENT_TYPE = "application/avro"
 Columns = TypeVar("Columns", bound=PredictionColumns | OutcomeColumns)
+
+
+class RowDecision(NamedTuple):
+    """What was decided about one prediction, and what was known then; see :class:`driftline.events.HumilityColumns`."""
+
+    policy: str
+    revision: int
+    action: int
+    fired: int
+    quantile: float | None = None
+    alarms: int = 0
+    answer: float | None = None
+    answer_label: str | None = None
 
 
 class PredictionRow(NamedTuple):
@@ -45,6 +61,9 @@ class PredictionRow(NamedTuple):
     error: str | None
     prediction_low: float | None = None
     prediction_high: float | None = None
+    challenger_predictions: Mapping[str, float] | None = None
+    challenger_labels: Mapping[str, str] | None = None
+    decision: RowDecision | None = None
 
 
 class OutcomeRow(NamedTuple):
@@ -105,14 +124,17 @@ def cloud_event_headers(record_name: str, deployment_id: str) -> list[tuple[str,
 def prediction_columns(
     rows: Sequence[PredictionRow], deployment_id: str, model_id: str | None
 ) -> Iterator[PredictionColumns]:
-    """Predictions as columns, one batch per model version and dimension of its vectors.
+    """Predictions as columns, one batch per model version, humility policy and dimension of its vectors.
 
-    Otherwise rows of one version share a batch whatever features they have; what a row lacks is missing there.
+    Otherwise rows of one version share a batch whatever features they have; what a row lacks is missing there. Rows
+    that were not decided go with those of the version's first policy.
     """
-    by_version: dict[str, list[PredictionRow]] = {}
+    by_policy: dict[tuple[str, tuple[str, int] | None], list[PredictionRow]] = {}
+    policies = _first_policies(rows)
     for row in rows:
-        by_version.setdefault(row.model_version, []).append(row)
-    groups = ((version, group) for version, members in by_version.items() for group in _of_one_dimension(members))
+        policy = policies.get(row.model_version) if row.decision is None else row.decision[:2]
+        by_policy.setdefault((row.model_version, policy), []).append(row)
+    groups = ((version, group) for (version, _), members in by_policy.items() for group in _of_one_dimension(members))
     for version, members in groups:
         numeric, categorical = _features([row.features for row in members])
         yield PredictionColumns(
@@ -138,7 +160,45 @@ def prediction_columns(
             model_id=model_id,
             prediction_low=_floats_or_none([row.prediction_low for row in members]),
             prediction_high=_floats_or_none([row.prediction_high for row in members]),
+            challenger_predictions={
+                name: floats(values)
+                for name, values in _transposed([row.challenger_predictions for row in members]).items()
+            },
+            challenger_labels={
+                name: CategoricalColumn.from_values(values)
+                for name, values in _transposed([row.challenger_labels for row in members]).items()
+            },
+            humility=_decisions([row.decision for row in members]),
         )
+
+
+def _first_policies(rows: Sequence[PredictionRow]) -> dict[str, tuple[str, int]]:
+    """Digest and revision of each version's first decision."""
+    found: dict[str, tuple[str, int]] = {}
+    for row in rows:
+        if row.decision is not None:
+            found.setdefault(row.model_version, row.decision[:2])
+    return found
+
+
+def _decisions(rows: Sequence[RowDecision | None]) -> HumilityColumns | None:
+    """Decisions of one policy as columns; None where nothing was decided."""
+    first = next((row for row in rows if row is not None), None)
+    if first is None:
+        return None
+    none = RowDecision(first.policy, first.revision, NOT_DECIDED, 0)
+    given = [none if row is None else row for row in rows]
+    alarms = np.array([row.alarms for row in given], dtype=np.uint8)
+    return HumilityColumns(
+        policy=first.policy,
+        revision=first.revision,
+        actions=np.array([row.action for row in given], dtype=np.uint8),
+        fired=np.array([row.fired for row in given], dtype=np.uint64),
+        quantiles=_floats_or_none([row.quantile for row in given]),
+        alarms=alarms if alarms.any() else None,
+        answers=_floats_or_none([row.answer for row in given]),
+        answer_labels=_labels_or_none([row.answer_label for row in given]),
+    )
 
 
 def outcome_columns(rows: Sequence[OutcomeRow], deployment_id: str) -> Iterator[OutcomeColumns]:
@@ -228,23 +288,40 @@ def between(columns: Columns, start: int, stop: int) -> Columns:
     """Rows ``start`` to ``stop`` of a batch; categorical columns keep only the categories they use."""
     if start == 0 and stop >= columns.rows:
         return columns
-    changed: dict[str, Any] = {}
-    for name in type(columns).__dataclass_fields__:
-        value = getattr(columns, name)
-        if isinstance(value, (np.ndarray, list, tuple)):
-            changed[name] = value[start:stop]
-        elif isinstance(value, CategoricalColumn):
-            changed[name] = _category_slice(value, start, stop)
-        elif isinstance(value, Mapping):
-            changed[name] = {
-                key: _category_slice(item, start, stop) if isinstance(item, CategoricalColumn) else item[start:stop]
-                for key, item in value.items()
-            }
-    return replace(columns, **changed)
+    part: Columns = _picked(columns, lambda values: values[start:stop], _used)
+    return part
 
 
-def _category_slice(column: CategoricalColumn, start: int, stop: int) -> CategoricalColumn:
-    used, codes = np.unique(column.codes[start:stop], return_inverse=True)
+def take(columns: Columns, rows: NDArray[np.intp]) -> Columns:
+    """Some rows of a batch, in the given order; categorical columns keep all of their categories."""
+    if len(rows) == columns.rows and (not len(rows) or (rows == np.arange(len(rows))).all()):
+        return columns
+    places = rows.tolist()
+
+    def pick(values: Any) -> Any:
+        return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in places]
+
+    chosen: Columns = _picked(columns, pick, lambda column: column)
+    return chosen
+
+
+def _picked(part: Any, pick: Callable[[Any], Any], narrowed: Callable[[CategoricalColumn], CategoricalColumn]) -> Any:
+    """Every column in a batch, or in a part of one, with the rows that ``pick`` leaves of it."""
+    if isinstance(part, (np.ndarray, list, tuple)):
+        return pick(part)
+    if isinstance(part, CategoricalColumn):
+        return narrowed(CategoricalColumn(part.categories, pick(part.codes)))
+    if isinstance(part, Mapping):
+        return {name: _picked(column, pick, narrowed) for name, column in part.items()}
+    if isinstance(part, (PredictionColumns, OutcomeColumns, HumilityColumns)):
+        names = type(part).__dataclass_fields__
+        return replace(part, **{name: _picked(getattr(part, name), pick, narrowed) for name in names})
+    return part
+
+
+def _used(column: CategoricalColumn) -> CategoricalColumn:
+    """The column without categories that no row has."""
+    used, codes = np.unique(column.codes, return_inverse=True)
     shift = int(used.size > 0 and used[0] < 0)
     categories = [column.categories[code] for code in used[shift:].tolist()]
     return CategoricalColumn(categories, (codes - shift).astype(np.int32))
@@ -255,9 +332,12 @@ def least_row_bytes(columns: PredictionColumns | OutcomeColumns) -> int:
     if isinstance(columns, OutcomeColumns):
         return 16
     ends = (columns.prediction_low, columns.prediction_high)
-    wide = len(columns.numeric) + len(columns.class_probabilities) + sum(end is not None for end in ends)
+    wide = len(columns.numeric) + len(columns.class_probabilities) + len(columns.challenger_predictions)
+    wide += sum(end is not None for end in ends)
+    coded = len(columns.categorical) + len(columns.segments) + len(columns.challenger_labels)
     components = sum(int(values.shape[1]) for values in columns.vectors.values())
-    return 16 + 8 * wide + 4 * (len(columns.categorical) + len(columns.segments) + components)
+    decided = 0 if columns.humility is None else 9
+    return 16 + decided + 8 * wide + 4 * (coded + components)
 
 
 def encoded(

@@ -22,7 +22,21 @@ Times = NDArray[np.int64]
 MAX_ID_LENGTH = 256
 MAX_DIMENSION = 65_536
 UNKNOWN_ACTED_ON = 255
-HUMILITY_ACTIONS = 4
+ACTIONS = ("answered", "overridden", "refused", "routed")
+"""What became of a prediction under the humility rules, by code."""
+ALARM_MONITORS = (
+    "data_drift",
+    "prediction_drift",
+    "data_quality",
+    "service",
+    "concept_drift",
+    "labels",
+    "fairness",
+    "humility",
+)
+"""Monitors by their bit in what an application knew of alarms."""
+MOST_RULES = 64
+"""Humility rules of a deployment: one bit each."""
 NOT_DECIDED = 255
 _TEXT_OR_NONE = frozenset({str, type(None)})
 
@@ -115,9 +129,9 @@ class HumilityColumns:
         quantiles, alarms = record["quantiles"], record["alarms"]
         answers, labels = record["answers"], record["answer_labels"]
         actions = _unpack(record["actions"], "u1", rows, "humility.actions")
-        if ((actions >= HUMILITY_ACTIONS) & (actions != NOT_DECIDED)).any():
+        if ((actions >= len(ACTIONS)) & (actions != NOT_DECIDED)).any():
             raise EventError(
-                f"humility.actions: expected 0 to {HUMILITY_ACTIONS - 1}, or {NOT_DECIDED} for not decided, "
+                f"humility.actions: expected 0 to {len(ACTIONS) - 1}, or {NOT_DECIDED} for not decided, "
                 f"came {actions[actions != NOT_DECIDED].max()}"
             )
         return cls(
@@ -359,7 +373,51 @@ def prediction_from_event(record: Record) -> PredictionColumns:
         model_id=record["model_id"],
         prediction_low=None if record["prediction_low"] is None else np.array([record["prediction_low"]]),
         prediction_high=None if record["prediction_high"] is None else np.array([record["prediction_high"]]),
+        challenger_predictions={
+            version: np.array([value], dtype=np.float64) for version, value in record["challenger_predictions"].items()
+        },
+        challenger_labels={
+            version: CategoricalColumn.from_values([value]) for version, value in record["challenger_labels"].items()
+        },
+        humility=None if record["humility"] is None else _decision_columns(record["humility"]),
     )
+
+
+def _decision_columns(record: Record) -> HumilityColumns:
+    """One decision (the fields of a ``HumilityDecision``) as columns of one row."""
+    action, fired = record["action"], 0
+    if action not in ACTIONS:
+        raise EventError(f"humility.action: expected one of {', '.join(ACTIONS)}, came {action[:40]!r}")
+    for rule in record["fired"]:
+        if not 0 <= rule < MOST_RULES:
+            raise EventError(f"humility.fired: expected numbers of rules, 0 to {MOST_RULES - 1}, came {rule}")
+        fired |= 1 << rule
+    quantile, answer, label = record["quantile"], record["answer"], record["answer_label"]
+    alarms = alarm_bits(record["alarms"])
+    return HumilityColumns(
+        policy=record["policy"],
+        revision=record["revision"],
+        actions=np.array([ACTIONS.index(action)], dtype=np.uint8),
+        fired=np.array([fired], dtype=np.uint64),
+        quantiles=None if quantile is None else np.array([quantile], dtype=np.float64),
+        alarms=np.array([alarms], dtype=np.uint8) if alarms else None,
+        answers=None if answer is None else np.array([answer], dtype=np.float64),
+        answer_labels=None if label is None else CategoricalColumn.from_values([label]),
+    )
+
+
+def alarm_bits(monitors: Iterable[str]) -> int:
+    """Monitors in alarm as bits; see ``ALARM_MONITORS``.
+
+    Raises:
+        EventError: There is no such monitor.
+    """
+    bits = 0
+    for name in monitors:
+        if name not in ALARM_MONITORS:
+            raise EventError(f"alarms: expected monitors ({', '.join(ALARM_MONITORS)}), came {name[:40]!r}")
+        bits |= 1 << ALARM_MONITORS.index(name)
+    return bits
 
 
 def outcome_from_event(record: Record) -> OutcomeColumns:

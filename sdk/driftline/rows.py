@@ -21,6 +21,8 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "labelling_probability": ("labeling_probability",),
 }
 _MICROSECONDS = 1_000_000
+_Fields = Mapping[str, tuple[Callable[[Any], Any], bool]]
+"""What an object may have: field to its reader, and whether it is required."""
 
 
 def timestamp_us(value: Any) -> int:
@@ -63,12 +65,15 @@ def record_from_json(name: str, document: Any) -> dict[str, Any]:
     """
     if not isinstance(document, dict):
         raise EventError(f"expected a JSON object, came {type(document).__name__}")
+    return _read_object(document, _PREDICTION if name == "PredictionEvent" else _OUTCOME, name)
+
+
+def _read_object(document: dict[str, Any], fields: _Fields, name: str) -> dict[str, Any]:
     given = dict(document)
-    read = _PREDICTION if name == "PredictionEvent" else _OUTCOME
-    record = {field: _read_field(field, given, reader, required) for field, (reader, required) in read.items()}
+    record = {field: _read_field(field, given, reader, required) for field, (reader, required) in fields.items()}
     if given:
         unknown = ", ".join(sorted(map(repr, given))[:5])
-        raise EventError(f"unknown field {unknown}: {name} has {', '.join(read)}")
+        raise EventError(f"unknown field {unknown}: {name} has {', '.join(fields)}")
     return record
 
 
@@ -159,7 +164,51 @@ def _required_map(reader: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any
     return read
 
 
-_PREDICTION: Mapping[str, tuple[Callable[[Any], Any], bool]] = {
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise EventError(f"expected a whole number, came {type(value).__name__} {str(value)[:40]!r}")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise EventError(f"expected a whole number of 64 bits, came {str(value)[:40]}")
+    return value
+
+
+def _list_of(reader: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    def read(value: Any) -> list[Any]:
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise EventError(f"expected a list, came {type(value).__name__}")
+        return [_named(str(place), reader, item) for place, item in enumerate(value)]
+
+    return read
+
+
+def _some_text(value: Any) -> str:
+    text = _text(value)
+    if text is None:
+        raise EventError("expected text, came null")
+    return text
+
+
+def _decision(value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise EventError(f"expected an object, came {type(value).__name__}")
+    return _read_object(value, _DECISION, "humility")
+
+
+_DECISION: _Fields = {
+    "policy": (_text, True),
+    "revision": (_whole, True),
+    "action": (_text, True),
+    "fired": (_list_of(_whole), False),
+    "quantile": (_number, False),
+    "alarms": (_list_of(_some_text), False),
+    "answer": (_number, False),
+    "answer_label": (_text, False),
+}
+_PREDICTION: _Fields = {
     "prediction_id": (_text, True),
     "deployment_id": (_text, True),
     "model_id": (_text, False),
@@ -174,8 +223,11 @@ _PREDICTION: Mapping[str, tuple[Callable[[Any], Any], bool]] = {
     "error": (_text, False),
     "prediction_low": (_number, False),
     "prediction_high": (_number, False),
+    "challenger_predictions": (_required_map(_number), False),
+    "challenger_labels": (_required_map(_text), False),
+    "humility": (_decision, False),
 }
-_OUTCOME: Mapping[str, tuple[Callable[[Any], Any], bool]] = {
+_OUTCOME: _Fields = {
     "prediction_id": (_text, True),
     "deployment_id": (_text, True),
     "actual_timestamp": (timestamp_us, True),

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline import Client
-from driftline.batches import between
+from driftline.batches import between, take
 from driftline.errors import KafkaUnavailableError
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
 from driftline.settings import KafkaSettings
 from services.kafka import cluster_metadata, topic_partitions, unreachable
 from services.publish.errors import PublishError
-from services.publish.reading import take
 from streams.specification import DeploymentSpec
 
 _BLOCK_SECONDS = 60.0

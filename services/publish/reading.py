@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from driftline.batches import take as take
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
 from services.publish.convert import (
     Converted,
@@ -38,8 +39,6 @@ Rows = NDArray[np.intp]
 _ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "driftline:file-row")
 _EXAMPLES = 20
 _TIME_FORMAT, _TIME_ZONE = "timestamp_format", "timezone"
-
-Columns = TypeVar("Columns", bound=PredictionColumns | OutcomeColumns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,28 +360,6 @@ def _remember(found: dict[str, Converted[Any]], column: str, converted: Converte
     merged = converted.bad if known is None else {**converted.bad, **known.bad}
     found[column] = Converted(converted.values, merged)
     return converted.values
-
-
-def take(columns: Columns, rows: Rows) -> Columns:
-    """Some rows of a batch, in the given order."""
-    if len(rows) == columns.rows and (not len(rows) or (rows == np.arange(len(rows))).all()):
-        return columns
-    changed: dict[str, Any] = {}
-    for name in type(columns).__dataclass_fields__:
-        value = getattr(columns, name)
-        if isinstance(value, Mapping):
-            changed[name] = {key: _take_one(item, rows) for key, item in value.items()}
-        elif not isinstance(value, str):
-            changed[name] = _take_one(value, rows)
-    return dataclasses.replace(columns, **changed)
-
-
-def _take_one(value: Any, rows: Rows) -> Any:
-    if isinstance(value, CategoricalColumn):
-        return CategoricalColumn(value.categories, value.codes[rows])
-    if isinstance(value, list):
-        return [value[row] for row in rows.tolist()]
-    return None if value is None else value[rows]
 
 
 def source_text(path: Path, selection: Selection, rows: int) -> str:

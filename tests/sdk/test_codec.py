@@ -18,10 +18,14 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NAMES = sorted(codec.SCHEMAS)
 
 
-def values_of(schema: Any, named: dict[str, Any]) -> st.SearchStrategy[Any]:
+DEEPEST = 3
+"""Records of one kind within one another, at most: a recursive schema has no end of its own."""
+
+
+def values_of(schema: Any, named: dict[str, Any], within: tuple[str, ...] = ()) -> st.SearchStrategy[Any]:
     """Values of an Avro schema, out of the schema itself."""
     if isinstance(schema, list):
-        return st.one_of([values_of(branch, named) for branch in schema])
+        return st.one_of([values_of(branch, named, within) for branch in schema])
     if isinstance(schema, str):
         simple = {
             "null": st.none(),
@@ -33,20 +37,24 @@ def values_of(schema: Any, named: dict[str, Any]) -> st.SearchStrategy[Any]:
             "bytes": st.binary(max_size=40),
             "string": TEXT,
         }
-        return simple[schema] if schema in simple else values_of(named[schema], named)
+        return simple[schema] if schema in simple else values_of(named[schema], named, within)
     kind = schema["type"]
     if kind in ("record", "enum"):
         named[schema["name"]] = schema
         named[f"driftline.{schema['name']}"] = schema
     if kind == "record":
-        return st.fixed_dictionaries({f["name"]: values_of(f["type"], named) for f in schema["fields"]})
+        within = (*within, schema["name"])
+        if within.count(schema["name"]) > DEEPEST:
+            return st.nothing()
+        return st.fixed_dictionaries({f["name"]: values_of(f["type"], named, within) for f in schema["fields"]})
     if kind == "enum":
         return st.sampled_from(schema["symbols"])
     if kind == "array":
-        return st.lists(values_of(schema["items"], named), max_size=3)
+        items = values_of(schema["items"], named, within)
+        return st.just([]) if items.is_empty else st.lists(items, max_size=3)
     if kind == "map":
-        return st.dictionaries(TEXT, values_of(schema["values"], named), max_size=3)
-    return values_of(kind, named)
+        return st.dictionaries(TEXT, values_of(schema["values"], named, within), max_size=3)
+    return values_of(kind, named, within)
 
 
 RECORDS = {name: values_of(json.loads(schema.text), {}) for name, schema in codec.SCHEMAS.items()}

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from driftline.codec import Record
+from driftline.events import ACTIONS as ACTIONS
+from driftline.events import ALARM_MONITORS as ALARM_MONITORS
+from driftline.events import MOST_RULES as MOST_RULES
 from driftline.events import NOT_DECIDED as NOT_DECIDED
 
 ALL_OF, ANY_OF, NOT = "all", "any", "not"
@@ -61,23 +64,6 @@ OVERRIDES = (BY_VALUE, BY_LABEL, BY_CLIP, BY_VERSION, BY_PRIOR)
 usual."""
 
 ANSWERED, OVERRIDDEN, REFUSED, ROUTED = 0, 1, 2, 3
-ACTIONS = ("answered", "overridden", "refused", "routed")
-"""What became of a prediction, by code."""
-
-ALARM_MONITORS = (
-    "data_drift",
-    "prediction_drift",
-    "data_quality",
-    "service",
-    "concept_drift",
-    "labels",
-    "fairness",
-    "humility",
-)
-"""Monitors by their bit in what an application knew of alarms."""
-
-MOST_RULES = 64
-"""Rules of a deployment: one bit each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def fields(layout: PerformanceLayout) -> Mapping[str, Field]:
         layout.ages,
         layout.values is not None,
         layout.quantile is not None,
+        bool(layout.coverage_score),
     )
 
 
@@ -67,7 +68,7 @@ def weighted_fields(layout: PerformanceLayout) -> Mapping[str, Field]:
     """The weighted sums that are there as soon as one pair weighs other than 1, in a fixed order."""
     return {
         WEIGHTED + name: Field(fields(layout)[name].shape, counts=False)
-        for name in _TWINS.get(layout.task, ())
+        for name in (*_TWINS.get(layout.task, ()), *COVERAGE_COUNTS)
         if name in fields(layout)
     }
 
@@ -79,6 +80,12 @@ _TWINS = {
 }
 
 _LOSSES = ("log_loss", "log_loss_squared", "brier", "brier_squared")
+
+COVERAGE_COUNTS = ("with_quantile", "covered", "with_static", "covered_static")
+"""Pairs by whether they have an adaptive quantile and a static one, and which are covered by it."""
+
+COVERAGE_NUMBERS = ("quantile_sum", "adaptive_width", "adaptive_width_squared")
+"""Sums over the pairs with an adaptive quantile; classes have no widths."""
 
 REGRESSION_NUMBERS = (
     "error",
@@ -99,7 +106,9 @@ REGRESSION_NUMBERS = (
 
 
 @lru_cache(maxsize=256)
-def _fields(task: str, c: int, bins: int, ages: int, with_values: bool, with_quantile: bool) -> Mapping[str, Field]:
+def _fields(
+    task: str, c: int, bins: int, ages: int, with_values: bool, with_quantile: bool, with_coverage: bool
+) -> Mapping[str, Field]:
     counts: dict[str, tuple[int, ...]] = {"predictions": (), "resolved": (), "ages": (ages,), "acted": (3,)}
     numbers: dict[str, tuple[int, ...]] = {"weights": (), "weights_squared": ()}
     if task == BINARY:
@@ -123,6 +132,9 @@ def _fields(task: str, c: int, bins: int, ages: int, with_values: bool, with_qua
         numbers |= dict.fromkeys(("expected_absolute_error", "expected_squared_error"), ())
         if with_quantile:
             numbers |= {"quantile_loss": (), "quantile_loss_squared": ()}
+    if with_coverage:
+        counts |= dict.fromkeys(COVERAGE_COUNTS, ())
+        numbers |= dict.fromkeys(COVERAGE_NUMBERS if task == REGRESSION else COVERAGE_NUMBERS[:1], ())
     return {name: Field(shape, counts=True) for name, shape in counts.items()} | {
         name: Field(shape, counts=False) for name, shape in numbers.items()
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from streams.statistics.performance.classification import binary_metrics, multiclass_metrics
+from streams.statistics.performance.coverage import coverage_metrics
 from streams.statistics.performance.fields import Sums
-from streams.statistics.performance.intervals import Metric
+from streams.statistics.performance.intervals import Metric, design_effect
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout
 from streams.statistics.performance.regression import regression_metrics
 
@@ -25,7 +26,14 @@ def metrics(layout: PerformanceLayout, sums: Sums) -> dict[str, Metric]:
       ``_macro`` and ``_weighted``, ``log_loss``, ``brier``, ``value``, the calibration errors of the most probable
       class, and for up to 20 classes ``roc_auc_macro``, ``roc_auc_weighted``, ``average_precision_macro``;
     - regression: ``mae``, ``rmse``, ``mape``, ``smape``, ``r2``, ``bias``, ``quantile_loss``, ``interval_coverage``,
-      ``interval_width``.
+      ``interval_width``;
+    - with humility: ``adaptive_coverage``, ``static_coverage`` (:mod:`.coverage`), and of a regression
+      ``adaptive_width``.
     """
     compute = _METRICS.get(layout.task)
-    return {} if compute is None else compute(layout, sums)
+    if compute is None:
+        return {}
+    found = compute(layout, sums)
+    if layout.coverage_score:
+        found |= coverage_metrics(layout, sums, design_effect(sums))
+    return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ class PerformanceLayout:
         threshold: Binary: the positive class is predicted from this score on.
         values: float64[C, C], what a row of a predicted (first index) and an actual class is worth; None: not asked.
         quantile: Regression: the prediction is this quantile; None: not asked.
+        coverage_score: What adaptive quantiles are compared with, a score of :mod:`driftline.humility.fit`; empty: no
+            predictions have any.
     """
 
     task: str
@@ -38,6 +40,7 @@ class PerformanceLayout:
     threshold: float = 0.5
     values: Floats | None = None
     quantile: float | None = None
+    coverage_score: str = ""
 
     @property
     def bins(self) -> int:
@@ -71,6 +74,36 @@ class Predicted:
 
 
 @dataclass(frozen=True, eq=False)
+class Decisions:
+    """What was decided about predictions by the humility rules, n rows.
+
+    Attributes:
+        actions: uint8[n], a code of :mod:`driftline.humility.rules`, or ``NOT_DECIDED``.
+        fired: uint64[n], bit r is set where rule r fired.
+        quantiles: float64[n], the adaptive quantile each was issued with; NaN for none.
+        static: float64[n], the quantile that its group was fitted with; NaN for none.
+        groups: int64[n], the group; -1 for none.
+        answers: float64[n], what was served instead: a value or the index of a class; NaN for nothing.
+    """
+
+    actions: NDArray[np.uint8]
+    fired: NDArray[np.uint64]
+    quantiles: Floats
+    static: Floats
+    groups: Integers
+    answers: Floats
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Decisions:
+        """Some of the rows, by index or mask."""
+        return Decisions(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Decisions]) -> Decisions:
+        """Several as one."""
+        return cls(*(np.concatenate([getattr(piece, field.name) for piece in pieces]) for field in fields(cls)))
+
+
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Predictions whose outcome is known, n rows.
 
@@ -83,6 +116,7 @@ class Pairs:
         acted: uint8[n], whether somebody acted on the prediction: 0, 1, or 255 for unknown.
         jitter: float64[n], uniform in [0, 1), a fixed function of each prediction's id: spreads values that are tied.
         parts: Per segmentation, by name: the index of each row's part, int64[n], -1 for none.
+        decisions: What was decided about the predictions; None where humility is off.
     """
 
     predicted: Predicted
@@ -93,6 +127,7 @@ class Pairs:
     acted: NDArray[np.uint8]
     jitter: Floats
     parts: Mapping[str, Integers] = field(default_factory=dict)
+    decisions: Decisions | None = None
 
     @property
     def rows(self) -> int:
@@ -110,4 +145,5 @@ class Pairs:
             self.acted[rows],
             self.jitter[rows],
             {name: codes[rows] for name, codes in self.parts.items()},
+            None if self.decisions is None else self.decisions.take(rows),
         )

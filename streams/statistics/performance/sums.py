@@ -24,12 +24,17 @@ Shapes behind the groups; A age buckets, B score bins, C classes:
   ``actual_squared_error`` (a e^2), ``actual_squared_squared_error`` (a^2 e^2), ``predicted``,
   ``symmetric_percentage_error``, ``absolute_percentage_error``, ``quantile_loss``, ``interval_width``, the
   ``_squared`` of these four, and ``expected_absolute_error``, ``expected_squared_error`` of all predictions.
+- with humility: counts ``with_quantile`` (pairs issued with an adaptive quantile, whose score is known), ``covered``
+  (of these, score at most that quantile), ``with_static``, ``covered_static`` (the same of the fitted quantile), and
+  numbers ``quantile_sum``, of regressions also ``adaptive_width`` and ``adaptive_width_squared``, of the pairs in
+  ``with_quantile``.
 
 Numbers of pairs are weighted; ``score_sums`` and ``confidence_sums`` have a weighted twin like the counts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,6 +47,7 @@ from streams.statistics.performance.class_sums import (
     multiclass_pairs,
     multiclass_predictions,
 )
+from streams.statistics.performance.coverage import coverage_pairs
 from streams.statistics.performance.fields import (
     WEIGHTED,
     Field,
@@ -122,6 +128,8 @@ def count_pairs(layout: PerformanceLayout, pairs: Pairs, index: Integers, groups
     count = _PAIRS.get(layout.task)
     if count is not None:
         found |= count(layout, pairs, cells, groups, weighs)
+    if layout.coverage_score:
+        found |= coverage_pairs(layout, pairs, cells, groups, weighs)
     return canonical(empty(layout, groups) | found)
 
 
@@ -189,9 +197,7 @@ def _counts_of(codes: NDArray[np.integer], size: int, cells: Integers | None, gr
 
 
 def _weighing(pairs: Pairs, weights: Floats) -> Pairs:
-    return Pairs(
-        pairs.predicted, pairs.actual, pairs.times_us, pairs.ages_us, weights, pairs.acted, pairs.jitter, pairs.parts
-    )
+    return dataclasses.replace(pairs, weights=weights)
 
 
 def add(a: Sums, b: Sums) -> Sums:

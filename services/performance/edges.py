@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.statistics.performance.fields import COVERAGE_COUNTS, COVERAGE_NUMBERS, WEIGHTED, is_weighted, zeros
+from streams.statistics.performance.grid import as_weights
 from streams.statistics.performance.pairs import PerformanceLayout
 from streams.statistics.performance.sums import Sums
 
@@ -42,8 +44,17 @@ def common_edges(edges: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def coarsened(layout: PerformanceLayout, sums: Sums, target: PerformanceLayout) -> Sums:
-    """Sums in the bins of ``target``, whose edges are among those of ``layout``, and without what it does not keep."""
+    """Sums in the bins of ``target``, whose edges are among those of ``layout``, and without what it does not keep.
+
+    Where it keeps coverage and ``layout`` does not, no row has a quantile.
+    """
     found = dict(sums)
+    if target.coverage_score and not layout.coverage_score:
+        kept = zeros(target, ())
+        absent = {name: kept[name] for name in (*COVERAGE_COUNTS, *COVERAGE_NUMBERS) if name in kept}
+        found |= absent
+        if is_weighted(found):
+            found |= {WEIGHTED + name: as_weights(absent[name]) for name in COVERAGE_COUNTS}
     for name in ("value", "value_squared") if target.values is None else ():
         found.pop(name, None)
     for name in ("quantile_loss", "quantile_loss_squared") if target.quantile is None else ():

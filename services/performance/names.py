@@ -5,6 +5,7 @@ from __future__ import annotations
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION
 
 _AVERAGED = ("precision", "recall", "f1")
+_COVERED = ("adaptive_coverage", "static_coverage")
 
 METRICS: dict[str, tuple[str, ...]] = {
     BINARY: (
@@ -22,6 +23,7 @@ METRICS: dict[str, tuple[str, ...]] = {
         "value",
         "prevalence",
         "predicted_positive_rate",
+        *_COVERED,
     ),
     MULTICLASS: (
         "accuracy",
@@ -36,6 +38,7 @@ METRICS: dict[str, tuple[str, ...]] = {
         "expected_calibration_error",
         "smooth_calibration_error",
         "value",
+        *_COVERED,
     ),
     REGRESSION: (
         "mae",
@@ -47,6 +50,8 @@ METRICS: dict[str, tuple[str, ...]] = {
         "quantile_loss",
         "interval_coverage",
         "interval_width",
+        *_COVERED,
+        "adaptive_width",
     ),
 }
 """What :func:`streams.statistics.performance.metrics.metrics` gives, by task, in the order they are listed in."""
@@ -111,7 +116,16 @@ _LESS_IS_BETTER = {
     "smape",
     "quantile_loss",
 }
-_NEITHER = {COVERAGE, "prevalence", "predicted_positive_rate", "bias", "interval_coverage", "interval_width"}
+_NEITHER = {
+    COVERAGE,
+    "prevalence",
+    "predicted_positive_rate",
+    "bias",
+    "interval_coverage",
+    "interval_width",
+    *_COVERED,
+    "adaptive_width",
+}
 
 
 def names_for(task: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.performance.windows import Window
+from services.performance.windows import Window, parts_of
 from streams.baseline import OutcomeReference
 from streams.statistics.performance import shares
 from streams.statistics.performance.calibration import BrierDecomposition, brier_decomposition, reliability_curve
@@ -126,7 +126,7 @@ def groups(window: Window, segment: str, reference: str | None = None) -> Groups
         reference: The part to compare with, ``SEGMENTATION=VALUE``; where it has no predictions in this window, or for
             None, the one treated best.
     """
-    parts = {name: sums for name, sums in window.parts.items() if name.startswith(f"{segment}=")}
+    parts = {name: window.parts[name] for name in parts_of([window], segment)}
     rates = group_rates(window.layout, parts)
     beside = reference if reference in parts else None
     return Groups(

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from driftline.codec import Record
+from driftline.humility.fit import ABSOLUTE_RESIDUAL, ONE_MINUS_PROBABILITY
 from driftline.settings import KafkaSettings
 from services.errors import ServicesError
 from services.performance.edges import coarsened, common_edges
 from services.windows import Period, latest_records, period_bounds
+from streams.outcomes.decided import DECISION_PARTS, SERVED_PART, decision_of, is_of_humility, rule_of
 from streams.specification import DeploymentSpec
-from streams.statistics.performance.pairs import BINARY, MULTICLASS, PerformanceLayout
+from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout
 from streams.statistics.performance.sums import Sums, from_fields, merge
 
 ALL = ""
@@ -63,7 +65,8 @@ class Window:
         status: ``final`` once every window in it is, else ``provisional``.
         windows: Their number.
         layout: What the sums are.
-        parts: Sums by part of the traffic, ``SEGMENTATION=VALUE``; empty for all of it.
+        parts: Sums by part of the traffic, ``SEGMENTATION=VALUE``; empty for all of it. Those of the humility rules
+            (:func:`decision_parts`, :func:`rule_parts`) are among them.
         spans: The windows it was merged from, by partition.
         baselines: Digests of the baselines whose bins they had.
         mixed_edges: Whether the bins are merged ones: nothing that depends on them may be shown.
@@ -218,6 +221,7 @@ def merge_records(
 def layout_of(record: Record, spec: DeploymentSpec) -> PerformanceLayout:
     """The layout of a record's sums: its own classes and edges, thresholds and values of the specification."""
     outcomes, sums = spec.outcomes, record["parts"][0]["sums"] if record["parts"] else {}
+    scores = ABSOLUTE_RESIDUAL if record["task"] == REGRESSION else ONE_MINUS_PROBABILITY
     classes = tuple(record["classes"])
     values = None
     if "value" in sums and record["task"] in (BINARY, MULTICLASS):
@@ -235,17 +239,36 @@ def layout_of(record: Record, spec: DeploymentSpec) -> PerformanceLayout:
         threshold=0.5 if outcomes is None else outcomes.threshold,
         values=values,
         quantile=quantile if "quantile_loss" in sums else None,
+        coverage_score=scores if "quantile_sum" in sums else "",  # which score of numbers it is changes no sum's name
     )
 
 
 def parts_of(windows: Iterable[Window | WindowRecords], segment: str) -> list[str]:
     """The parts of a segmentation that the windows have, ``SEGMENTATION=VALUE``, in alphabetical order."""
-    return sorted({part for window in windows for part in window.parts if part.startswith(f"{segment}=")})
+    names = {part for window in windows for part in window.parts if part.startswith(f"{segment}=")}
+    return sorted(part for part in names if not is_of_humility(part))
 
 
 def segments_of(windows: Iterable[Window | WindowRecords]) -> list[str]:
     """The segmentations that the windows have parts of, in alphabetical order."""
-    return sorted({part.split("=", 1)[0] for window in windows for part in window.parts if part != ALL})
+    names = {part for window in windows for part in window.parts if part != ALL}
+    return sorted({part.split("=", 1)[0] for part in names if not is_of_humility(part)})
+
+
+def decision_parts(window: Window) -> dict[str, Sums]:
+    """What the predictions of each decision were worth: those ``answered``, ``overridden``, ``refused``, ``routed``.
+
+    They are judged by what the model said; ``overridden (served)`` are those overridden again, judged by what was
+    served instead. A decision that was never taken is left out.
+    """
+    order = {name: at for at, name in enumerate((*DECISION_PARTS[:2], SERVED_PART, *DECISION_PARTS[2:]))}
+    names = sorted((part for part in window.parts if part in order), key=order.__getitem__)
+    return {decision_of(part) or "": window.parts[part] for part in names}
+
+
+def rule_parts(window: Window) -> dict[str, Sums]:
+    """What the predictions were worth on which each rule fired, dry runs among them, by the rule's name."""
+    return {name: window.parts[part] for part in sorted(window.parts) if (name := rule_of(part)) is not None}
 
 
 def _window_key(record: Record) -> tuple[Any, ...]:
@@ -272,6 +295,8 @@ def _merged(
         age_edges_us=ages,
         values=layouts[-1].values if all(one.values is not None for one in layouts) else None,
         quantile=layouts[-1].quantile if all(one.quantile is not None for one in layouts) else None,
+        # windows without humility have no row with a quantile, and say nothing else of coverage
+        coverage_score=next((one.coverage_score for one in layouts if one.coverage_score), ""),
     )
     parts: dict[str, list[Sums]] = {}
     for record, layout in zip(group, layouts, strict=True):

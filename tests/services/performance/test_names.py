@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from driftline.humility.fit import ABSOLUTE_RESIDUAL, ONE_MINUS_PROBABILITY
 from services.performance.edges import depends_on_edges
 from services.performance.names import (
     MEASURES,
@@ -24,9 +25,9 @@ from streams.statistics.performance.metrics import metrics
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout
 
 LAYOUTS = {
-    BINARY: PerformanceLayout(BINARY, ("a", "b"), values=np.eye(2)),
-    MULTICLASS: PerformanceLayout(MULTICLASS, ("a", "b", "c"), values=np.eye(3)),
-    REGRESSION: PerformanceLayout(REGRESSION, quantile=0.5),
+    BINARY: PerformanceLayout(BINARY, ("a", "b"), values=np.eye(2), coverage_score=ONE_MINUS_PROBABILITY),
+    MULTICLASS: PerformanceLayout(MULTICLASS, ("a", "b", "c"), values=np.eye(3), coverage_score=ONE_MINUS_PROBABILITY),
+    REGRESSION: PerformanceLayout(REGRESSION, quantile=0.5, coverage_score=ABSOLUTE_RESIDUAL),
 }
 
 

@@ -15,18 +15,22 @@ from driftline.codec import encode
 from driftline.settings import KafkaSettings
 from driftline.topics import Topics
 from services.kafka import publish
+from services.performance.tables import groups
 from services.performance.windows import (
     UnreadableWindowError,
+    decision_parts,
     group_records,
     merge_group,
     merge_records,
     parts_of,
     performance_windows,
+    rule_parts,
     segments_of,
 )
 from services.topics import ensure_topics
 from services.windows import PERIODS, Period
 from streams.specification import DecisionValue, DeploymentSpec, FeatureSpec, OutcomeSpec
+from streams.statistics.performance.metrics import metrics
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout
 
 HOUR_US = 3_600_000_000
@@ -171,6 +175,48 @@ def test_numbers_and_other_tasks_merge(make_record: Make) -> None:
         records = [make_record(layout, [1.0, 2.0], [0.0, 0.0], partition=p) for p in (0, 1)]
         (window,) = merge_records(records, SPEC)
         assert window.parts[""]["resolved"] == 4 and (window.layout.quantile is None) == (layout.quantile is None)
+
+
+@pytest.mark.parametrize("weights", [None, [2.0, 1.0]])
+def test_coverage_adds_up_over_windows_of_which_some_were_without_humility(make_record: Make, weights: Any) -> None:
+    plain = PerformanceLayout(REGRESSION)
+    humble = dataclasses.replace(plain, coverage_score="interval_excess")
+    before = make_record(plain, [1.0, 2.0], [0.0, 0.0])
+    after = make_record(humble, [1.0, 2.0], [0.0, 0.0], partition=1, weights=weights)
+    for part in after["parts"]:
+        part["counts"] |= {"with_quantile": [2], "covered": [1], "with_static": [2], "covered_static": [0]}
+        part["sums"] |= {"quantile_sum": [3.0], "adaptive_width": [8.0], "adaptive_width_squared": [34.0]}
+        if weights:
+            twins = {"with_quantile": [3.0], "covered": [2.0], "with_static": [3.0], "covered_static": [0.0]}
+            part["sums"] |= {f"weighted_{name}": value for name, value in twins.items()}
+    for records in ([before, after], [after, before]):
+        (window,) = merge_records(records, SPEC)
+        found = metrics(window.layout, window.parts[""])
+        assert found["adaptive_coverage"].value == pytest.approx(2 / 3 if weights else 1 / 2)
+        assert found["static_coverage"].value == 0 and found["static_coverage"].rows == 2
+        assert found["adaptive_width"].value == pytest.approx(8 / 3 if weights else 4)
+        assert found["mae"].rows == 4
+    (window,) = merge_records([before], SPEC)
+    assert not window.layout.coverage_score and "adaptive_coverage" not in metrics(window.layout, window.parts[""])
+
+
+def test_parts_of_decisions_and_rules_are_no_segments(make_record: Make) -> None:
+    every = np.ones(4, bool)
+    names = ["routed", "answered", "overridden (served)", "overridden"]
+    parts = {"side=up": every, **{f"decision={name}": every for name in names}}
+    parts |= {"rule:stale=fired": every, "rule:a=b=fired": every, "rule=kept": every, "decision=other": every}
+    group = group_records([make_record(LAYOUT, [0.2, 0.4, 0.6, 0.8], [0, 0, 1, 1], parts=parts)])
+    (window,) = (merge_group(each, SPEC) for each in group)
+    for known in (group, [window]):
+        assert segments_of(known) == ["decision", "rule", "side"]  # those that were declared so
+        assert parts_of(known, "decision") == ["decision=other"] and parts_of(known, "rule") == ["rule=kept"]
+        assert parts_of(known, "rule:stale") == []
+    assert list(decision_parts(window)) == ["answered", "overridden", "overridden (served)", "routed"]
+    assert list(rule_parts(window)) == ["a=b", "stale"]
+    assert all(int(sums["resolved"]) == 4 for sums in (decision_parts(window) | rule_parts(window)).values())
+    assert list(groups(window, "side").rates) == ["side=up"] and list(groups(window, "decision").rates) == [
+        "decision=other"
+    ]
 
 
 def test_a_window_that_cannot_be_read_is_named(make_record: Make) -> None:

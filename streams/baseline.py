@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from driftline.codec import Record, encode
 from driftline.humility.fit import HumilityFit
+from driftline.reading import OTHER_PART as OTHER_PART
+from driftline.reading import RULE_PART as RULE_PART
 from streams.derived import Derived
 from streams.errors import BaselineError
 from streams.statistics.conditional import AGE, AGE_AND_SCORE, ConditionalBins
@@ -52,10 +54,6 @@ HUMILITY_ROLE = "humility"
 LATENCY, ERROR, SCHEMA, RATE = "latency_ms", "error", "schema", "rate"
 QUALITY_PREFIX, ASSOCIATION_PREFIX = "quality:", "association:"
 """Names of streams that are no feature's and no prediction's."""
-
-OTHER_PART = "(other)"
-RULE_PART = "in"
-"""Names of parts of the traffic: the values that are not watched on their own; the rows that a rule holds for."""
 
 Bins = NumericBins | CategoricalBins | ConditionalBins
 """How values become bins; what is judged by seasons is judged under conditions (:class:`SeasonalBins`)."""

@@ -10,7 +10,6 @@ only, and is computed by exact or elementwise arithmetic in a fixed order: it ha
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from driftline import joint
 from driftline.codec import Record
 from driftline.events import CategoricalColumn, Floats
 
@@ -35,14 +35,6 @@ MOST_WORDS = 5_000
 _WORD = re.compile(r"\w+")
 _MOST_CHARACTERS = 10_000
 """Of a longer text the beginning is looked at; its length counts in full."""
-
-_WINSOR = 4.0
-"""Standardised values are clipped here: one wild value must not hide what the rest of the row says."""
-
-_SCORE_GRID = 2.0**-20
-_WHITENING_BITS = 23
-"""Standardised values are rounded to a grid, entries of the whitening matrix to so many bits: see
-:func:`joint_distance`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -181,40 +173,17 @@ def fit_joint(names: Sequence[str], columns: Floats, importances: Sequence[float
     if len(chosen) < 2:
         return None
     arrays = {"centre": centre[chosen], "scale": scale[chosen]}
-    scores = _standardised(arrays, columns[chosen])
-    mean = np.rint(scores.mean(axis=1)) * _SCORE_GRID
-    covariance = np.cov(scores * _SCORE_GRID)
+    scores = joint.standardised(arrays, columns[chosen])
+    mean = np.rint(scores.mean(axis=1)) * joint.SCORE_GRID
+    covariance = np.cov(scores * joint.SCORE_GRID)
     # a ridge of a hundredth keeps columns that are functions of others from deciding by their rounding
     ridge = covariance + 0.01 * np.diag(np.diag(covariance) + 1e-6)
     whitening = np.linalg.inv(np.linalg.cholesky(ridge))
-    grid = 2.0 ** (np.ceil(np.log2(np.abs(whitening).max())) - _WHITENING_BITS)
+    grid = 2.0 ** (np.ceil(np.log2(np.abs(whitening).max())) - joint.WHITENING_BITS)
     whitening = np.rint(whitening / grid) * grid
     return Derived(JOINT, JOINT, tuple(names[i] for i in chosen), arrays | {"mean": mean, "whiten": whitening.ravel()})
 
 
 def joint_distance(derived: Derived, columns: Floats) -> Floats:
-    """Mahalanobis distance float64[n] of whole rows, ``columns`` float64[S, n], per square root of a feature.
-
-    d^2 = (1/S) |W (z - mean)|^2 with W the inverse Cholesky factor of the reference's covariance (Mahalanobis, "On the
-    generalised distance in statistics", 1936), about 1 for a row like the reference's.
-
-    The product is exact, in whatever order it is summed: z - mean is a multiple of the grid of at most 23 bits, an
-    entry of W has 23 bits, and there are at most 32 terms. The squares are not, and are added up feature by feature;
-    a reduction over the axis would add in another order where a batch has a single row.
-    """
-    scores = _standardised(derived.arrays, columns)
-    scores -= derived.arrays["mean"][:, None] / _SCORE_GRID
-    size = len(scores)
-    independent = derived.arrays["whiten"].reshape(size, size) @ scores
-    np.square(independent, out=independent)
-    return np.asarray(np.sqrt(functools.reduce(np.add, independent) / size) * _SCORE_GRID)
-
-
-def _standardised(arrays: Mapping[str, Floats], columns: Floats) -> NDArray[np.float64]:
-    """Clipped scores, rounded to the grid, as multiples of it."""
-    with np.errstate(over="ignore"):  # what is too large is clipped
-        scores = (columns - arrays["centre"][:, None]) / (arrays["scale"][:, None] * _SCORE_GRID)
-    np.clip(scores, -_WINSOR / _SCORE_GRID, _WINSOR / _SCORE_GRID, out=scores)
-    np.rint(scores, out=scores)
-    scores[np.isnan(scores)] = 0.0
-    return np.asarray(scores)
+    """Distance float64[n] of whole rows, ``columns`` float64[S, n]; see :func:`driftline.joint.joint_distance`."""
+    return joint.joint_distance(derived.arrays, columns)

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import CategoricalColumn, PredictionColumns
+from driftline.events import PredictionColumns
+from driftline.reading import dividing_column
+from driftline.reading import part_codes as part_codes
 from streams.baseline import OTHER_PART, RULE_PART, BaselineSegment, BaselineStream
-from streams.columns import Watched, categorical_column, numeric_column, occurrences
+from streams.columns import Watched, occurrences
 from streams.specification import SegmentSpec
 from streams.statistics.counting import count_categorical_block, count_numeric_block, stack_numeric
 from streams.statistics.layouts import CATEGORICAL, NUMERIC, NumericBins
@@ -24,38 +26,19 @@ MOST_PART_STREAMS = 2_000
 """Streams of parts of the traffic that one deployment version may have."""
 
 
-def part_codes(segment: BaselineSegment, columns: PredictionColumns) -> Codes:
-    """The part of a segmentation that each row belongs to, int64[n], -1 for none."""
-    if segment.values == (RULE_PART,):
-        values = numeric_column(columns, segment.column)
-        low = -np.inf if segment.low is None else segment.low
-        high = np.inf if segment.high is None else segment.high
-        return np.where((values >= low) & (values < high), 0, -1)
-    texts = _texts(segment.column, columns)
-    index = {value: code for code, value in enumerate(segment.values)}
-    rest = len(segment.values) - 1 if segment.has_rest else -1
-    lookup = np.array([*(index.get(value, rest) for value in texts.categories), rest], np.int64)
-    return np.asarray(lookup[texts.codes])
-
-
 def fit_segment(asked: SegmentSpec, batches: Sequence[PredictionColumns]) -> BaselineSegment | None:
     """The parts of a segmentation that have reference rows enough; None if none has."""
     if asked.is_rule:
         segment = BaselineSegment(asked.name, asked.column, (RULE_PART,), asked.low, asked.high)
         inside = sum(int((part_codes(segment, batch) == 0).sum()) for batch in batches)
         return segment if inside >= MINIMUM_PART_ROWS else None
-    counts = occurrences(_texts(asked.column, batch) for batch in batches)
+    counts = occurrences(dividing_column(batch, asked.column) for batch in batches)
     ranked = sorted(counts, key=lambda value: (-counts[value], value))
     wanted = [value for value in ranked if value in asked.values] if asked.values else ranked[: asked.most]
     values = [value for value in wanted if counts[value] >= MINIMUM_PART_ROWS and value != OTHER_PART]
     if sum(batch.rows for batch in batches) - sum(counts[value] for value in values) >= MINIMUM_PART_ROWS:
         values.append(OTHER_PART)
     return BaselineSegment(asked.name, asked.column, tuple(values)) if values else None
-
-
-def _texts(column: str, batch: PredictionColumns) -> CategoricalColumn:
-    """An attribute that divides the traffic, or the feature of that name."""
-    return batch.segments.get(column) or categorical_column(batch, column)
 
 
 class PartCounter:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 from pydantic_core import ErrorDetails
@@ -13,25 +15,9 @@ from services.deployments.contradictions import contradictions
 from services.deployments.document import MAX_BYTES, Path, read_document
 from services.deployments.errors import DeploymentError, Flaw, SpecificationError
 from services.deployments.form import Form, normal_form
-from services.deployments.outcomes import Outcomes, Value
-from services.deployments.specification import (
-    Columns,
-    Detector,
-    FalseAlarms,
-    Feature,
-    Segment,
-    Specification,
-)
+from services.deployments.humility_conditions import OneOf
+from services.deployments.specification import Specification
 from services.deployments.wording import did_you_mean, either, kind_text, shown
-
-_ITEMS: Mapping[str, type[pydantic.BaseModel]] = {
-    "features": Feature,
-    "columns": Columns,
-    "false_alarms": FalseAlarms,
-    "segments": Segment,
-    "detectors": Detector,
-    "outcomes": Outcomes,
-}
 
 
 def load_specification(path: FilePath) -> Specification:
@@ -85,7 +71,11 @@ def _flaw(form: Form, detail: ErrorDetails) -> Flaw:
     if path and path[-1] == "[key]":  # a key of a mapping is not one of those allowed
         path, of_key = path[:-1], True
         kind, value = ("unknown_key" if kind == "literal_error" else kind), path[-1]
-    return form.flaw(path, _message(kind, path, value, detail), of_key=of_key)
+    message = _message(kind, path, value, detail)
+    place = form.as_written(path)
+    if kind == "missing" and place[-1:] != path[-1:]:  # a short way of writing leaves no room for the field
+        message = f"{path[-1]}: {message}"
+    return form.flaw(place, message, of_key=of_key)
 
 
 def _message(kind: str, path: Path, value: Any, detail: ErrorDetails) -> str:
@@ -93,9 +83,13 @@ def _message(kind: str, path: Path, value: Any, detail: ErrorDetails) -> str:
     match kind:
         case "missing":
             return "required, and missing"
+        case "bool_type":
+            return f"expected true or false, came {kind_text(value)}"
         case "extra_forbidden":
-            known = [item.alias or name for name, item in _section(path[:-1]).model_fields.items()]
-            return f"unknown field{did_you_mean(str(path[-1]), known) or '; known are ' + ', '.join(known)}"
+            section = _section(path[:-1])
+            known = [item.alias or name for name, item in section.model_fields.items()]
+            noun = f"{section.noun} {shown(str(path[-1]))}" if issubclass(section, OneOf) else "field"
+            return f"unknown {noun}{did_you_mean(str(path[-1]), known) or '; known are ' + ', '.join(known)}"
         case "literal_error" | "unknown_key":
             known = [word.strip(" '") for word in str(context.get("expected", "")).replace(" or ", ",").split(",")]
             return f"expected {either(known)}, came {shown(value)}{did_you_mean(str(value), known)}"
@@ -108,7 +102,7 @@ def _message(kind: str, path: Path, value: Any, detail: ErrorDetails) -> str:
             short = " or 'name: kind' lines," if path == ("features",) else ""
             return f"expected a list,{short} came {kind_text(value)}"
         case "dict_type" | "model_type":
-            return f"expected 'key: value' lines, came {kind_text(value)}"
+            return f"expected {_section(path).written}, came {kind_text(value)}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return f"expected a number {_bound(kind, context)}, came {shown(value)}"
         case "too_long" | "too_short":
@@ -130,7 +124,24 @@ def _bound(kind: str, context: Mapping[str, Any]) -> str:
 
 
 def _section(path: Path) -> type[pydantic.BaseModel]:
-    """The model that stands at a path."""
-    if path[:2] == ("outcomes", "values"):
-        return Value
-    return Specification if not path else _ITEMS.get(str(path[0]), Specification)
+    """The model that stands at a path, or the last one on the way to it."""
+    found: type[pydantic.BaseModel] = Specification
+    stands: Any = Specification
+    for part in path:
+        if isinstance(stands, type) and issubclass(stands, pydantic.BaseModel):
+            fields = {item.alias or name: item.annotation for name, item in stands.model_fields.items()}
+            stands = _essence(fields.get(str(part)))
+        else:  # an item of a list, or what stands under a key
+            stands = _essence(typing.get_args(stands)[-1]) if typing.get_args(stands) else None
+        if isinstance(stands, type) and issubclass(stands, pydantic.BaseModel):
+            found = stands
+    return found
+
+
+def _essence(annotation: Any) -> Any:
+    """A type without what is said about it, and without None."""
+    while typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return _essence(next(each for each in typing.get_args(annotation) if each is not type(None)))
+    return annotation

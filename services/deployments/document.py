@@ -17,7 +17,7 @@ from services.deployments.errors import Flaw, SpecificationError
 
 MAX_BYTES = 512 * 1024
 _MAX_VALUES = 50_000  # aliases can multiply a few lines into millions of values
-_MAX_DEPTH = 12
+_MAX_DEPTH = 40  # conditions inside of conditions take two levels each
 
 Path = tuple[str | int, ...]
 

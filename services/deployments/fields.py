@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zoneinfo
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -111,7 +111,21 @@ Switch = Annotated[
 ]
 
 
+Monitor = Literal[
+    "data_drift",
+    "prediction_drift",
+    "data_quality",
+    "service",
+    "concept_drift",
+    "labels",
+    "fairness",
+    "humility",
+]
+
+
 class Section(BaseModel):
-    """A part of the file: nothing unknown, nothing converted, no NaN."""
+    """A part of the file: nothing unknown, nothing converted, no NaN. ``written``: how people write it."""
+
+    written: ClassVar[str] = "'key: value' lines"
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -30,6 +30,25 @@ class Form:
             path = (path[0], self.names[str(path[0])][int(path[1])], *path[2:])
         return field_text(path)
 
+    def as_written(self, path: Path) -> Path:
+        """The path of a field of ``humility`` without the steps that a short way of writing leaves out:
+        ``when.novel_input`` of ``when: novel_input`` is ``when``.
+        """
+        if path[:1] != ("humility",):
+            return path
+        kept: list[str | int] = []
+        stands = self.document.value
+        for position, part in enumerate(path):
+            if isinstance(stands, dict):
+                kept.append(part)
+                if part not in stands:  # what is missing
+                    return (*kept, *path[position + 1 :])
+                stands = stands[part]
+            elif isinstance(stands, list) and isinstance(part, int) and part < len(stands):
+                kept.append(part)
+                stands = stands[part]
+        return tuple(kept)
+
     def flaw(self, path: Path, message: str, *, of_key: bool = False) -> Flaw:
         """A flaw at a place of the document."""
         mark = self.document.mark(path)

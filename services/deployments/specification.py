@@ -24,6 +24,8 @@ Example::
     detectors: {prediction: adwin}
     outcomes: {horizon: 30d, window: 1d, classes: [on_time, late], fairness: [by_carrier]}
     challengers: [2026-04]
+    humility:
+      rules: [{name: unsure, when: {uncertain_prediction: {score: {low: 0.4, high: 0.6}}}, action: record}]
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from services.deployments.fields import (
     Label,
     Margin,
     Moment,
+    Monitor,
     Name,
     Part,
     Runbook,
@@ -52,6 +55,7 @@ from services.deployments.fields import (
     Zone,
     duration_from,
 )
+from services.deployments.humility import Humility, humility_document
 from services.deployments.outcomes import Outcomes, outcomes_document
 from services.event_time import rfc3339
 from streams.specification import (
@@ -65,7 +69,6 @@ from streams.specification import (
 
 Kind = Literal["numeric", "categorical", "boolean", "text", "embedding"]
 Severity = Literal["critical", "error", "warning", "info"]
-Monitor = Literal["data_drift", "prediction_drift", "data_quality", "service", "concept_drift", "labels", "fairness"]
 BudgetKind = Literal["outcomes", "features", "operations"]
 DetectorName = Literal["adwin", "page_hinkley", "kswin", "ddm", "eddm", "hddm_a", "hddm_w"]
 TimestampFormat = Literal["rfc3339", "epoch_s", "epoch_ms", "epoch_us"]
@@ -200,6 +203,7 @@ class Specification(Section):
     detectors: list[Detector] = Field(default_factory=list)
     outcomes: Outcomes | None = None
     challengers: Annotated[list[Version], Field(max_length=MOST_CHALLENGERS)] = Field(default_factory=list)
+    humility: Humility | None = None
     runbook: Runbook | None = None
 
     def to_spec(self) -> DeploymentSpec:
@@ -241,6 +245,7 @@ class Specification(Section):
             runbook_url=self.runbook,
             outcomes=None if self.outcomes is None else self.outcomes.to_spec(),
             challengers=tuple(self.challengers),
+            humility=None if self.humility is None else self.humility.to_spec(),
         )
 
     def _column_map(self) -> dict[str, str]:
@@ -294,6 +299,7 @@ def to_document(spec: DeploymentSpec) -> dict[str, Any]:
         "detectors": [_detector_document(detector) for detector in spec.detectors],
         "outcomes": outcomes_document(spec),
         "challengers": list(spec.challengers),
+        "humility": humility_document(spec.humility),
         "runbook": spec.runbook_url,
     }
     return {name: value for name, value in document.items() if name == "features" or value not in (None, "", {}, [])}

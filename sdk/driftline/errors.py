@@ -1,5 +1,12 @@
 """What can go wrong in the contract and the client."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from driftline.humility.decision import Reason
+
 
 class DriftlineError(Exception):
     """Base of every error this package raises on purpose."""
@@ -45,3 +52,22 @@ class SpoolFullError(DriftlineError):
 
 class RegistryError(DriftlineError):
     """The schema registry cannot be reached or refuses to answer. What was to be encoded or decoded is not at fault."""
+
+
+class PredictionRefusedError(DriftlineError):
+    """A humility rule says that the prediction is not to be served.
+
+    Attributes:
+        rule: Name of the rule that acted.
+        message: What it says.
+        reasons: All rules that fired.
+    """
+
+    def __init__(self, rule: str, message: str, reasons: tuple[Reason, ...] = ()) -> None:
+        super().__init__(rule, message, reasons)
+        self.rule = rule
+        self.message = message
+        self.reasons = reasons
+
+    def __str__(self) -> str:
+        return f"humility rule {self.rule!r}: {self.message}"

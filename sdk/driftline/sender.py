@@ -38,7 +38,8 @@ class Sender:
 
     1. Rows become columns, columns become messages of at most ``max_message_bytes``.
     2. A message goes to the producer, unless Kafka is known to be away or older messages wait on disk (``spool``).
-    3. The delivery report settles it. A failed one is spooled, offered again (``block``) or dropped.
+    3. The delivery report settles it, if it says at which offset. Otherwise the message is spooled, offered again
+       (``block``) or dropped.
     4. Going offline takes everything back from the producer, in order, and starts a new one: an idempotent producer
        whose messages were purged has lost its sequence.
     5. What is on disk is offered again, oldest first; the first acknowledgement means that Kafka is back.
@@ -208,12 +209,16 @@ class Sender:
             self._replaying -= message.origin is not None
         return message
 
-    def _reported(self, generation: int, sequence: int, error: KafkaError | None, _message: Any) -> None:
+    def _reported(self, generation: int, sequence: int, error: KafkaError | None, report: Any) -> None:
         message = self._land(sequence) if generation == self._generation else None
         if message is None:
             return
         self._progress_at = time.monotonic()
-        if error is None:
+        if error is None and report.offset() is None:
+            # librdkafka infers this from the success of a later message, which proves nothing: it may come twice.
+            self._warn("no offset", "a batch was reported as delivered, but not where: it counts as not delivered")
+            self._failed.append(message)
+        elif error is None:
             if self._offline:
                 log.warning("Kafka is back")
             self._offline = self._brokers_down = False

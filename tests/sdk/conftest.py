@@ -35,21 +35,31 @@ def read_topic(bootstrap_servers: str, topic: str, *, rows: int, timeout_seconds
     partitions = consumer.list_topics(topic, 30).topics[topic].partitions
     consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
     messages: list[Message] = []
+    errors: list[str] = []
+    there: dict[int, tuple[int, int]] = {}
     count, deadline = 0, time.monotonic() + timeout_seconds
     try:
         while time.monotonic() < deadline:
             message = consumer.poll(0.5)
             if message is None and count >= rows:
                 break
-            if message is None or message.error():
+            if message is None:
+                continue
+            if message.error():
+                errors.append(str(message.error()))
                 continue
             messages.append(message)
             _, record = driftline.decode(message.value())
             count += len(record["prediction_ids"])
+        if count < rows:  # tells what never arrived from what was not read
+            there = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), 30) for p in partitions}
     finally:
         consumer.close()
     places = [(message.partition(), message.offset()) for message in messages]
-    assert count >= rows, f"{count} of {rows} rows came in {timeout_seconds:g} s, at {places}"
+    assert count >= rows, (
+        f"{count} of {rows} rows came in {timeout_seconds:g} s, at {places}; "
+        f"the partitions have {there}; errors: {errors}"
+    )
     return messages
 
 

@@ -26,7 +26,7 @@ _QUEUE_KBYTES = 262_144
 _REQUESTS_IN_FLIGHT = 1
 
 
-class _QuietLog:
+class QuietLog:
     """Takes librdkafka's log, which repeats itself several times a second while Kafka is away, at debug level.
 
     What matters of it arrives through the error callback, too.
@@ -66,7 +66,7 @@ def make_producer(
                     reconnect_backoff_max_ms=1000,
                 ),
                 "error_cb": on_error,
-                "logger": _QuietLog(),
+                "logger": QuietLog(),
             }
         )
     except (KafkaException, TypeError, ValueError) as error:

@@ -51,6 +51,7 @@ class Decision(NamedTuple):
         revision: Revision of the specification that has the rules.
         fired: Bit r is set where rule r fired.
         alarms: Bit m is set where monitor m of ``ALARM_MONITORS`` was known to be in alarm.
+        timestamp_us: Event time it was decided for, microseconds since 1970-01-01 UTC.
     """
 
     action: str
@@ -68,6 +69,7 @@ class Decision(NamedTuple):
     revision: int
     fired: int
     alarms: int
+    timestamp_us: int = 0
 
     @property
     def answered(self) -> bool:

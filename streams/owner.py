@@ -321,7 +321,9 @@ class OwnedPartition:
         if time.monotonic() - self.progressed_at < QUIET_SECONDS:
             if any(position[topic] < end for topic, end in ends.items()):
                 return
-            self._horizon = now_ms, {topic: self._shared.end_offset(topic, self.number) for topic in position}
+            ends = {topic: self._shared.end_offset(topic, self.number) for topic in position}
+            if min(ends.values()) >= 0:  # else a topic was not seen yet: there may be any number of messages in it
+                self._horizon = now_ms, ends
             self.partition.pass_time(seen_ms)
         elif self.partition.awaits_time(now_ms) and await self.due() is None and not self.dropped:
             self.partition.pass_time(now_ms)

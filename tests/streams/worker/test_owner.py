@@ -168,8 +168,8 @@ async def test_specifications_may_come_in_a_transaction(worlds: Any, samples: An
     assert "f" in catalogue.specs
 
 
-async def test_time_passes_only_up_to_what_was_applied(surroundings: Any, samples: Any) -> None:
-    world, shared, _ = surroundings
+async def of_even_traffic(world: Any, shared: Surroundings, samples: Any) -> OwnedPartition:
+    """An owner for which silence is news, and that has applied everything."""
     hours = 8
     spec = samples.spec()
     reference = samples.rows(hours * 1800, at=-hours * 3600, every=2.0, seed=3)
@@ -179,22 +179,47 @@ async def test_time_passes_only_up_to_what_was_applied(surroundings: Any, sample
     owned = OwnedPartition(0, shared)
     await owned.open()
     await applied(world, owned)
-    last_ms = owned.partition._log_time_ms  # the publisher's last row
-    later_ms = last_ms + 3_600_000
+    times_passed(owned)
+    return owned
 
-    def passed() -> list[int]:
-        records, _, order = owned.partition.take()
-        assert set(records) >= {b"position"} or not order
-        return [entry["first_offset"] for entry in order if entry["source"] == "clock"]
 
-    passed()
+def times_passed(owned: OwnedPartition) -> list[int]:
+    """What the state machine was told of the time since the last call."""
+    records, _, order = owned.partition.take()
+    assert set(records) >= {b"position"} or not order
+    return [entry["first_offset"] for entry in order if entry["source"] == "clock"]
+
+
+async def test_time_passes_only_up_to_what_was_applied(surroundings: Any, samples: Any) -> None:
+    world, shared, _ = surroundings
+    owned = await of_even_traffic(world, shared, samples)
+    later_ms = owned.partition._log_time_ms + 3_600_000  # after the publisher's last row
     await owned.pass_time(later_ms)  # messages came just now: only what is seen next time is sure
-    assert passed() == []
+    assert times_passed(owned) == []
     await owned.pass_time(later_ms + 60_000)
-    assert passed() == [later_ms]
+    assert times_passed(owned) == [later_ms]
     world.send(samples.rows(1, first=600, at=1300))
     world.flush()
     owned.progressed_at -= 60  # quiet: the log is asked, and has a message that was not applied
     await owned.pass_time(later_ms + 7_200_000)
-    assert passed() == []
+    assert times_passed(owned) == []
+    owned.drop()
+
+
+async def test_no_time_passes_before_both_topics_were_seen(surroundings: Any, samples: Any) -> None:
+    """Of a topic without an answer yet any number of messages may be unread: outcomes that seem never to have come."""
+    world, shared, _ = surroundings
+    ends = {world.topics.predictions: 1, world.topics.outcomes: -1}
+    shared = dataclasses.replace(shared, end_offset=lambda topic, partition: ends[topic])
+    owned = await of_even_traffic(world, shared, samples)
+    later_ms = owned.partition._log_time_ms + 3_600_000
+    await owned.pass_time(later_ms)
+    ends[world.topics.outcomes] = 5  # a backlog, none of it applied
+    await owned.pass_time(later_ms + 60_000)
+    assert times_passed(owned) == []
+    await owned.pass_time(later_ms + 120_000)
+    assert times_passed(owned) == []
+    owned.partition.position[world.topics.outcomes] = 5
+    await owned.pass_time(later_ms + 180_000)
+    assert times_passed(owned) == [later_ms + 60_000]
     owned.drop()

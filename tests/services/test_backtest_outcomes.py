@@ -44,8 +44,11 @@ BATCHES, ROWS, STEP_US = 110, 200, 3 * SECOND
 CHANGED_FROM, SILENT_FROM = 50, 72
 """Batches: from the one on the relation is another, from the other on outcomes come no more."""
 
-T0 = (int(time.time()) // 3600 - 22) * HOUR
-"""Eighteen hours that ended some hours ago: what is older the broker would soon delete."""
+SLOT = 2 * HOUR
+T0 = int(time.time() * SECOND) // SLOT * SLOT - 21 * HOUR
+"""Eighteen hours that ended some hours ago, from the middle of a start slot on, at whatever hour the tests run: the
+slot in which outcomes stop is over, and old enough to be looked at, before the last outcome comes. Of a slot that
+begins with the silence only the clock could tell."""
 
 SPEC = """
 deployment: loans
@@ -151,7 +154,8 @@ class World:
         return [emission.record for emission in partition.take()[1] if emission.record_name == "Alert"]
 
     def work(self, *, kill: bool) -> None:
-        """Let a worker apply everything that was published, and end it."""
+        """Let a worker apply everything that was published, and kill it; or have it look at the clock, and end it."""
+        begun_ms = int(time.time() * 1000)
         environment = {
             **os.environ,
             "DRIFTLINE_BOOTSTRAP_SERVERS": self.settings.bootstrap_servers,
@@ -163,7 +167,10 @@ class World:
             worker = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 120
-            while any(position.lag > 0 for position in stream_positions(self.settings)):
+            while any(
+                position.lag > 0 or (not kill and position.facts.get("time_ms", 0) < begun_ms)
+                for position in stream_positions(self.settings)
+            ):
                 assert worker.poll() is None, (self.folder / "worker.log").read_text()[-3000:]
                 assert time.monotonic() < deadline, "the worker does not keep up"
                 time.sleep(0.1)

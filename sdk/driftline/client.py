@@ -21,6 +21,11 @@ from driftline.batches import OutcomeRow, PredictionRow, between, random_ids
 from driftline.buffer import Buffer, Counters
 from driftline.errors import ClientClosedError, SettingsError
 from driftline.events import OutcomeColumns, PredictionColumns, checked_name
+from driftline.humility import cache, follow
+from driftline.humility.deciding import Decider
+from driftline.humility.decision import Decision
+from driftline.humility.decisions import Decisions, row_decision
+from driftline.humility.follow import Follower, HumilityStatus
 from driftline.registry import Registry
 from driftline.sender import GRACE_SECONDS, Sender, abandon_all, close_all
 from driftline.settings import KafkaSettings
@@ -74,6 +79,8 @@ class Client:
         max_message_bytes: Larger batches are split.
         headers: Further Kafka headers of every message.
         strict: Raise on bad input.
+        follow_humility: Follow the humility rules from the start, not only from the first :meth:`decide` on.
+        humility_wait_seconds: How long following may wait for the rules when it starts and none are kept on disk.
 
     Raises:
         EventError: ``deployment_id`` or ``model_version`` cannot be one.
@@ -99,12 +106,15 @@ class Client:
         max_message_bytes: int = 900_000,
         headers: Mapping[str, str] | None = None,
         strict: bool = False,
+        follow_humility: bool = False,
+        humility_wait_seconds: float = 0.0,
     ) -> None:
         _check("batch_rows", batch_rows, 1)
         _check("batch_ms", batch_ms, 1)
         _check("max_buffered_rows", max_buffered_rows, batch_rows)
         _check("max_message_bytes", max_message_bytes, 1000)
         _check("delivery_timeout_seconds", delivery_timeout_seconds, 0.1)
+        _check("humility_wait_seconds", humility_wait_seconds, 0)
         if when_unavailable not in ("spool", "block", "drop"):
             raise SettingsError(f"when_unavailable: expected 'spool', 'block' or 'drop', came {when_unavailable!r}")
         settings = KafkaSettings.from_environment() if settings is None else settings
@@ -139,7 +149,143 @@ class Client:
         self._buffer = self._new_buffer()
         self._sender: Sender | None = None
         self._start(check=True)
+        follower = Follower(
+            deployment_id, shard, settings, self._registry, self._delivery.spool_folder / cache.FILE_NAME
+        )
+        self._decider = Decider(
+            follower, deployment_id, model_version, wait_seconds=humility_wait_seconds, strict=strict
+        )
+        self._stop_when_forgotten()
         _CLIENTS.add(self)
+        if follow_humility:
+            self._decider.begin()
+
+    # Deciding
+
+    def decide(
+        self,
+        features: Mapping[str, Any],
+        prediction: float | None = None,
+        class_probabilities: Mapping[Any, float] | None = None,
+        *,
+        prediction_label: Any = None,
+        prediction_low: float | None = None,
+        prediction_high: float | None = None,
+        segments: Mapping[str, Any] | None = None,
+        challengers: Mapping[str, Any] | None = None,
+        timestamp: Any = None,
+        model_version: str | None = None,
+    ) -> Decision:
+        """Ask the deployment's humility rules what is to be served, in microseconds and without the network.
+
+        The first call starts a background thread that follows the rules in Kafka, and knows at once what was kept on
+        disk. Where there are no rules, or none are known yet, the prediction is answered as it is, with an empty
+        ``policy``; so it is where deciding fails. Both are counted in :meth:`humility_status`.
+
+        Args:
+            features: As given to the model; see :meth:`log_prediction`, as for everything below.
+            prediction: Predicted value or score.
+            class_probabilities: Class to probability.
+            prediction_label: Predicted class.
+            prediction_low: Lower end of the model's own interval.
+            prediction_high: Upper end of it.
+            segments: Segment attributes that are not features.
+            challengers: Version to what it would answer: a number, a class as text, or an :class:`Answer` of both.
+            timestamp: Event time; now if not given.
+            model_version: The version that answered, if not the client's.
+
+        Returns:
+            What to do: ``decision.result()`` is what to serve, or raises :class:`PredictionRefusedError`. Give it to
+            :meth:`log_prediction` with the same values.
+
+        Raises:
+            Exception: Whatever went wrong, if ``strict``.
+
+        Example::
+
+            decision = client.decide(features, score, {"default": score, "repaid": 1 - score})
+            if decision.answered:
+                respond(decision.prediction)
+            client.log_prediction(features, score, decision=decision)
+        """
+        return self._decider.decide(
+            features,
+            prediction,
+            class_probabilities,
+            prediction_label,
+            prediction_low,
+            prediction_high,
+            segments,
+            challengers,
+            timestamp,
+            model_version,
+        )
+
+    def decide_many(
+        self,
+        features: Any,
+        prediction: Any = None,
+        class_probabilities: Any = None,
+        *,
+        prediction_label: Any = None,
+        prediction_low: Any = None,
+        prediction_high: Any = None,
+        segments: Any = None,
+        challengers: Any = None,
+        timestamps: Any = None,
+        model_version: str | None = None,
+    ) -> Decisions:
+        """Ask the humility rules about many predictions, by columns of equal length.
+
+        Columns are what :meth:`log_predictions` takes; every row is decided as :meth:`decide` would. A table that
+        cannot be read is answered as it is, and counted.
+
+        Args:
+            features: Name to column.
+            prediction: Column of predicted values or scores.
+            class_probabilities: Class to column.
+            prediction_label: Column of predicted classes.
+            prediction_low: Column of lower ends of the model's own intervals.
+            prediction_high: Column of upper ends.
+            segments: Segment attribute to column.
+            challengers: Version to column, of numbers or of classes, or to a tuple of both columns.
+            timestamps: Column of event times, or one for all; now if not given.
+            model_version: The version that answered, if not the client's.
+
+        Raises:
+            Exception: Whatever went wrong, if ``strict``.
+
+        Example::
+
+            decisions = client.decide_many(frame[inputs], scores)
+            served = decisions.predictions[decisions.answered | decisions.overridden]
+            client.log_predictions(frame[inputs], scores, decisions=decisions)
+        """
+        return self._decider.decide_many(
+            features,
+            prediction,
+            model_version,
+            class_probabilities=class_probabilities,
+            prediction_label=prediction_label,
+            prediction_low=prediction_low,
+            prediction_high=prediction_high,
+            segments=segments,
+            challengers=challengers,
+            timestamps=timestamps,
+        )
+
+    def humility_status(self) -> HumilityStatus:
+        """What is known of the humility rules, how old it is, and whether it is followed."""
+        return self._decider.status()
+
+    def wait_for_humility(self, timeout_seconds: float | None = 10.0) -> bool:
+        """Start to follow the humility rules, and wait until all that is in Kafka is known.
+
+        Returns:
+            Whether it is. False when the time is over: what was kept on disk decides meanwhile.
+        """
+        self._decider.follower.start()
+        return self._decider.follower.wait(timeout_seconds)
 
     # Logging
 
@@ -158,6 +304,8 @@ class Client:
         model_version: str | None = None,
         prediction_low: float | None = None,
         prediction_high: float | None = None,
+        challengers: Mapping[str, Any] | None = None,
+        decision: Decision | None = None,
     ) -> str:
         """Log one prediction.
 
@@ -177,6 +325,10 @@ class Client:
             model_version: The version that answered, if not the client's.
             prediction_low: Lower end of the model's own interval for the actual value; both ends or neither, finite.
             prediction_high: Upper end of it.
+            challengers: Version to what it would have answered: a number, a class as text, or an :class:`Answer` of
+                both.
+            decision: What :meth:`decide` said; ``timestamp`` is the decision's if not given. ``prediction`` and
+                ``prediction_label`` stay what the model said, whatever was served.
 
         Returns:
             The prediction id, for :meth:`log_outcome`.
@@ -189,6 +341,9 @@ class Client:
         try:
             plain, vectors = read.plain_features(features)
             low, high = limits.interval(prediction_low, prediction_high)
+            if decision is not None and timestamp is None:
+                timestamp = decision.timestamp_us or None
+            by_number, by_class = (None, None) if challengers is None else read.challengers(challengers)
             row = PredictionRow(
                 self._model_version if model_version is None else self._version(model_version),
                 random_ids(1)[0] if prediction_id is None else read.identifier(prediction_id),
@@ -205,6 +360,9 @@ class Client:
                 None if error is None else read.error_class(error, "error"),
                 low,
                 high,
+                by_number,
+                by_class,
+                None if decision is None else row_decision(decision),
             )
             self._ready()
         except Exception as trouble:  # whatever a caller's object does when it is looked at
@@ -228,14 +386,18 @@ class Client:
         model_version: str | None = None,
         prediction_low: Any = None,
         prediction_high: Any = None,
+        challengers: Any = None,
+        decisions: Decisions | None = None,
     ) -> list[str]:
         """Log many predictions, by columns of equal length.
 
         A column is a numpy array, a list, or a pandas, polars or pyarrow column; ``features``,
         ``class_probabilities`` and ``segments`` are mappings of name to column, data frames or tables. An embedding is
         a two-dimensional array, or a column of lists or arrays of one length. Columns are copied. ``timestamps`` may be
-        ``datetime64``, which is UTC, or one time for all; now if not given. For the other arguments see
-        :meth:`log_prediction`. A table with one bad value is rejected whole.
+        ``datetime64``, which is UTC, or one time for all; those of ``decisions``, or now, if not given. ``challengers``
+        maps versions to columns of numbers or of classes, or to tuples of both; ``decisions`` are what
+        :meth:`decide_many` said of the same rows. For the other arguments see :meth:`log_prediction`. A table with one
+        bad value is rejected whole.
 
         Returns:
             The prediction ids; none if the table was rejected.
@@ -246,6 +408,8 @@ class Client:
             KafkaUnavailableError: The policy is ``block`` and the time is over.
         """
         try:
+            if decisions is not None and decisions.columns is not None and timestamps is None:
+                timestamps = decisions.timestamps_us
             table = prediction_table(
                 features,
                 prediction,
@@ -261,6 +425,8 @@ class Client:
                 error=error,
                 prediction_low=prediction_low,
                 prediction_high=prediction_high,
+                challengers=challengers,
+                decisions=None if decisions is None else decisions.columns,
             )
             self._ready()
         except Exception as trouble:
@@ -395,10 +561,14 @@ class Client:
             if self._closed:
                 return
             self._closed = True
+        follower = self._decider.follower
+        follower.stop()
         if self._sender is not None:
             self._sender.close(time.monotonic() + timeout_seconds)
         if self._sender is not None and not self._sender.join(timeout_seconds + GRACE_SECONDS):
             log.error("the client's background thread did not end: %s", self.counters())
+        if not follower.join(GRACE_SECONDS):
+            log.error("the thread that follows the humility rules did not end")
         counters = self.counters()
         if counters.dropped or counters.rejected:
             log.warning("closed with rows lost: %s", counters)
@@ -450,6 +620,9 @@ class Client:
                 weakref.finalize(self, _close_forgotten, sender).atexit = False
                 _close_with_worker()
 
+    def _stop_when_forgotten(self) -> None:
+        weakref.finalize(self, self._decider.follower.stop).atexit = False
+
     def _add_table(self, table: PredictionColumns | OutcomeColumns) -> None:
         delivery = self._delivery
         step = max(1, min(_CHUNK_BATCHES * delivery.batch_rows, delivery.max_buffered_rows // 4))
@@ -468,6 +641,8 @@ class Client:
         self._sender = None
         self._buffer = self._new_buffer()
         self._registry = Registry.from_settings(self._delivery.settings)
+        self._decider = self._decider.forked(self._registry)
+        self._stop_when_forgotten()
 
 
 def _check(name: str, value: float, least: float) -> None:
@@ -486,15 +661,23 @@ def _close_with_worker() -> None:
     """Close at the end of a worker of multiprocessing, too: such a child leaves without running ``atexit``."""
     process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
     if process is not None and util is not None and process.parent_process() is not None:
-        util.Finalize(None, close_all, args=(_EXIT_SECONDS,), exitpriority=100)
+        util.Finalize(None, _close_all, exitpriority=100)
+
+
+def _close_all() -> None:
+    """End every background thread of this process."""
+    follow.stop_all()
+    close_all(_EXIT_SECONDS)
+    follow.join_all(GRACE_SECONDS)
 
 
 def _after_fork_in_child() -> None:
     abandon_all()
+    follow.abandon_all()
     for client in list(_CLIENTS):
         client._after_fork()
 
 
-atexit.register(close_all, _EXIT_SECONDS)
+atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

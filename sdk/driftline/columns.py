@@ -25,18 +25,19 @@ from driftline.events import (
     Vectors,
     category_text,
     checked_dimension,
+    checked_name,
     single_precision,
 )
 from driftline.rows import timestamp_us
 
-_NUMBERS: frozenset[type] = frozenset(
+NUMBERS: frozenset[type] = frozenset(
     {int, float, *(np.dtype(code).type for code in "bBhHiIlLqQefd")}  # numpy's integers and floats, by type code
 )
 _TEXTS: frozenset[type] = frozenset({str, bool, np.bool_})
 _MISSING: frozenset[type] = frozenset({type(None)})
-_NUMBERS_OR_MISSING = _NUMBERS | _MISSING
+_NUMBERS_OR_MISSING = NUMBERS | _MISSING
 _TEXTS_OR_MISSING = _TEXTS | _MISSING
-_PLAIN = _NUMBERS | _TEXTS | _MISSING
+_PLAIN = NUMBERS | _TEXTS | _MISSING
 _TEXT_KEYS: frozenset[type] = frozenset({str})
 _MISSING_NAMES = frozenset({"NAType", "NaTType"})  # pandas, which this package does not import
 
@@ -176,7 +177,7 @@ def flag(value: Any, what: str) -> bool | None:
     value = plain(value, what)
     if value is None or isinstance(value, (bool, np.bool_)):
         return None if value is None else bool(value)
-    if type(value) in _NUMBERS and (value != value or value in (0, 1)):
+    if type(value) in NUMBERS and (value != value or value in (0, 1)):
         return None if value != value else bool(value)
     raise EventError(f"{what}: expected True, False or None, came {str(value)[:40]!r}")
 
@@ -205,6 +206,54 @@ def labels_by_name(values: Any, what: str) -> dict[str, str | None] | None:
     if not isinstance(values, Mapping):
         raise EventError(f"{what}: expected a mapping of name to text, came {type(values).__name__}")
     return {feature_name(key, what): label(value, f"{what}[{str(key)[:80]}]") for key, value in values.items()}
+
+
+def challengers(values: Any) -> tuple[dict[str, float] | None, dict[str, str] | None]:
+    """What challengers would have said, each a number, a class, or a tuple of both: version to number and to class."""
+    if values is None:
+        return None, None
+    if not isinstance(values, Mapping):
+        raise EventError(f"challengers: expected a mapping of version to answer, came {type(values).__name__}")
+    by_number, by_class = {}, {}
+    for version, answer in values.items():
+        what = f"challengers[{str(version)[:80]!r}]"
+        checked_name(version, what)
+        of_number, of_class = answer if isinstance(answer, tuple) and len(answer) == 2 else _by_kind(answer, what)
+        found, name = number(of_number, what), label(of_class, what)
+        if found is not None:
+            by_number[version] = found
+        if name is not None:
+            by_class[version] = name
+    return by_number or None, by_class or None
+
+
+def _by_kind(answer: Any, what: str) -> tuple[Any, Any]:
+    """An answer as number and class, one of which is None."""
+    answer = plain(answer, what)
+    return (None, answer) if isinstance(answer, (str, bool, np.bool_)) else (answer, None)
+
+
+def challenger_columns(table: Any) -> tuple[dict[str, Floats], dict[str, CategoricalColumn]]:
+    """The same by columns, each of numbers, of classes, or a tuple of two such columns."""
+    by_number, by_class = {}, {}
+    for version, column in [] if table is None else named_columns(table, "challengers").items():
+        what = f"challengers[{version[:80]!r}]"
+        checked_name(version, what)
+        if isinstance(column, tuple) and len(column) == 2 and not any(map(_is_single, column)):
+            of_number, of_class = column
+        else:
+            of_number, of_class, vectors = feature_column(column, what)
+            if vectors is not None:
+                raise EventError(f"{what}: expected numbers or classes, came vectors of {vectors.shape[1]} numbers")
+        if of_number is not None:
+            by_number[version] = number_column(of_number, what)
+        if of_class is not None:
+            by_class[version] = of_class if isinstance(of_class, CategoricalColumn) else label_column(of_class, what)
+    return by_number, by_class
+
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, str) or not hasattr(value, "__len__")
 
 
 def identifier(value: Any) -> str:

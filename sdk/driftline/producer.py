@@ -33,6 +33,7 @@ class QuietLog:
     """
 
     def log(self, _level: int, message: str, *arguments: Any) -> None:
+        """As ``logging.Logger.log``, at debug level."""
         logging.getLogger("driftline.kafka").debug(message, *arguments)
 
 

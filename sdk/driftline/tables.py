@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,15 @@ from driftline import columns as read
 from driftline import limits
 from driftline.batches import random_ids
 from driftline.errors import EventError
-from driftline.events import UNKNOWN_ACTED_ON, CategoricalColumn, OutcomeColumns, PredictionColumns, Times, checked_name
+from driftline.events import (
+    UNKNOWN_ACTED_ON,
+    CategoricalColumn,
+    HumilityColumns,
+    OutcomeColumns,
+    PredictionColumns,
+    Times,
+    checked_name,
+)
 
 
 def prediction_table(
@@ -32,6 +40,8 @@ def prediction_table(
     error: Any,
     prediction_low: Any = None,
     prediction_high: Any = None,
+    challengers: Any = None,
+    decisions: HumilityColumns | None = None,
 ) -> PredictionColumns:
     """Columns as :meth:`driftline.Client.log_predictions` takes them, copied and checked.
 
@@ -48,6 +58,7 @@ def prediction_table(
         if as_vectors is not None:
             vectors[name] = as_vectors
     rows = row_count(features, prediction_ids, prediction, timestamps)
+    challenger_predictions, challenger_labels = read.challenger_columns(challengers)
     table = PredictionColumns(
         deployment_id=deployment_id,
         model_version=checked_name(model_version, "model_version"),
@@ -71,6 +82,9 @@ def prediction_table(
         model_id=model_id,
         prediction_low=None if prediction_low is None else read.number_column(prediction_low, "prediction_low"),
         prediction_high=None if prediction_high is None else read.number_column(prediction_high, "prediction_high"),
+        challenger_predictions=challenger_predictions,
+        challenger_labels=challenger_labels,
+        humility=decisions,
     )
     _check_lengths(table)
     limits.check_intervals(table.prediction_low, table.prediction_high)
@@ -152,13 +166,21 @@ def _of_all(value: Any, rows: int) -> Any:
 def _check_lengths(table: PredictionColumns | OutcomeColumns) -> None:
     if not table.rows:
         raise EventError("expected at least one row, came none", reason="empty_batch")
-    for name in type(table).__dataclass_fields__:
-        value = getattr(table, name)
+    for name, column in _lengths(table):
+        if column != table.rows:
+            raise EventError(
+                f"{name!r}: expected {table.rows} rows, one per prediction, came {column}", reason="unequal_columns"
+            )
+
+
+def _lengths(part: Any) -> Iterator[tuple[str, int]]:
+    """Name and length of every column in a table, or in a part of one."""
+    for name in type(part).__dataclass_fields__:
+        value = getattr(part, name)
         for inner, column in value.items() if isinstance(value, Mapping) else ((name, value),):
-            if isinstance(column, (np.ndarray, CategoricalColumn)):
-                length = len(column.codes if isinstance(column, CategoricalColumn) else column)
-                if length != table.rows:
-                    raise EventError(
-                        f"{inner!r}: expected {table.rows} rows, one per prediction, came {length}",
-                        reason="unequal_columns",
-                    )
+            if isinstance(column, CategoricalColumn):
+                yield inner, len(column.codes)
+            elif isinstance(column, np.ndarray):
+                yield inner, len(column)
+            elif isinstance(column, HumilityColumns):
+                yield from ((f"decisions: {of}", length) for of, length in _lengths(column))

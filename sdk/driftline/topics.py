@@ -92,3 +92,22 @@ def baseline_key(deployment_id: str, model_version: str) -> bytes:
 def humility_key(deployment_id: str, model_version: str, partition: int) -> bytes:
     """The Kafka key of a version's humility state on a partition."""
     return f"{deployment_id}@{model_version}#{partition}".encode()
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key, as Java's client and librdkafka's ``murmur2_random`` choose it."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def murmur2(data: bytes) -> int:
+    """MurmurHash2 with the seed of Kafka's ``org.apache.kafka.common.utils.Utils.murmur2``, as unsigned 32 bits."""
+    factor, mask = 0x5BD1E995, 0xFFFFFFFF
+    value = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * factor & mask
+        value = (value * factor & mask) ^ ((word ^ word >> 24) * factor & mask)
+    if whole < len(data):
+        value = (value ^ int.from_bytes(data[whole:], "little")) * factor & mask
+    value = (value ^ value >> 13) * factor & mask
+    return value ^ value >> 15

@@ -250,7 +250,8 @@ class _Collector:
 def merged(batches: Sequence[PredictionColumns]) -> list[PredictionColumns]:
     """Batches of one version, one after the other in few large ones; vectors of other dimensions begin a new one.
 
-    A feature, or a part of a prediction, that some batches do not have is missing in their rows.
+    A feature, or a part of a prediction, that some batches do not have is missing in their rows. What serving
+    applications decided is left out: a reference is decided anew by the rules it is for.
     """
     groups: list[list[PredictionColumns]] = []
     dimensions: dict[str, int] = {}
@@ -261,7 +262,8 @@ def merged(batches: Sequence[PredictionColumns]) -> list[PredictionColumns]:
             dimensions = {}
         dimensions |= own
         groups[-1].append(batch)
-    return [group[0] if len(group) == 1 else _joined(group) for group in groups]
+    joined = [group[0] if len(group) == 1 else _joined(group) for group in groups]
+    return [batch if batch.humility is None else dataclasses.replace(batch, humility=None) for batch in joined]
 
 
 def _joined(batches: Sequence[PredictionColumns]) -> PredictionColumns:
@@ -315,6 +317,8 @@ def _joined(batches: Sequence[PredictionColumns]) -> PredictionColumns:
         error=texts([batch.error for batch in batches]),
         prediction_low=numbers([batch.prediction_low for batch in batches]),
         prediction_high=numbers([batch.prediction_high for batch in batches]),
+        challenger_predictions=numbers_by_name("challenger_predictions"),
+        challenger_labels=texts_by_name("challenger_labels"),
     )
 
 

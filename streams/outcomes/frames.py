@@ -17,14 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import OutcomeColumns, PredictionColumns
+from driftline.events import NOT_DECIDED, OutcomeColumns, PredictionColumns
 from streams.baseline import Baseline, BaselineSegment
+from streams.outcomes.decided import DECISION_PARTS, SERVED_PART, rule_part
 from streams.outcomes.keys import Keys
 from streams.outcomes.reading import MOST_PROBABILITIES, jitter, performance_layout, read_predicted
-from streams.outcomes.sizes import fitting
+from streams.outcomes.rulebook import DECISION_FIELDS, Issued, Rulebook
+from streams.outcomes.sizes import fitting, most_parts
 from streams.parts import part_codes
 from streams.specification import DeploymentSpec
-from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, Pairs, PerformanceLayout, Predicted
+from streams.statistics.performance.pairs import (
+    BINARY,
+    MULTICLASS,
+    REGRESSION,
+    Decisions,
+    Pairs,
+    PerformanceLayout,
+    Predicted,
+)
 
 Rows = NDArray[np.void]
 Integers = NDArray[np.int64]
@@ -67,6 +77,7 @@ class Frame:
         skew_ms: How long before its prediction an outcome may be known, because clocks differ.
         layout: What is counted.
         segments: The segmentations whose parts are counted.
+        humility: The rules by which its predictions are decided; None where there are none.
     """
 
     number: int
@@ -79,6 +90,7 @@ class Frame:
     skew_ms: int
     layout: PerformanceLayout
     segments: tuple[BaselineSegment, ...]
+    humility: Rulebook | None = None
 
     @functools.cached_property
     def row_dtype(self) -> np.dtype[np.void]:
@@ -90,6 +102,8 @@ class Frame:
             fields.append(("parts", "<i2", (len(self.segments),)))
         if width and classes <= MOST_PROBABILITIES:
             fields.append(("scores", "<f8", (width,)))
+        if self.humility is not None:
+            fields += DECISION_FIELDS
         return np.dtype([*fields, *OUTCOME_FIELDS])
 
     @property
@@ -119,13 +133,46 @@ class Frame:
         starts, index = np.unique(times_us // window_us * window_us, return_inverse=True)
         return starts, index
 
-    def read_rows(self, columns: PredictionColumns, keys: Keys, counted: NDArray[np.bool_] | None) -> Rows:
+    @functools.cached_property
+    def decision_parts(self) -> tuple[str, ...]:
+        """The parts by decision that are counted, by code of the action; all of them or none."""
+        names = (*DECISION_PARTS, SERVED_PART)
+        if self.humility is None or self._room < len(names) or self._declared & set(names):
+            return ()
+        return DECISION_PARTS
+
+    @functools.cached_property
+    def rule_parts(self) -> tuple[tuple[int, str], ...]:
+        """The parts by rule that are counted: the rule's number and the part."""
+        if self.humility is None or not self.decision_parts:
+            return ()
+        named = [(rule, rule_part(name)) for rule, name in enumerate(self.humility.rules)]
+        left = self._room - len(DECISION_PARTS) - 1
+        return tuple([each for each in named if each[1] not in self._declared][:left])
+
+    @property
+    def _declared(self) -> set[str]:
+        return {part for segment in self.segments for part in segment.parts}
+
+    @property
+    def _room(self) -> int:
+        """How many more parts the record of a window has room for."""
+        return most_parts(self.layout) - len(self._declared)
+
+    def read_rows(
+        self,
+        columns: PredictionColumns,
+        keys: Keys,
+        counted: NDArray[np.bool_] | None,
+        decided: Issued | None = None,
+    ) -> Rows:
         """The rows of a batch that count, as they will wait; n rows.
 
         Args:
             columns: The batch.
             keys: uint64[n, 2], of the rows that count.
             counted: bool[batch], which rows those are; None for all.
+            decided: What was decided of the rows of the batch; None where nothing was.
         """
         rows = np.zeros(len(keys), self.row_dtype)
         predicted = read_predicted(self.layout, columns)
@@ -138,6 +185,10 @@ class Frame:
             rows["scores"] = predicted.scores[mask]
         for at, segment in enumerate(self.segments):
             rows["parts"][:, at] = part_codes(segment, columns)[mask]
+        if self.humility is not None:
+            rows["action"], rows["quantile"], rows["group"], rows["answer"] = NOT_DECIDED, np.nan, -1, np.nan
+            if decided is not None:
+                self.humility.read(rows, self.layout, decided, mask)
         return rows
 
     def predicted(self, rows: Rows) -> Predicted:
@@ -150,6 +201,10 @@ class Frame:
         """Per segmentation the part of each row, int64[n], -1 for none."""
         return {s.name: rows["parts"][:, at].astype(np.int64) for at, s in enumerate(self.segments)}
 
+    def decisions(self, rows: Rows) -> Decisions | None:
+        """What was decided of rows that wait; None where there are no rules."""
+        return None if self.humility is None else self.humility.decisions(rows)
+
     def pairs(self, rows: Rows) -> Pairs:
         """Predictions beside their outcomes, n rows that have one."""
         return Pairs(
@@ -161,6 +216,7 @@ class Frame:
             acted=rows["acted"].copy(),
             jitter=jitter(rows["check"]),
             parts=self.parts(rows),
+            decisions=self.decisions(rows),
         )
 
     def to_json(self) -> str:
@@ -170,7 +226,9 @@ class Frame:
 
     def _settings(self) -> dict[str, Any]:
         layout = self.layout
+        humility = {} if self.humility is None else {"humility": self.humility.to_json()}
         return {
+            **humility,
             "baseline_digest": self.baseline_digest,
             "window_ms": self.window_ms,
             "horizon_ms": self.horizon_ms,
@@ -190,6 +248,7 @@ class Frame:
     def from_json(cls, text: str) -> Frame:
         """Read :meth:`to_json`."""
         fields = json.loads(text)
+        humility = Rulebook.from_json(fields["humility"]) if "humility" in fields else None
         layout = PerformanceLayout(
             task=fields["task"],
             classes=tuple(fields["classes"]),
@@ -198,6 +257,7 @@ class Frame:
             threshold=fields["threshold"],
             values=None if fields["values"] is None else np.array(fields["values"], np.float64),
             quantile=fields["quantile"],
+            coverage_score=humility.score if humility is not None else "",
         )
         segments = tuple(BaselineSegment(**{**s, "values": tuple(s["values"])}) for s in fields["segments"])
         return cls(
@@ -211,14 +271,22 @@ class Frame:
             fields["skew_ms"],
             layout,
             segments,
+            humility,
         )
 
 
-def frame_of(spec: DeploymentSpec, baseline: Baseline, number: int, first_offset: int) -> Frame | None:
-    """The frame that a specification and a baseline ask for; None where no outcomes are expected."""
+def frame_of(
+    spec: DeploymentSpec, baseline: Baseline, number: int, first_offset: int, humility: Rulebook | None = None
+) -> Frame | None:
+    """The frame that a specification and a baseline ask for; None where no outcomes are expected.
+
+    ``humility``: the rules by which the version's predictions are decided.
+    """
     layout = performance_layout(spec, baseline.outcomes)
     if layout is None or spec.outcomes is None:
         return None
+    if humility is not None:
+        layout = dataclasses.replace(layout, coverage_score=humility.score)
     return Frame(
         number,
         baseline.model_version,
@@ -230,6 +298,7 @@ def frame_of(spec: DeploymentSpec, baseline: Baseline, number: int, first_offset
         spec.clock_skew_ms,
         layout,
         fitting(layout, baseline.segments),
+        humility,
     )
 
 

@@ -79,7 +79,7 @@ def read_predicted(layout: PerformanceLayout, columns: PredictionColumns) -> Pre
         with np.errstate(invalid="ignore"):
             score = np.where((score >= 0) & (score <= 1), score, np.nan)
             by_score = np.where(np.isnan(score), -1, score >= layout.threshold)
-        labels = _class_codes(layout.classes, columns.prediction_label, columns.rows)
+        labels = class_codes(layout.classes, columns.prediction_label, columns.rows)
         return Predicted(score[:, None], np.where(labels < 0, by_score, labels).astype(np.int64))
     if layout.task == MULTICLASS:
         return _read_classes(layout, columns)
@@ -96,7 +96,7 @@ def read_predicted(layout: PerformanceLayout, columns: PredictionColumns) -> Pre
 
 
 def _read_classes(layout: PerformanceLayout, columns: PredictionColumns) -> Predicted:
-    labels = _class_codes(layout.classes, columns.prediction_label, columns.rows)
+    labels = class_codes(layout.classes, columns.prediction_label, columns.rows)
     if len(layout.classes) > MOST_PROBABILITIES:
         return Predicted(np.zeros((columns.rows, 0)), labels)
     absent = np.full(columns.rows, np.nan)
@@ -108,8 +108,8 @@ def _read_classes(layout: PerformanceLayout, columns: PredictionColumns) -> Pred
     return Predicted(scores, np.where(labels < 0, likeliest, labels).astype(np.int64))
 
 
-def _class_codes(classes: Sequence[str], column: CategoricalColumn | None, rows: int) -> NDArray[np.int64]:
-    """Index of each row's class, int64[n]; -1 where there is none or it is not known."""
+def class_codes(classes: Sequence[str], column: CategoricalColumn | None, rows: int) -> NDArray[np.int64]:
+    """Index of each row's class among ``classes``, int64[n]; -1 where there is none or it is not known."""
     if column is None:
         return np.full(rows, -1, np.int64)
     return _lookup(classes, column.categories)[column.codes]
@@ -158,10 +158,10 @@ def _actual_values(layout: PerformanceLayout, columns: OutcomeColumns) -> tuple[
         numbers = np.full(columns.rows, np.nan) if columns.actual_value is None else columns.actual_value
         values = np.where(np.isfinite(numbers), numbers, np.nan)
         return values, "a finite number in actual_value", "publish what turned out as a number"
-    values = _class_codes(layout.classes, columns.actual_label, columns.rows).astype(np.float64)
+    values = class_codes(layout.classes, columns.actual_label, columns.rows).astype(np.float64)
     if columns.actual_value is not None:
         texts = CategoricalColumn.from_values([category_text(value) for value in columns.actual_value.tolist()])
-        from_values = _class_codes(_numbered(layout), texts, columns.rows)
+        from_values = class_codes(_numbered(layout), texts, columns.rows)
         labels = columns.actual_label
         without_label = np.full(columns.rows, True) if labels is None else labels.codes < 0
         values = np.where(without_label, from_values, values)

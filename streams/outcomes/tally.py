@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from driftline.events import Floats
 from streams.baseline import Baseline
+from streams.outcomes.decided import SERVED_PART
 from streams.outcomes.frames import Frame, Rows
+from streams.outcomes.rulebook import has_fired, is_served, served
 from streams.outcomes.windows import ALL, PerformanceWindow
-from streams.statistics.performance.pairs import MULTICLASS, Pairs
+from streams.statistics.performance.pairs import MULTICLASS, Decisions, Pairs
 from streams.statistics.performance.sums import Sums, count_pairs, count_predictions, take_group
 
 GATHERED_ROWS = 8_192
@@ -26,6 +28,12 @@ Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 WindowKey = tuple[int, int]
 """Number of the frame and start."""
+
+SumsOf = Callable[[Integers, int], Sums]
+"""The sums of rows in each of a number of groups, by each row's group, -1 for none."""
+
+_Cut = tuple[Sequence[str], Integers, SumsOf]
+"""Names of parts, each row's part as an index of them, -1 for none, and how the rows are summed up."""
 
 
 class Tally:
@@ -103,18 +111,32 @@ class Tally:
         """Count the rows that were gathered."""
         for frame, pieces in self._predictions.values():
             rows = np.concatenate([each for each, _ in pieces])
+            predicted, decisions = frame.predicted(rows), frame.decisions(rows)
             sums_of = functools.partial(
                 count_predictions,
                 frame.layout,
-                frame.predicted(rows),
+                predicted,
                 calibration=_by_class(frame, self._calibration.get(frame.model_version)),
                 expected=_expected([(len(each), loss) for each, loss in pieces]),
             )
-            self._count(frame, rows["time_us"], frame.parts(rows), sums_of, 1)
+            cuts = _cuts(frame, frame.parts(rows), sums_of)
+            if decisions is not None:
+                answers = served(frame.layout, predicted, decisions)
+                cuts += _decided_cuts(
+                    frame, decisions, sums_of, functools.partial(count_predictions, frame.layout, answers)
+                )
+            self._count(frame, rows["time_us"], cuts, sums_of, 1)
         for (_, sign), (frame, parts) in self._pairs.items():
             pairs = _joined(parts)
             sums_of = functools.partial(count_pairs, frame.layout, pairs)
-            sizes = self._count(frame, pairs.times_us, pairs.parts, sums_of, sign)
+            cuts = _cuts(frame, pairs.parts, sums_of)
+            if pairs.decisions is not None:
+                answers = served(frame.layout, pairs.predicted, pairs.decisions)
+                instead = replace(pairs, predicted=answers, decisions=None)
+                cuts += _decided_cuts(
+                    frame, pairs.decisions, sums_of, functools.partial(count_pairs, frame.layout, instead)
+                )
+            sizes = self._count(frame, pairs.times_us, cuts, sums_of, sign)
             for window, size in sizes:
                 window.pairs += sign * size
         self._predictions, self._pairs, self._gathered = {}, {}, 0
@@ -123,8 +145,8 @@ class Tally:
         self,
         frame: Frame,
         times_us: Integers,
-        parts: Mapping[str, Integers],
-        sums_of: Callable[[Integers, int], Sums],
+        cuts: Iterable[_Cut],
+        sums_of: SumsOf,
         sign: int,
     ) -> list[tuple[PerformanceWindow, int]]:
         """Add to the windows; each with its number of rows."""
@@ -134,19 +156,40 @@ class Tally:
         for at, window in enumerate(windows):
             window.add(ALL, take_group(whole, at), sign=sign)
             self.touch(window)
-        for segment in frame.segments:
-            codes, names = parts[segment.name], segment.parts
+        for names, codes, part_sums in cuts:
             inside = codes >= 0
             if not inside.any():
                 continue
             used, group = np.unique(index[inside] * len(names) + codes[inside], return_inverse=True)
             of_row = np.full(len(codes), -1, np.int64)
             of_row[inside] = group
-            found = sums_of(of_row, len(used))
+            found = part_sums(of_row, len(used))
             for at, cell in enumerate(used.tolist()):
                 window_at, part = divmod(cell, len(names))
                 windows[window_at].add(names[part], take_group(found, at), sign=sign)
         return list(zip(windows, np.bincount(index, minlength=len(windows)).tolist(), strict=True))
+
+
+def _cuts(frame: Frame, parts: Mapping[str, Integers], sums_of: SumsOf) -> list[_Cut]:
+    """Rows by the parts of the segmentations."""
+    return [(segment.parts, parts[segment.name], sums_of) for segment in frame.segments]
+
+
+def _decided_cuts(frame: Frame, decisions: Decisions, sums_of: SumsOf, served_sums_of: SumsOf) -> list[_Cut]:
+    """Rows by what was decided of them, and by the rules that fired; what was served instead in its own sums."""
+    if not frame.decision_parts:
+        return []
+    codes = decisions.actions.astype(np.int64)
+    codes[codes >= len(frame.decision_parts)] = -1
+    found: list[_Cut] = [
+        (frame.decision_parts, codes, sums_of),
+        ((SERVED_PART,), np.where(is_served(decisions), 0, -1), served_sums_of),
+    ]
+    fired = int(np.bitwise_or.reduce(decisions.fired, initial=np.uint64(0)))
+    for rule, part in frame.rule_parts:
+        if fired >> rule & 1:
+            found.append(((part,), np.where(has_fired(decisions, rule), 0, -1), sums_of))
+    return found
 
 
 def _by_class(frame: Frame, calibration: Floats | None) -> Floats | None:
@@ -182,4 +225,7 @@ def _joined(pieces: Sequence[Pairs]) -> Pairs:
         acted=np.concatenate([p.acted for p in pieces]),
         jitter=np.concatenate([p.jitter for p in pieces]),
         parts={name: np.concatenate([p.parts[name] for p in pieces]) for name in first.parts},
+        decisions=Decisions.joined([p.decisions for p in pieces if p.decisions is not None])
+        if first.decisions is not None
+        else None,
     )

@@ -12,6 +12,7 @@ from streams.baseline import Baseline
 from streams.outcomes.early import FOREVER_US
 from streams.outcomes.frames import EARLY_ROW, Frame, Rows, frame_of
 from streams.outcomes.keys import Keys
+from streams.outcomes.rulebook import Rulebook
 from streams.outcomes.store import PendingStore, PendingTable
 from streams.specification import DeploymentSpec
 
@@ -43,9 +44,9 @@ class Waiting:
         self._forgotten_us: dict[int, int] = {}  # by frame: earlier predictions are not found any more
         self._recent: dict[tuple[int, int], int] = {}  # by frame and time: a message with predictions found until then
 
-    def begin(self, spec: DeploymentSpec, baseline: Baseline, offset: int) -> bool:
+    def begin(self, spec: DeploymentSpec, baseline: Baseline, offset: int, humility: Rulebook | None = None) -> bool:
         """Another frame may begin for a version; whether the version's predictions wait for outcomes."""
-        frame = frame_of(spec, baseline, self._frames_so_far + 1, offset)
+        frame = frame_of(spec, baseline, self._frames_so_far + 1, offset, humility)
         if frame is None:
             return False
         known = self.frames.get(self.current.get(frame.model_version, 0))

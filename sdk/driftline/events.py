@@ -415,7 +415,7 @@ def alarm_bits(monitors: Iterable[str]) -> int:
     bits = 0
     for name in monitors:
         if name not in ALARM_MONITORS:
-            raise EventError(f"alarms: expected monitors ({', '.join(ALARM_MONITORS)}), came {name[:40]!r}")
+            raise EventError(f"humility.alarms: expected monitors ({', '.join(ALARM_MONITORS)}), came {name[:40]!r}")
         bits |= 1 << ALARM_MONITORS.index(name)
     return bits
 

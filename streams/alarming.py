@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from streams.alerts import alert_fired, alert_resolved
 from streams.deployment import Deployment, Version
 from streams.followers import Turn, detector_alert
+from streams.humility.evidence import reason_of
 from streams.messages import Message
-from streams.monitor import Episode, Monitor
+from streams.monitor import Alarm, Episode, Monitor
 from streams.output import Output
+from streams.specification import HUMILITY
 
 LONE_ROWS_STEP = 64
 """Alarms are looked for at every message of at least this many rows, and every so many lone rows of a version …"""
@@ -34,12 +36,19 @@ def look_for_alarms(
     spec, monitors = deployment.spec, version.monitors
     alarms = monitors.alarms(now_us)
     for alarm in alarms:
-        output.emit_alerts(alert_fired(spec, monitors, alarm, message, model_id))
+        output.emit_alerts(alert_fired(spec, monitors, alarm, message, model_id, _reason(deployment, version, alarm)))
     muted = monitors.muted_streams()
     for monitor, episode in monitors.resolutions():
         output.emit_alerts(alert_resolved(spec, monitors, monitor, episode, message, now_us, model_id))
     # a cause that is back to normal changes the record even if its alarm stays open
     return bool(alarms) or monitors.muted_streams() != muted
+
+
+def _reason(deployment: Deployment, version: Version, alarm: Alarm) -> str:
+    """What an alarm says in words that its figures do not; empty for most."""
+    if alarm.monitor.name != HUMILITY or version.humility is None:
+        return ""
+    return reason_of(version.monitors, alarm, version.humility.strays(deployment.spec.revision))
 
 
 def resolve_alarms(

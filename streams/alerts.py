@@ -28,6 +28,7 @@ _DAY_MS = 86_400_000
 
 MOST_CAUSES = 50
 MOST_LABEL_CHARACTERS = 100
+MOST_REASON_CHARACTERS = 2_000
 """A record that is larger than its topic allows would stop the partition for good: the parts of an alert are bounded;
 the strongest causes are those a person reads."""
 
@@ -45,9 +46,9 @@ def stable_id(*cause: object) -> str:
 
 
 def alert_fired(
-    spec: DeploymentSpec, monitors: Monitors, alarm: Alarm, message: Message, model_id: str | None
+    spec: DeploymentSpec, monitors: Monitors, alarm: Alarm, message: Message, model_id: str | None, reason: str = ""
 ) -> list[Emission]:
-    """The firing ``Alert`` of an alarm, and its audit event."""
+    """The firing ``Alert`` of an alarm, and its audit event; ``reason`` says in words what its figures do not."""
     episode, monitor = alarm.episode, alarm.monitor
     inputs = _inputs(monitors.baseline)
     lengths = _lengths_ms(monitors)
@@ -59,7 +60,7 @@ def alert_fired(
         "causes": causes,
         "diagnosis": diagnosis.kind,
         "diagnosis_probability": diagnosis.probability,
-        "diagnosis_reason": diagnosis.reason,
+        "diagnosis_reason": diagnosis.reason or reason[:MOST_REASON_CHARACTERS],
     }
     names = ", ".join(_shortened(cause["stream"]) for cause in causes)
     if len(alarm.causes) > MOST_CAUSES:
@@ -115,8 +116,9 @@ def _alert(
     model_id: str | None,
 ) -> dict[str, Any]:
     baseline = monitors.baseline
+    digest = episode.baseline_digest or baseline.digest
     incident = stable_id(
-        spec.deployment_id, baseline.model_version, baseline.digest, monitor.name, message.partition, episode.number
+        spec.deployment_id, baseline.model_version, digest, monitor.name, message.partition, episode.number
     )
     return {
         "id": stable_id(incident, status),

@@ -17,6 +17,7 @@ from streams.baseline import (
     ERROR,
     FAIRNESS_ROLE,
     FEATURE,
+    HUMILITY_ROLE,
     LABELS_ROLE,
     LATENCY,
     OUTCOME_ROLE,
@@ -66,6 +67,8 @@ RATE_BLOCK = "rate"
 OUTCOME_BLOCK = "outcome"
 LOSS_BLOCK = "loss"
 LABELS_BLOCK = "labels"
+HUMILITY_BLOCK = "humility"
+MISCOVERAGE_BLOCK = "miscoverage"
 BLOCKS = (
     NUMERIC_BLOCK,
     *SEASONAL_BLOCKS,
@@ -78,15 +81,24 @@ BLOCKS = (
     OUTCOME_BLOCK,
     LOSS_BLOCK,
     LABELS_BLOCK,
+    HUMILITY_BLOCK,
+    MISCOVERAGE_BLOCK,
 )
 """Values; what is derived from them; values of parts of the traffic; rows per interval of time; predictions beside
-their outcomes (all under conditions; the tail of losses), and whether outcomes come."""
+their outcomes (all under conditions; the tail of losses), and whether outcomes come; what the humility rules did, and
+which outcomes the fitted intervals missed. Humility stands last: where its rules are fitted again the places of all
+other blocks stay (:mod:`streams.humility.refit`)."""
 
 OUTCOME_BLOCKS = (OUTCOME_BLOCK, LOSS_BLOCK)
 """What :class:`streams.outcomes.evidence.OutcomeCounter` counts."""
 
-NOT_ROWS_BLOCKS = (RATE_BLOCK, *OUTCOME_BLOCKS, LABELS_BLOCK)
-"""What is not counted in the rows of predictions as they come."""
+MISCOVERAGE = "humility:miscoverage"
+"""The stream of humility that is counted when an outcome joins; the others are counted with the rows of predictions."""
+
+HUMILITY_BLOCKS = (HUMILITY_BLOCK, MISCOVERAGE_BLOCK)
+
+NOT_ROWS_BLOCKS = (RATE_BLOCK, *OUTCOME_BLOCKS, LABELS_BLOCK, *HUMILITY_BLOCKS)
+"""What is not counted in the columns of predictions as they come."""
 
 
 def block_of(stream: BaselineStream) -> str:
@@ -95,6 +107,8 @@ def block_of(stream: BaselineStream) -> str:
         return RATE_BLOCK
     if stream.role == LABELS_ROLE:
         return LABELS_BLOCK
+    if stream.role == HUMILITY_ROLE:
+        return MISCOVERAGE_BLOCK if stream.name == MISCOVERAGE else HUMILITY_BLOCK
     if stream.role in (OUTCOME_ROLE, FAIRNESS_ROLE):
         return LOSS_BLOCK if stream.layout is LOSS else OUTCOME_BLOCK
     if isinstance(stream.bins, SeasonalBins):

@@ -15,6 +15,8 @@ from streams import state as state_records
 from streams.baseline import FEATURE, RULE_PART, Baseline
 from streams.counting import RowCounter
 from streams.followers import Followers
+from streams.humility.state import VersionHumility
+from streams.humility.windows import HumilityTally
 from streams.limits import Limits
 from streams.monitor import Monitors
 from streams.outcomes.evidence import OutcomeCounter
@@ -29,6 +31,9 @@ NO_SLOT = -1
 
 LIVE_MS = 86_400_000
 """A deployment whose rows come this late at most is live: its silence counts. One that is being fed history is not."""
+
+MOST_COMPARABLE = 16
+"""So many earlier fits of a version's humility rules are remembered, while predictions wait for their outcomes."""
 
 COUNTERS = ("rows", "late_rows", "duplicate_rows", "rejected_rows", "outcome_rows")
 
@@ -56,6 +61,9 @@ class Version:
         lone_rows: Rows since alarms were last looked for.
         last_step_us: The clock then.
         windows: Open windows by start.
+        humility: What is known of its humility rules; None where there never were any.
+        comparable: Digests of earlier baselines that differ from this one in nothing but what the rules were fitted to:
+            what was predicted under them is evidence all the same.
     """
 
     baseline: Baseline
@@ -68,9 +76,20 @@ class Version:
     lone_rows: int = 0
     last_step_us: int = 0
     windows: dict[int, Window] = field(default_factory=dict)
+    humility: VersionHumility | None = None
+    comparable: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._pairs: tuple[DeploymentSpec, OutcomeCounter] | None = None
+
+    def is_comparable(self, baseline_digest: str) -> bool:
+        """Whether what was predicted under a baseline is evidence under the one in force."""
+        return baseline_digest == self.baseline.digest or baseline_digest in self.comparable
+
+    def go_on_from(self, earlier: Version) -> None:
+        """Go on in the start slot of the same version under an earlier fit of its humility rules."""
+        self.slot, self.lone_rows, self.last_step_us = earlier.slot, earlier.lone_rows, earlier.last_step_us
+        self.comparable = (*earlier.comparable, earlier.baseline.digest)[-MOST_COMPARABLE:]
 
     def count_pairs(self, spec: DeploymentSpec, pairs: Pairs) -> None:
         """Let the detectors see predictions whose first outcome came, in order of arrival."""
@@ -200,6 +219,7 @@ def baseline_fields(version: Version) -> dict[str, Any]:
         **state_records.baseline_fields(version.baseline),
         "first_offset": version.first_offset,
         "numeric": json.dumps([[entry.offset, entry.names] for entry in version.numeric], separators=(",", ":")),
+        "comparable": "\n".join(version.comparable),
     }
 
 
@@ -232,6 +252,7 @@ def restore_version(
         slot["slot"],
         slot["lone_rows"],
         slot["last_step_us"],
+        comparable=tuple(fields.get("comparable", "").split()),
     )
 
 
@@ -246,7 +267,9 @@ def fields_of(key: bytes, dirty: Any) -> dict[str, Any] | None:
         return {"state": dirty.to_bytes()}
     if isinstance(dirty, Window):
         return state_records.window_fields(dirty)
-    if isinstance(dirty, (Join, PerformanceWindow)):
+    if isinstance(dirty, VersionHumility):
+        return dirty.policies_fields() if key.startswith(b"policies/") else dirty.facts_fields()
+    if isinstance(dirty, (Join, PerformanceWindow, HumilityTally)):
         return dirty.to_fields()
     if isinstance(dirty, Deployment):
         return deployment_fields(dirty)

@@ -155,7 +155,7 @@ class Journal:
         name = emission.record_name
         headers = [
             ("ce_specversion", b"1.0"),
-            ("ce_id", emission.record["id"].encode()),
+            ("ce_id", (emission.id or emission.record["id"]).encode()),
             ("ce_type", b"driftline." + name.encode()),
             ("ce_source", _SOURCE % self._partition),
             ("content-type", b"application/avro"),

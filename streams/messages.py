@@ -31,9 +31,11 @@ class Emission:
         key: Kafka key.
         record_name: Avro record, for example ``Alert``.
         record: Its fields; ``record["id"]`` is deterministic, so that a consumer can upsert.
+        id: The same for a record that has none among its fields.
     """
 
     topic: str
     key: bytes | None
     record_name: str
     record: Mapping[str, Any] = field(repr=False)
+    id: str = ""

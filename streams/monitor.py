@@ -23,7 +23,7 @@ from streams.baseline import (
     Baseline,
 )
 from streams.blocks import Block, BlockState, compile_block, is_back
-from streams.counting import QUALITY_BLOCK, RATE_BLOCK, blocks_of
+from streams.counting import HUMILITY_BLOCKS, QUALITY_BLOCK, RATE_BLOCK, blocks_of
 from streams.derived import ASSOCIATION, JOINT
 from streams.derived import RATE as RATE_KIND
 from streams.history import History
@@ -59,19 +59,26 @@ CAUSE_ODDS = 100.0
 """A stream counts as a cause of an alarm if its own evidence since its change point reaches 100 to 1 for each change
 point it could have; by Ville's inequality and the union bound an unchanged one does so with probability below 1/100."""
 
+_NOT_DESCRIBED = (QUALITY_BLOCK, RATE_BLOCK, *HUMILITY_BLOCKS)
+
 ROUNDING_NATS = 1e-6
 """More than floating point can lose in a sum of evidence."""
 
 
 @dataclass(eq=False)
 class Episode:
-    """An open alarm: which streams (block, index) caused it and are not yet back within their margin."""
+    """An open alarm: which streams (block, index) caused it and are not yet back within their margin.
+
+    ``baseline_digest``: under which baseline it was raised, where that is not the one in force: the alert that ends it
+    must name the incident that the first one named.
+    """
 
     number: int
     fired_us: int
     change_us: int
     first_offset: int
     causes: list[tuple[int, int]]
+    baseline_digest: str = ""
 
 
 @dataclass(eq=False)
@@ -131,16 +138,17 @@ class Monitors:
         offset: Offset of the first message.
 
     ``described``: indices of the blocks that windows describe. The counts of quality follow from those of the values;
-    time is not counted in rows. ``episodes_before``: alarms so far of monitors that are switched off: where one is
-    switched on again, it must not give an alarm an id that another had. ``joint``: the table of predictions beside
-    outcomes; ``joint_counts`` int64[1, A * U * V], its counts in the slot; the history has it after the blocks.
+    time is not counted in rows; humility has windows of its own. ``block_of``: index of each block by name.
+    ``episodes_before``: alarms so far of monitors that are switched off: where one is switched on again, it must not
+    give an alarm an id that another had. ``joint``: the table of predictions beside outcomes; ``joint_counts``
+    int64[1, A * U * V], its counts in the slot; the history has it after the blocks.
     """
 
     def __init__(self, spec: DeploymentSpec, baseline: Baseline, now_us: int, offset: int) -> None:
         self.baseline = baseline
         blocks = blocks_of(baseline.streams)
         self.blocks = [compile_block(streams) for streams in blocks.values()]
-        self.described = tuple(b for b, name in enumerate(blocks) if name not in (QUALITY_BLOCK, RATE_BLOCK))
+        self.described = tuple(b for b, name in enumerate(blocks) if name not in _NOT_DESCRIBED)
         self._implied = implied_streams(baseline, self.blocks)
         self.rate = _rate_meter(baseline)
         self._rate_block = list(blocks).index(RATE_BLOCK) if RATE_BLOCK in blocks else -1
@@ -153,7 +161,7 @@ class Monitors:
             ),
             None,
         )
-        self._block_of = {name: b for b, name in enumerate(blocks)}
+        self.block_of = {name: b for b, name in enumerate(blocks)}
         self.states = [BlockState.new(block) for block in self.blocks]
         self.joint = JointTable.of(spec.task, baseline.outcomes)
         self.joint_counts = np.zeros((1, 0 if self.joint is None else self.joint.cells), np.int64)
@@ -273,7 +281,7 @@ class Monitors:
             if name == JOINT_TABLE:
                 self.joint_counts += block_counts
                 continue
-            b = self._block_of.get(name)
+            b = self.block_of.get(name)
             if b is None:
                 continue
             state = self.states[b]
@@ -415,6 +423,11 @@ class Monitors:
     def is_alarmed(self, *names: str) -> bool:
         """Whether one of these monitors has an open alarm."""
         return any(monitor.open for name, monitor in self.monitors.items() if name in names)
+
+    @property
+    def alarmed(self) -> tuple[str, ...]:
+        """The monitors that have an open alarm."""
+        return tuple(name for name, monitor in self.monitors.items() if monitor.open)
 
     def give_up(self) -> list[tuple[Monitor, Episode]]:
         """Close every open alarm: what is normal is being redefined."""

@@ -27,6 +27,9 @@ from streams.decoding import Decoded
 from streams.deployment import NO_SLOT, Deployment, Version, baseline_fields, extended, numeric_features
 from streams.detectors import check_detectors, outcome_streams
 from streams.followers import Followers, followed_values
+from streams.humility.judge import Judged
+from streams.humility.refit import REASON, continue_evidence, is_refit
+from streams.humility.watch import HumilityWatch
 from streams.identities import Identities
 from streams.joining import Joining
 from streams.limits import limits_of, limits_of_outcomes, time_error
@@ -60,6 +63,7 @@ class Partition:
         self._deployments: dict[str, Deployment] = {}
         self._identities = Identities()
         self._output = Output()
+        self._humility = HumilityWatch(number, self._output)
         self._joining = Joining(number, topics.outcomes, self._output, self._store)
         self._recovery = Recovery(topics, self._deployments, self._identities, self._store)
         self.position = {topics.predictions: 0, topics.outcomes: 0}
@@ -87,7 +91,10 @@ class Partition:
         deployment = self._deployments.get(columns.deployment_id)
         if deployment is None:
             return True
-        return isinstance(columns, PredictionColumns) and columns.model_version not in deployment.versions
+        if not isinstance(columns, PredictionColumns):
+            return False
+        version = deployment.versions.get(columns.model_version)
+        return version is None or self._humility.needs(version, columns)
 
     def in_force(self) -> tuple[dict[str, DeploymentSpec], dict[tuple[str, str], Baseline]]:
         """Specifications and baselines in force here."""
@@ -126,10 +133,12 @@ class Partition:
                 self._resolve(deployment, version, closed_alarms, "the monitor was switched off")
                 turns = version.followers.put_in_force(spec.detectors, deployment.clock_us or 0)
                 tell_turns(self._output, deployment, version, turns, self._latest_message())
+                self._humility.put_in_force(deployment, version)
                 self._output.touch_version(deployment, version, evidence=True)
             if new_slots and deployment.join is not None:
                 deployment.join.forget_cohorts()
         self._joining.expect(deployment, offset)
+        self._humility.tell(deployment)
         limits = limits_of(spec, offset, self.position[self._topics.outcomes])
         deployment.limits = extended(deployment.limits, limits, self._limits_needed_from(deployment))
         self._output.touch("spec", spec.deployment_id, what=state_records.spec_fields(spec))
@@ -152,12 +161,19 @@ class Partition:
         version = Version(baseline, monitors, RowCounter(baseline), followers, offset, [features])
         if known is not None:
             self._close_windows(deployment, everything=True, only=baseline.model_version)
-            self._resolve(deployment, known, known.monitors.give_up(), "a new baseline came into force")
+            if is_refit(known.baseline, baseline):
+                self._resolve(deployment, known, continue_evidence(known.monitors, monitors), REASON)
+                version.go_on_from(known)
+            else:
+                self._resolve(deployment, known, known.monitors.give_up(), "a new baseline came into force")
+                monitors.continue_episodes(known.monitors)
             version.first_offset = known.first_offset
             version.numeric = extended(known.numeric, features, self._remembered_from())
-            version.monitors.continue_episodes(known.monitors)
+            version.humility = known.humility
         deployment.versions[baseline.model_version] = version
+        self._humility.put_in_force(deployment, version)
         self._joining.expect(deployment, offset)
+        self._humility.tell(deployment)
         names = baseline.deployment_id, baseline.model_version
         self._output.touch("baseline", *names, what=baseline_fields(version))
         self._output.touch_version(deployment, version, evidence=True)
@@ -179,6 +195,7 @@ class Partition:
             self._resolve(deployment, version, version.monitors.give_up(), "the deployment was retired")
             turns = version.followers.put_in_force((), deployment.clock_us or 0)
             tell_turns(self._output, deployment, version, turns, self._latest_message())
+            self._humility.end(deployment, version)
             for kind in ("baseline", "slot", "evidence", "detectors"):
                 self._output.touch(kind, deployment_id, name, what=None)
         del self._deployments[deployment_id]
@@ -199,6 +216,8 @@ class Partition:
             self._apply_predictions(decoded.columns, message)
         elif isinstance(decoded.columns, OutcomeColumns):
             self._apply_outcomes(decoded.columns, message)
+        if decoded.columns is not None and decoded.columns.deployment_id in self._deployments:
+            self._humility.tell(self._deployments[decoded.columns.deployment_id])
 
     def awaits_time(self, time_ms: int) -> bool:
         """Whether the time, milliseconds since 1970 UTC, would end an interval of a deployment that is silent."""
@@ -236,6 +255,7 @@ class Partition:
             now_us = interval * version.monitors.rate.interval_us
             changed |= look_for_alarms(self._output, deployment, version, message, now_us)
             self._output.touch_version(deployment, version, evidence=changed)
+            self._humility.tell(deployment)
 
     def _apply_outcomes(self, columns: OutcomeColumns, message: Message) -> None:
         deployment = self._deployments.get(columns.deployment_id)
@@ -290,7 +310,9 @@ class Partition:
         for each in unusable_intervals(columns):
             self._output.refuse(message, each.reason, each.error, each.rows)
         counted, keys = self._count_rows(deployment, columns, message, on_time)
-        self._apply_rows(deployment, version, columns, watched, message, counted)
+        alarms = self._humility.alarms(version)
+        judged = self._humility.judge(deployment, version, columns, alarms)
+        self._apply_rows(deployment, version, columns, watched, message, counted, judged)
         outcome_offset = self.position[self._topics.outcomes]
         self._joining.wait_for_outcomes(deployment, version, columns, counted, keys, message, outcome_offset)
         self._output.touch_deployment(deployment)
@@ -342,12 +364,14 @@ class Partition:
         watched: Watched,
         message: Message,
         counted: NDArray[np.bool_] | None,
+        judged: Judged | None,
     ) -> None:
         spec, monitors = deployment.spec, version.monitors
         grouping = group_rows(columns.timestamps_us, counted, deployment.clock_us, spec)
         if not grouping.groups:
             return
         counts = version.counter.count(watched, grouping.index, len(grouping.groups))
+        decisions = self._humility.count(version, judged, watched, grouping)
         started = False
         clocks = deployment.clock_by_slot(columns.timestamps_us if counted is None else columns.timestamps_us[counted])
         unbroken = deployment.latest_version in ("", columns.model_version)
@@ -359,6 +383,8 @@ class Partition:
             group_counts = [block_counts[g] for block_counts in counts]
             monitors.count(group_counts)
             self._count_window(deployment, version, columns.model_version, group, group_counts, message.offset)
+            if decisions is not None:
+                self._humility.add(deployment, version, decisions, g, group, message.offset)
         self._follow(deployment, version, columns, message, counted)
         deployment.clock_us = grouping.clock_us
         deployment.see(message.timestamp_ms, int(columns.timestamps_us.min()) // 1000)
@@ -380,6 +406,7 @@ class Partition:
         deployment.slot_versions.append(model_version)
         version.slot = group.slot
         version.monitors.start(group.slot_time_us, message.offset, start_mass_log(rank))
+        self._humility.begin_slot(version)
         return True
 
     def _count_window(
@@ -409,6 +436,8 @@ class Partition:
                 self._emit_window(deployment, version, start_us, window, final=False)
                 self._output.touch("window", deployment.spec.deployment_id, model_version, start_us, what=window)
 
+        self._humility.revise(deployment, version)
+
     def _close_windows(self, deployment: Deployment, *, everything: bool = False, only: str | None = None) -> None:
         """Write the final summary of every window that takes no more rows, and forget it."""
         clock_us, spec = deployment.clock_us, deployment.spec
@@ -424,6 +453,7 @@ class Partition:
                 window.revision += 1
                 self._emit_window(deployment, version, start_us, window, final=True)
                 self._output.touch("window", spec.deployment_id, name, start_us, what=None)
+            self._humility.close(deployment, version, everything=everything)
 
     def _resolve(
         self, deployment: Deployment, version: Version, alarms: Sequence[tuple[Monitor, Episode]], reason: str

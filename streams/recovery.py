@@ -22,6 +22,8 @@ from streams.columns import numeric_column
 from streams.decoding import decode_message
 from streams.deployment import Deployment, at_offset, key_of, restore_deployment, restore_version
 from streams.followers import Followers
+from streams.humility.state import VersionHumility
+from streams.humility.windows import HumilityTally
 from streams.identities import Identities
 from streams.limits import limits_of_outcomes
 from streams.messages import Message
@@ -87,6 +89,21 @@ class Recovery:
             deployment_id, model_version, start_us = name.split("@")
             version = self._deployments[deployment_id].versions[model_version]
             version.windows[int(start_us)] = state_records.restore_window(records.pop(key_of("window", name)))
+        self._restore_humility(records, names)
+
+    def _restore_humility(self, records: Records, names: Mapping[str, Sequence[str]]) -> None:
+        for name in names.get("humility", ()):
+            deployment_id, model_version = name.split("@")
+            deployment = self._deployments[deployment_id]
+            version = deployment.versions[model_version]
+            facts, policies = (records.pop(key_of(kind, name)) for kind in ("humility", "policies"))
+            version.humility = VersionHumility.restore(deployment.spec, version.baseline, facts, policies)
+        for name in names.get("decisions", ()):
+            deployment_id, model_version, start_us = name.split("@")
+            humility = self._deployments[deployment_id].versions[model_version].humility
+            tally = HumilityTally.from_fields(records.pop(key_of("decisions", name)))
+            if humility is not None:
+                humility.windows[int(start_us)] = tally
 
     def _restore_joins(self, records: Records, names: Mapping[str, Sequence[str]]) -> None:
         joins: dict[str, Join] = {}
@@ -102,6 +119,13 @@ class Recovery:
         for name in names.get("early", ()):
             deployment_id, offset = name.split("@")
             joins[deployment_id].early.restore_rows(int(offset), records.pop(key_of("early", name)))
+        for name in names.get("rules", ()):
+            deployment_id, digest = name.split("@")
+            joins[deployment_id].humility.restore_rules(digest, records.pop(key_of("rules", name)))
+        for name in names.get("facts", ()):
+            deployment_id, model_version, offset = name.split("@")
+            facts = records.pop(key_of("facts", name))
+            joins[deployment_id].humility.restore_facts(model_version, int(offset), facts)
 
     def _find_what_the_store_lacks(self, predictions: int, outcomes: int) -> None:
         """The store is an index of the topics up to some position, which ours, of both topics, must contain."""

@@ -75,10 +75,15 @@ def _monitor_facts(monitors: Monitors) -> Any:
     return {name: {"episodes": count, "open": []} for name, count in sorted(monitors.episodes_before.items())} | {
         name: {
             "episodes": monitor.episodes,
-            "open": [[e.number, e.fired_us, e.change_us, e.first_offset, e.causes] for e in monitor.open],
+            "open": [_episode_facts(episode) for episode in monitor.open],
         }
         for name, monitor in monitors.monitors.items()
     }
+
+
+def _episode_facts(episode: Episode) -> list[Any]:
+    facts = [episode.number, episode.fired_us, episode.change_us, episode.first_offset, episode.causes]
+    return [*facts, episode.baseline_digest] if episode.baseline_digest else facts
 
 
 def restore_monitors(
@@ -116,8 +121,8 @@ def restore_monitors(
             continue
         monitor.episodes = facts["episodes"]
         monitor.open = [
-            Episode(number, fired, change, first, [(b, index) for b, index in causes])
-            for number, fired, change, first, causes in facts["open"]
+            Episode(number, fired, change, first, [(b, index) for b, index in causes], *digest)
+            for number, fired, change, first, causes, *digest in facts["open"]
         ]
     return monitors
 

@@ -1,1 +1,1 @@
-"""Humility in the streams: decisions checked, counted, judged by what turned out, and fitted."""
+"""Humility in the streams: decisions checked, counted and followed to their outcomes; rules fitted to a reference."""

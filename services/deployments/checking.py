@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from services.deployments.contradictions import contradictions
 from services.deployments.document import MAX_BYTES, Path, read_document
 from services.deployments.errors import DeploymentError, Flaw, SpecificationError
+from services.deployments.fields import Section
 from services.deployments.form import Form, normal_form
 from services.deployments.humility_conditions import OneOf
 from services.deployments.specification import Specification
@@ -123,17 +124,17 @@ def _bound(kind: str, context: Mapping[str, Any]) -> str:
     return f"{words.get(kind, 'of at most')} {next(iter(context.values()), '')}"
 
 
-def _section(path: Path) -> type[pydantic.BaseModel]:
+def _section(path: Path) -> type[Section]:
     """The model that stands at a path, or the last one on the way to it."""
-    found: type[pydantic.BaseModel] = Specification
+    found: type[Section] = Specification
     stands: Any = Specification
     for part in path:
-        if isinstance(stands, type) and issubclass(stands, pydantic.BaseModel):
+        if isinstance(stands, type) and issubclass(stands, Section):
             fields = {item.alias or name: item.annotation for name, item in stands.model_fields.items()}
             stands = _essence(fields.get(str(part)))
         else:  # an item of a list, or what stands under a key
             stands = _essence(typing.get_args(stands)[-1]) if typing.get_args(stands) else None
-        if isinstance(stands, type) and issubclass(stands, pydantic.BaseModel):
+        if isinstance(stands, type) and issubclass(stands, Section):
             found = stands
     return found
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from services.deployments.document import Path
 from services.deployments.errors import Flaw
 from services.deployments.form import Form
+from services.deployments.impossible_humility import impossible_humility
 from services.deployments.impossible_outcomes import OUTCOME_STREAMS, impossible_outcomes, repeated
 from services.deployments.specification import Segment, Specification
 from services.deployments.wording import did_you_mean, either
@@ -45,6 +46,7 @@ def contradictions(form: Form, specification: Specification) -> Iterator[Flaw]:
     yield from _impossible_segments(form, specification)
     yield from _impossible_detectors(form, specification)
     yield from impossible_outcomes(form, specification)
+    yield from impossible_humility(form, specification)
     for index in repeated(specification.challengers):
         version = specification.challengers[index]
         yield form.flaw(("challengers", index), f"the challenger {version!r} is given twice")

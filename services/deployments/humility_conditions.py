@@ -246,10 +246,15 @@ class When(OneOf):
         (name,) = self.given
         return type(self).model_fields[name].alias or name
 
+    @property
+    def fields(self) -> Any:
+        """What stands under it."""
+        (name,) = self.given
+        return getattr(self, name)
+
     def to_spec(self) -> Condition:
         """What the streams see."""
-        (name,) = self.given
-        fields = getattr(self, name)
+        fields = self.fields
         if self.trigger in (ALL_OF, ANY_OF):
             return Condition(self.trigger, tuple(each.to_spec() for each in fields))
         if isinstance(fields, When):

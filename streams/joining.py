@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from driftline.events import OutcomeColumns, PredictionColumns
 from streams.alarming import is_step_due, look_for_alarms, tell_turns
 from streams.baseline import Baseline
-from streams.counting import LABELS_BLOCK
+from streams.counting import LABELS_BLOCK, MISCOVERAGE_BLOCK
 from streams.deployment import Deployment, Version
 from streams.detectors import outcome_streams
 from streams.limits import time_error
@@ -20,8 +20,10 @@ from streams.outcomes.arrivals import Refusal
 from streams.outcomes.expected import expected_of
 from streams.outcomes.followed import followed_pairs
 from streams.outcomes.frames import Frame
+from streams.outcomes.humility import count_missed
 from streams.outcomes.join import Join
 from streams.outcomes.keys import Keys
+from streams.outcomes.rulebook import Issued
 from streams.outcomes.store import PendingStore
 from streams.outcomes.windows import PerformanceWindow, performance_summary
 from streams.output import Output
@@ -79,6 +81,8 @@ class Joining:
         keys: Keys,
         message: Message,
         outcome_offset: int,
+        decided: Issued | None = None,
+        alarms: int = 0,
     ) -> None:
         """Predictions that count begin to wait.
 
@@ -90,11 +94,14 @@ class Joining:
             keys: Of those that count.
             message: Their message.
             outcome_offset: The position in the outcomes topic.
+            decided: What was decided of the rows of the batch; None where humility is off.
+            alarms: The alarms, as bits of ``ALARM_MONITORS``, with which that was decided where no publisher did.
         """
         join = deployment.join
         if join is None:
             return
         if len(keys):
+            join.humility.note(columns.model_version, message.offset, alarms)
             expected = _expected_loss(version.baseline, columns)
             early, refusals = join.add_predictions(
                 deployment.spec,
@@ -105,6 +112,7 @@ class Joining:
                 message.offset,
                 outcome_offset,
                 message.timestamp_ms,
+                decided,
             )
             self._rows_since_checkpoint += len(keys)
             self._refuse(refusals, message)
@@ -155,6 +163,8 @@ class Joining:
         self._output.touch("join", spec.deployment_id, what=join)
         if deployment.clock_us is None:
             return
+        slot = max(deployment.clock_us, join.clock.outcome_us) // (spec.start_slot_ms * 1000)
+        join.humility.publish(slot, latest.offset + 1)
         due = join.pass_time(spec, deployment.clock_us, message.timestamp_ms, read=read)
         if due is None:
             return
@@ -173,10 +183,16 @@ class Joining:
         """Let the detectors of versions see predictions whose first outcome came, in order of arrival."""
         self._follow(deployment, joined, message)
         for frame, pairs in joined:
+            if deployment.join is not None:
+                deployment.join.humility.count(frame, pairs)
             version = deployment.versions.get(frame.model_version)
-            if version is None or frame.baseline_digest != version.baseline.digest:
+            if version is None or not version.is_comparable(frame.baseline_digest):
                 continue  # what was predicted under another baseline is not compared with this one
             version.count_pairs(deployment.spec, pairs)
+            # intervals of an earlier fit have no part in the reference of this one
+            missed = count_missed(frame, pairs) if frame.baseline_digest == version.baseline.digest else None
+            if missed is not None:
+                version.monitors.count_blocks({MISCOVERAGE_BLOCK: missed})
             if deployment.join is not None and is_step_due(version, pairs.rows, deployment.clock_us or 0):
                 self._look(deployment, deployment.join, version, message, latest)
             self._output.touch_version(deployment, version, evidence=False)

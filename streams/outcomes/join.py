@@ -31,8 +31,10 @@ from streams.outcomes.clock import OutcomeClock
 from streams.outcomes.cohorts import Cohorts, cohort_ages
 from streams.outcomes.early import FOREVER_US, MOST_OUTCOMES, EarlyOutcomes
 from streams.outcomes.frames import Frame, Rows, take_outcomes
+from streams.outcomes.humility import WaitingHumility
 from streams.outcomes.in_force import LATE_OUTCOME, judge
 from streams.outcomes.keys import Keys, id_keys
+from streams.outcomes.rulebook import Issued
 from streams.outcomes.store import PendingStore
 from streams.outcomes.tally import GATHERED_ROWS, Tally
 from streams.outcomes.waiting import Waiting
@@ -94,6 +96,7 @@ class Join:
         self.early = EarlyOutcomes(self.waiting.early_table)
         self.cohorts: dict[str, Cohorts] = {}
         self.clock = OutcomeClock()
+        self.humility = WaitingHumility()
         self.known_us = 0
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._next_look = FIRST_LOOK_PAIRS
@@ -107,11 +110,14 @@ class Join:
     def begin(self, spec: DeploymentSpec, baseline: Baseline, offset: int) -> None:
         """A specification or baseline of a version comes into force before a message of the predictions topic."""
         self.tally.count()
-        if not self.waiting.begin(spec, baseline, offset):
+        rules = None if spec.outcomes is None else self.humility.begin(spec, baseline)
+        if not self.waiting.begin(spec, baseline, offset, rules):
             return
         self.tally.attach(baseline)
         self.waiting.drop_unused(self._frames_with_windows())
         version = baseline.model_version
+        self.humility.note(version, offset)
+        self._drop_rules(offset)
         self.early.expect(self.waiting.frame_of(version).layout.classes)
         ages = cohort_ages(next((d.arrays for d in baseline.derived if d.kind == LABELS_KIND), None))
         cohorts = self.cohorts.get(version)
@@ -125,6 +131,7 @@ class Join:
 
     def forget_cohorts(self) -> None:
         """Start slots have another length now."""
+        self.humility.forget_slots()
         for cohorts in self.cohorts.values():
             cohorts.clear()
         self._due_us = None
@@ -143,6 +150,7 @@ class Join:
         offset: int,
         outcome_offset: int,
         log_ms: int,
+        decided: Issued | None = None,
     ) -> tuple[Joined, list[Refusal]]:
         """Predictions begin to wait.
 
@@ -155,13 +163,14 @@ class Join:
             offset: Their message.
             outcome_offset: The position in the outcomes topic.
             log_ms: When their message was published.
+            decided: What was decided of the rows of the batch; None where humility is off.
 
         Returns:
             Those whose outcome had come before them, and such outcomes that could not be used.
         """
         frame = self.waiting.frame_of(columns.model_version)
         self.clock.see_predictions(log_ms, columns.timestamps_us if counted is None else columns.timestamps_us[counted])
-        rows = frame.read_rows(columns, keys, counted)
+        rows = frame.read_rows(columns, keys, counted, decided)
         if expected is not None and counted is not None:
             expected = expected[counted]
         window_us = frame.window_ms * 1000
@@ -365,6 +374,7 @@ class Join:
                 self.tally.remove(key)
                 self.waiting.remember(window.frame, window.end_us, window.first_offset)
         self.waiting.forget(self.known_us, self._frames_with_windows())
+        self._drop_rules()
         for version, cohorts in self.cohorts.items():
             counts = cohorts.look(self.known_us)
             if counts is not None:
@@ -384,9 +394,27 @@ class Join:
             window.revision += 1
             self.tally.remove(key)
         self.waiting.drop_all()
+        self.humility.clear()
         self.early.give_up()
         self.cohorts.clear()
         return windows
+
+    def _drop_rules(self, offset: int = FOREVER_US) -> None:
+        """Forget what was known for predictions that do not wait any more; ``offset``: the next message, if known."""
+        needs = self.needs_from()
+        first = offset if needs is None else min(needs[0], offset)
+        if first < FOREVER_US:
+            self.humility.drop_unused(list(self.waiting.frames.values()), first)
+
+    def quantiles_of(self, model_version: str) -> Mapping[str, float] | None:
+        """The adaptive quantiles that a version's predictions are issued with, by group; None where humility is off."""
+        tracker = self.humility.trackers.get(model_version)
+        return None if tracker is None else tracker.quantiles
+
+    def standing_of(self, model_version: str) -> list[dict[str, Any]]:
+        """The same with the outcomes that they follow from: ``AdaptiveQuantile`` records; empty for none."""
+        tracker = self.humility.trackers.get(model_version)
+        return [] if tracker is None else tracker.standing()
 
     def _frames_with_windows(self) -> set[int]:
         return {number for number, _ in self.windows}
@@ -409,7 +437,7 @@ class Join:
         keys = id_keys(ids if counted is None else [ids[row] for row in np.flatnonzero(counted).tolist()])
         if frame is None or not len(keys):
             return
-        rows = frame.read_rows(columns, keys, counted)
+        rows = frame.read_rows(columns, keys, counted, self.humility.decided(frame, columns, offset))
         keep = self.waiting.is_remembered(frame, rows) & first_of_each(rows)
         new = self.waiting.new_to_it(keys)
         if new is not None:
@@ -439,6 +467,7 @@ class Join:
             changed["performance", number, start_us] = window
         for offset, fields in self.early.take_changes().items():
             changed["early", offset] = fields
+        changed |= self.humility.take_changes()
         self.tally.changed = {}
         return changed
 
@@ -460,6 +489,7 @@ class Join:
             **self.clock.to_fields(),
             **self.waiting.to_fields(),
             **self.early.to_fields(),
+            **self.humility.to_fields(),
         }
         return {"join": json.dumps(facts, separators=(",", ":"))}
 
@@ -477,6 +507,7 @@ class Join:
         self.known_us, self._next_look = facts["known_us"], facts["next_look"]
         self.counters = dict.fromkeys(COUNTERS, 0) | facts["counters"]
         self.early.restore(facts)
+        self.humility.restore(facts)
         for name, (ages, rows) in facts["cohorts"].items():
             self.cohorts[name] = Cohorts(ages)
             self.cohorts[name].restore(np.array(rows, np.int64))

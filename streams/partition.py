@@ -314,7 +314,9 @@ class Partition:
         judged = self._humility.judge(deployment, version, columns, alarms)
         self._apply_rows(deployment, version, columns, watched, message, counted, judged)
         outcome_offset = self.position[self._topics.outcomes]
-        self._joining.wait_for_outcomes(deployment, version, columns, counted, keys, message, outcome_offset)
+        self._joining.wait_for_outcomes(
+            deployment, version, columns, counted, keys, message, outcome_offset, judged, alarms
+        )
         self._output.touch_deployment(deployment)
 
     def _count_refused(

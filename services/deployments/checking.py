@@ -76,7 +76,7 @@ def _flaw(form: Form, detail: ErrorDetails) -> Flaw:
     place = form.as_written(path)
     if kind == "missing" and place[-1:] != path[-1:]:  # a short way of writing leaves no room for the field
         message = f"{path[-1]}: {message}"
-    return form.flaw(place, message, of_key=of_key)
+    return form.flaw(place, message, of_key=of_key and place == path)
 
 
 def _message(kind: str, path: Path, value: Any, detail: ErrorDetails) -> str:

@@ -124,7 +124,8 @@ class Conditions:
         return found or list(self._constant(here, when.to_spec()))
 
     def _flaw(self, path: Path, message: str, *, of_key: bool = False) -> Flaw:
-        return self._form.flaw(self._form.as_written(path), message, of_key=of_key)
+        place = self._form.as_written(path)
+        return self._form.flaw(place, message, of_key=of_key and place == path)
 
     def _constant(self, path: Path, condition: Condition) -> Iterator[Flaw]:
         """What holds never, or always."""

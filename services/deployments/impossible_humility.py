@@ -95,33 +95,34 @@ def _impossible_action(form: Form, specification: Specification, rule: Path, giv
         return
     task, path = specification.task, (*rule, "action", "override")
     (kind,) = instead.given
+    place = form.as_written((*path, kind))
     if kind == BY_VALUE and task in (BINARY, MULTICLASS):
         message = (
             f"a model of {task} answers with a class, came the number {instead.value:g}: override it with one, as in "
             "{label: NAME}, with prior or with {version: NAME}"
         )
-        yield form.flaw((*path, kind), message)
+        yield form.flaw(place, message)
     elif kind == BY_LABEL and task == REGRESSION:
         message = (
             f"a regression answers with a number, came the class {shown(instead.label)}: override it with one, as in "
             "{value: 0.5}, with clip, prior or {version: NAME}"
         )
-        yield form.flaw((*path, kind), message)
+        yield form.flaw(place, message)
     elif kind == BY_LABEL and instead.label is not None:
         known = _classes(specification)
         if known and instead.label not in known:
             message = f"expected one of the classes {_listed(known)}, came {shown(instead.label)}"
-            yield form.flaw((*path, kind), message + did_you_mean(instead.label, known))
+            yield form.flaw(place, message + did_you_mean(instead.label, known))
     elif kind == BY_CLIP and task in (BINARY, MULTICLASS):
         message = f"a class cannot be pulled into a range, the task is {task}: take label, prior or version"
-        yield form.flaw((*path, kind), message)
+        yield form.flaw(place, message)
     elif kind == BY_CLIP and instead.clip is not None:
         low, high = instead.clip.low, instead.clip.high
         if low is not None and high is not None and low > high:
             yield form.flaw((*path, kind, "high"), f"expected a number from low, {low:g}, on, came {high:g}")
     elif kind == BY_VERSION and instead.version not in specification.challengers:
         message = not_declared("challenger", instead.version or "", specification.challengers, "challengers:")
-        yield form.flaw((*path, kind), message)
+        yield form.flaw(place, message)
     spec, novelty = given.to_spec(), specification.humility and specification.humility.guarantees.novelty
     of_range = kind == BY_CLIP and NOVELTY in needs_of(spec) - needs_of_condition(spec)
     if of_range and task not in (BINARY, MULTICLASS) and novelty is None:
@@ -129,7 +130,7 @@ def _impossible_action(form: Form, specification: Specification, rule: Path, giv
             "the range of predictions is fitted under guarantees.novelty, and there is none: give it, as in novelty: "
             "0.01, or type the range in, as in {clip: {low: 0, high: 100}}"
         )
-        yield form.flaw((*path, kind), message)
+        yield form.flaw(place, message)
 
 
 def needs_of_condition(rule: Rule) -> frozenset[str]:

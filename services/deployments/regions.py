@@ -124,7 +124,7 @@ class Search:
         steps: How many parts of formulas are looked at.
     """
 
-    def __init__(self, domain: Callable[[Column], Region], steps: int = 200_000) -> None:
+    def __init__(self, domain: Callable[[Column], Region], steps: int = 100_000) -> None:
         self._domain = domain
         self._left = steps
 

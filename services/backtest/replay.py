@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from services.errors import ServicesError
 from services.event_time import rfc3339
 from streams.baseline import Baseline
 from streams.decoding import Decoded, decode_message
+from streams.humility.judge import policy_of
 from streams.messages import Message
 from streams.monitor import Monitors
 from streams.outcomes.store import PendingStore
@@ -81,6 +83,8 @@ class Replay:
         self._heard = Heard()
         self._settings, self._topics, self._past = settings, settings.topics, past
         self._what_if, self._range, self._keys = what_if, wanted, past.keys
+        self._recorded: dict[str, Baseline] = {}
+        self._other_rules: set[str] = set()
         self._registry: SchemaRegistry | None = Registry.from_settings(settings)
         self._spec: tuple[DeploymentSpec, DeploymentSpec] | None = None
         self._notes: list[str] = []
@@ -182,6 +186,7 @@ class Replay:
         """The deployment was retired, to be applied again later or never."""
         if self._spec is not None and deployment_id == self._spec[0].deployment_id:
             self._spec = None
+            self._recorded.clear()
             self._partition.end(deployment_id)
 
     def _put_substitute(self, kind: str, version: str, digest: str) -> None:
@@ -208,15 +213,31 @@ class Replay:
         self._spec = recorded, spec
         self._heard.spec(spec)
         self._partition.put_spec_in_force(spec)
+        self._compare_rules()
 
     def _put_baseline(self, recorded: Baseline) -> None:
         if self._spec is None:  # no deployment yet
             return
+        self._recorded[recorded.model_version] = recorded
         baseline = self._what_if.reference(recorded, *self._spec)
         known = self._partition.in_force()[1].get((baseline.deployment_id, baseline.model_version))
         if known is None or known.digest != baseline.digest:
             self._partition.put_baseline_in_force(baseline)
             self.baselines[baseline.digest] = baseline
+        self._compare_rules()
+
+    def _compare_rules(self) -> None:
+        """Find the versions whose publishers decided by other humility rules than those that are tried."""
+        if self._spec is None or all(spec.humility is None for spec in self._spec):
+            self._other_rules = set()
+            return
+        recorded, spec = self._spec
+        tried = self._partition.in_force()[1]
+        self._other_rules = {
+            version
+            for version, baseline in self._recorded.items()
+            if _policy(recorded, baseline) != _policy(spec, tried[spec.deployment_id, version])
+        }
 
     def _pass_time(self, time_ms: int) -> None:
         """Nothing came until then; of what other settings would have waited for, no more is known."""
@@ -241,7 +262,15 @@ class Replay:
             if not self._counts(decoded):
                 decoded = None
         if decoded is not None or self._range.touches(message.timestamp_ms * 1000, message.timestamp_ms * 1000):
-            self._partition.apply(decoded or Decoded(message, None))
+            self._partition.apply(self._undecided(decoded) or Decoded(message, None))
+
+    def _undecided(self, decoded: Decoded | None) -> Decoded | None:
+        """The same without what the publisher decided, where other humility rules are tried: by those it is decided."""
+        columns = None if decoded is None else decoded.columns
+        if not isinstance(columns, PredictionColumns) or columns.model_version not in self._other_rules:
+            return decoded
+        assert decoded is not None
+        return dataclasses.replace(decoded, columns=dataclasses.replace(columns, humility=None))
 
     def _certainly_earlier(self, message: Message) -> bool:
         """Whether no event of a message can be in the range: later than the log's time and skew none is counted."""
@@ -341,6 +370,12 @@ class Replay:
 
 def _is_watched(feature: str, streams: Iterable[str]) -> bool:
     return any(stream == feature or stream.startswith(f"{feature}.") for stream in streams)
+
+
+def _policy(spec: DeploymentSpec, baseline: Baseline) -> str:
+    """The digest of the humility rules; empty for none."""
+    policy = policy_of(spec, baseline)
+    return "" if policy is None else policy.digest
 
 
 def _chained(first: Entries, rest: Iterator[tuple[int, Entries]]) -> Iterator[Mapping[str, Any]]:

@@ -22,6 +22,7 @@ from streams.baseline import (
     ERROR,
     FAIRNESS_ROLE,
     FEATURE,
+    HUMILITY_ROLE,
     LABELS_ROLE,
     OUTCOME_ROLE,
     QUALITY_ROLE,
@@ -261,6 +262,8 @@ def configured_margin(stream: BaselineStream, owner: str, spec: DeploymentSpec) 
     if stream.role in (OUTCOME_ROLE, LABELS_ROLE, FAIRNESS_ROLE):
         # bets on the tail of the losses have none: it is what a margin on all of them would hide
         return 0.0 if stream.layout is LOSS else (spec.outcomes or _WITHOUT_OUTCOMES).margin_tv
+    if stream.role == HUMILITY_ROLE:
+        return 0.0  # nothing but the fit of the rules sets it
     own = next((f.margin_tv for f in spec.features if f.name == owner and stream.role == FEATURE), None)
     return spec.margin_tv if own is None else own
 

@@ -45,10 +45,7 @@ from services.deployments.regions import (
     negation,
     points,
 )
-from streams.specification import BINARY, BOOLEAN, CATEGORICAL, MONITORS, NUMERIC, DeploymentSpec
-
-LOOKED_AT = (NUMERIC, CATEGORICAL, BOOLEAN)
-"""Kinds of features that rules look at."""
+from streams.specification import BINARY, MONITORS, NUMERIC, DeploymentSpec
 
 NOVELTY, CERTIFICATE, COVERAGE, COUNTS, PRIOR = "novelty", "certificate", "coverage", "counts", "prior"
 """Parts of a fit that a rule may rest on: without its part it never fires."""
@@ -89,7 +86,7 @@ class Meaning:
     def __init__(self, spec: DeploymentSpec) -> None:
         self._spec = spec
         self._numeric = [feature.name for feature in spec.features if feature.kind == NUMERIC]
-        self._all = [feature.name for feature in spec.features if feature.kind in LOOKED_AT]
+        self._all = [feature.name for feature in spec.features]
         self._codes: dict[str, dict[str, float]] = {}
         self._leaves: Mapping[str, Callable[[Condition], Formula]] = {
             UNCERTAIN_PREDICTION: self._uncertain,

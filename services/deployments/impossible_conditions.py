@@ -39,7 +39,7 @@ from services.deployments.humility_conditions import (
     When,
     named_features,
 )
-from services.deployments.humility_logic import LOOKED_AT, Meaning
+from services.deployments.humility_logic import Meaning
 from services.deployments.impossible_outcomes import repeated
 from services.deployments.regions import Search
 from services.deployments.specification import Specification
@@ -50,6 +50,7 @@ from streams.specification import (
     CATEGORICAL,
     CONCEPT_DRIFT,
     FAIRNESS,
+    KINDS,
     LABELS,
     MULTICLASS,
     NUMERIC,
@@ -64,13 +65,12 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     OUTLYING_INPUT: (NUMERIC,),
     STALE_INPUT: (NUMERIC,),
     LOW_OBSERVATION_REGION: (CATEGORICAL, BOOLEAN),
-    MISSING_INPUT: LOOKED_AT,
+    MISSING_INPUT: KINDS,
 }
 _INSTEAD = {
     OUTLYING_INPUT: "take low_observation_region for values that are rare",
     STALE_INPUT: "it has to hold a time as a number of its unit since 1970",
     LOW_OBSERVATION_REGION: "take outlying_input for numbers outside of bounds",
-    MISSING_INPUT: "leave it out",
 }
 _TYPED_IN = "type low or high in"
 _TASKS = {
@@ -173,7 +173,7 @@ class Conditions:
             case LowObservationRegion():
                 yield from self._low_observation(path, fields)
             case MissingInput():
-                there = len(named_features(fields)) or sum(kind in LOOKED_AT for kind in self._kinds.values())
+                there = len(named_features(fields)) or len(self._kinds)
                 if (fields.least or 1) > there:
                     message = f"of {there} feature(s) never {fields.least} are missing: expected at most {there}"
                     yield self._flaw((*path, "least"), message)

@@ -6,9 +6,12 @@ import contextlib
 import importlib.util
 import logging
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from streams.app import Worker
 
 EXAMPLES = """
 Examples:
@@ -17,7 +20,7 @@ Examples:
 
   DRIFTLINE_BOOTSTRAP_SERVERS=kafka1:9092,kafka2:9092 driftline worker
 
-  driftline worker --data-dir /var/lib/driftline/worker-1
+  driftline worker --data-dir /var/lib/driftline/worker-1 --metrics-port 9464
 
 DATA_DIR holds an index of the predictions that wait for their outcomes: some 70 to 150 bytes each, more with many
 classes, until their window is final and lateness is over once more; and as much again while it is rearranged. It is
@@ -49,6 +52,9 @@ def worker(
     session_seconds: Annotated[
         float, typer.Option(help="A worker that is silent so long loses its partitions to the others.")
     ] = 10,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Answer Prometheus on this port of 127.0.0.1; 0 for none.")
+    ] = 0,
 ) -> None:
     """Run one stream worker: drift statistics, windows and alarms, exactly once.
 
@@ -72,13 +78,26 @@ def worker(
     except PendingError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_DATA_DIRECTORY) from error
-    Worker(
+    the_worker = Worker(
         settings,
         place,
         Registry.from_settings(settings),
         stall_seconds=stall_seconds,
         session_seconds=session_seconds,
-    ).run(log_level)
+    )
+    if metrics_port:
+        _serve_metrics(metrics_port, the_worker)
+    the_worker.run(log_level)
+
+
+def _serve_metrics(port: int, of: Worker) -> None:
+    from services.worker_metrics import serve_metrics
+
+    try:
+        serve_metrics(port, of.humility_totals)
+    except OSError as error:
+        typer.echo(f"error: port {port} for metrics cannot be had: {error.strerror or error}", err=True)
+        raise typer.Exit(1) from error
 
 
 def _take_directory(chosen: Path | None) -> tuple[Path, IO[str]]:

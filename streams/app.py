@@ -154,6 +154,14 @@ class Worker:
         # threads that open a journal, or wait for a broker that is gone, hold nothing that the log does not
         _leave(status)
 
+    def humility_totals(self) -> list[tuple[int, str, str, dict[str, int]]]:
+        """Partition, deployment, version, and what became of its rows; may be asked by any thread."""
+        return [
+            (number, *found)
+            for number, owned in list(self._owned.items())
+            for found in owned.partition.humility_totals()
+        ]
+
     async def _observe(self, stream: Any) -> None:
         async for event in stream.noack().events():
             try:

@@ -29,7 +29,7 @@ from streams.detectors import check_detectors, outcome_streams
 from streams.followers import Followers, followed_values
 from streams.humility.judge import Judged
 from streams.humility.refit import REASON, continue_evidence, is_refit
-from streams.humility.watch import HumilityWatch
+from streams.humility.watch import HumilityWatch, totals_of
 from streams.identities import Identities
 from streams.joining import Joining
 from streams.limits import limits_of, limits_of_outcomes, time_error
@@ -85,6 +85,10 @@ class Partition:
     def notices(self) -> list[str]:
         """What there is to be said about the state that was restored."""
         return self._recovery.notices
+
+    def humility_totals(self) -> list[tuple[str, str, dict[str, int]]]:
+        """Deployment, version, and what became of its rows so far; may be asked by any thread."""
+        return totals_of(self._deployments)
 
     def needs(self, columns: PredictionColumns | OutcomeColumns) -> bool:
         """Whether a specification or baseline has to be looked up before these columns can be applied."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,3 +214,13 @@ class HumilityWatch:
         names = deployment.spec.deployment_id, version.baseline.model_version
         for kind in ("humility", "policies"):
             self._output.touch(kind, *names, what=None)
+
+
+def totals_of(deployments: Mapping[str, Deployment]) -> list[tuple[str, str, dict[str, int]]]:
+    """Deployment, version and its totals (:data:`streams.humility.state.TOTALS`); may be asked by any thread."""
+    return [
+        (name, version, dict(known.humility.totals))
+        for name, deployment in list(deployments.items())
+        for version, known in list(deployment.versions.items())
+        if known.humility is not None
+    ]

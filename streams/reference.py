@@ -107,7 +107,8 @@ def build_baseline(
 ) -> Baseline:
     """Learn a baseline from reference predictions, and try its monitors on them (:mod:`streams.arming`).
 
-    Outcomes are learnt from last (:mod:`streams.outcomes.reference`), and change nothing of what the predictions gave.
+    Outcomes are learnt from thereafter (:mod:`streams.outcomes.reference`), and change nothing of what the predictions
+    gave; last the humility rules are fitted to the same rows (:mod:`streams.humility.fit`), where there are any.
 
     Args:
         spec: Names the features that are watched, the segments, and the operator's margins.
@@ -155,11 +156,33 @@ def build_baseline(
         segments=tuple(reference.segments),
     )
     progress("arming")
-    armed = arm_baseline(spec, baseline, columns)
+    whole = arm_baseline(spec, baseline, columns)
     if spec.outcomes is None or not outcomes:
         for text in _without_outcomes(spec, given=bool(outcomes)):
             notice(text)
-        return armed
+    else:
+        whole = _with_outcomes(spec, whole, columns, outcomes, outcomes_until_us, progress, notice)
+    from streams.humility.fit import asks_for_humility, fit_humility, shortfall_texts
+
+    if not asks_for_humility(spec):
+        return whole
+    progress("humility")
+    fitted = fit_humility(spec, whole, columns, outcomes, source=source, outcomes_until_us=outcomes_until_us)
+    for text in shortfall_texts(fitted):
+        notice(text)
+    return fitted
+
+
+def _with_outcomes(
+    spec: DeploymentSpec,
+    armed: Baseline,
+    columns: Sequence[PredictionColumns],
+    outcomes: Sequence[OutcomeColumns],
+    outcomes_until_us: int | None,
+    progress: Callable[[str], None],
+    notice: Callable[[str], None],
+) -> Baseline:
+    """The baseline with what its outcomes show."""
     from streams.outcomes.arming import arm_outcomes
     from streams.outcomes.reference import learn_outcomes
 

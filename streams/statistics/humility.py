@@ -106,11 +106,16 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
-class Uncertified(RowsNeeded):
-    """No threshold passed; ``answered`` and ``errors`` are those at the strictest one."""
+class Uncertified:
+    """No threshold passed, though there were rows enough.
 
-    answered: int = 0
-    errors: int = 0
+    ``answered`` and ``errors`` are those at the strictest one; ``needed``: calibration rows it takes if their shares
+    stay, 0 where no number would do.
+    """
+
+    answered: int
+    errors: int
+    needed: int
 
 
 def calibrating(rows: int) -> Mask:
@@ -239,7 +244,7 @@ def certificate_thresholds(confidences: ArrayLike, rows: int, max_error: float, 
 
 def certify(
     confidences: ArrayLike, errors: ArrayLike, thresholds: ArrayLike, max_error: float, confidence: float
-) -> Certificate | Uncertified:
+) -> Certificate | Uncertified | RowsNeeded:
     """Find from which confidence on predictions may be answered.
 
     The statement is "error among answered predictions at most ``max_error``", with this confidence. Observed errors may
@@ -263,16 +268,18 @@ def certify(
     wrong = np.asarray(errors, bool)
     rows, marks = len(known), np.asarray(thresholds, np.float64)
     least = rows_to_certify(0.0, max_error, confidence)
-    if rows < least or not len(marks):
-        return Uncertified(rows, least if rows < least else 0)
+    if rows < least:
+        return RowsNeeded(rows, least)
+    if not len(marks):
+        return Uncertified(0, 0, 0)
     order = np.argsort(-known, kind="stable")
     answered = np.searchsorted(-known[order], -marks, "right")
     failed = np.concatenate(([0], np.cumsum(wrong[order])))[answered]
     passed = clopper_pearson_upper(failed, answered, confidence) <= max_error
     last = int(np.argmin(passed)) - 1 if not passed.all() else len(marks) - 1
     if last < 0:
-        return Uncertified(rows, _rows_to_pass(rows, int(answered[0]), int(failed[0]), max_error, confidence),
-                           int(answered[0]), int(failed[0]))  # fmt: skip
+        tried, wrong_ones = int(answered[0]), int(failed[0])
+        return Uncertified(tried, wrong_ones, _rows_to_pass(rows, tried, wrong_ones, max_error, confidence))
     count = int(answered[last])
     # the distribution-free band of all shares is one-sided, which asks for delta of at most a half
     slack = math.sqrt(math.log(1 / min(1 - confidence, 0.5)) / (2 * rows))

@@ -188,7 +188,7 @@ def test_a_certificate_is_that_of_a_naive_loop(seed: int, rows: int, most: float
     slow = naive_certificate(confidences, errors, thresholds, most, confidence)
     least = math.ceil(math.log(1 - confidence) / math.log(1 - most))
     if rows < least:
-        assert found == Uncertified(rows, least)
+        assert found == RowsNeeded(rows, least)
     elif slow is None:
         assert isinstance(found, Uncertified)
     else:
@@ -208,7 +208,7 @@ def test_a_sequence_ends_at_its_first_failure_whatever_comes_after() -> None:
 
 def test_a_model_that_is_wrong_too_often_is_told_that_no_rows_would_do_and_another_how_many() -> None:
     confidences, thresholds = np.ones(400), [1.0]
-    assert certify(confidences, np.arange(400) % 5 == 0, thresholds, 0.1, 0.95) == Uncertified(400, 0, 400, 80)
+    assert certify(confidences, np.arange(400) % 5 == 0, thresholds, 0.1, 0.95) == Uncertified(400, 80, 0)
     near = certify(confidences, np.arange(400) % 11 == 0, thresholds, 0.1, 0.95)
     assert isinstance(near, Uncertified)
     more = near.needed

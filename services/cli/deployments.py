@@ -10,7 +10,10 @@ import typer
 from services.cli.output import JSON_OPTION, print_json, print_table, safe, stdout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from services.deployments.store import Applied, Deployment
+    from streams.specification import DeploymentSpec
 
 deployment_app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
@@ -59,9 +62,43 @@ def apply(
     than the topics keep their predictions are refused with exit status 1.
     """
     from services.cli.context import actor, kafka_settings
+    from services.deployments.store import apply as apply_specs
+
+    specs = _specifications(files)
+    applied = apply_specs(kafka_settings(), specs, actor=actor(), reason=reason, dry_run=dry_run)
+    if as_json:
+        print_json({"dry_run": dry_run, "deployments": [_applied_document(item) for item in applied]})
+        return
+    for item in applied:
+        _show_applied(item, dry_run)
+
+
+@deployment_app.command(
+    epilog="Examples:\n\n  driftline deployment diff delays.yaml\n\n  driftline deployment diff fleet/*.yaml --json\n\n"
+    "Exit status: 0 nothing would change; 1 something would; 2 a specification is refused."
+)
+def diff(
+    files: Annotated[list[Path], typer.Argument(help="Specifications in YAML or JSON.", dir_okay=False)],
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Say what applying specifications would change, and change nothing."""
+    from services.cli.context import actor, kafka_settings
+    from services.deployments.store import apply as apply_specs
+
+    applied = apply_specs(kafka_settings(), _specifications(files), actor=actor(), dry_run=True)
+    if as_json:
+        print_json({"dry_run": True, "deployments": [_applied_document(item) for item in applied]})
+    else:
+        for item in applied:
+            _show_applied(item, True)
+    if any(item.result != "unchanged" for item in applied):
+        raise typer.Exit(1)
+
+
+def _specifications(files: Sequence[Path]) -> list[DeploymentSpec]:
+    """What files say; every flaw of all of them is named."""
     from services.deployments.checking import load_specification
     from services.deployments.errors import Flaw, SpecificationError
-    from services.deployments.store import apply as apply_specs
 
     specs, refusals = [], []
     for file in files:
@@ -74,12 +111,7 @@ def apply(
     if refusals:
         together = [Flaw(f.line, f.column, f"{r.source}: {f.field}", f.message) for r in refusals for f in r.flaws]
         raise SpecificationError(f"{len(refusals)} files", together)
-    applied = apply_specs(kafka_settings(), specs, actor=actor(), reason=reason, dry_run=dry_run)
-    if as_json:
-        print_json({"dry_run": dry_run, "deployments": [_applied_document(item) for item in applied]})
-        return
-    for item in applied:
-        _show_applied(item, dry_run)
+    return specs
 
 
 def _applied_document(applied: Applied) -> dict[str, Any]:
@@ -91,8 +123,15 @@ def _applied_document(applied: Applied) -> dict[str, Any]:
         "digest": applied.spec.digest(),
         "changes": [{"field": c.field, "before": c.before, "after": c.after} for c in applied.changes],
         "warnings": list(applied.warnings),
+        "rules": _rules_in_words(applied.spec),
         "detectors": _worth_of_detectors(applied, everything=True),
     }
+
+
+def _rules_in_words(spec: DeploymentSpec) -> list[str]:
+    from services.deployments.humility_changes import in_words
+
+    return in_words(spec.humility)
 
 
 def _worth_of_detectors(applied: Applied, *, everything: bool = False) -> list[str]:
@@ -124,6 +163,9 @@ def _show_applied(applied: Applied, dry_run: bool) -> None:
     for change in applied.changes:
         before, after = (safe("not given" if v is None else v) for v in (change.before, change.after))
         stdout.print(f"  {safe(change.field)}: {before} → {after}", highlight=False)
+    if applied.result == "created" or any(change.field.startswith("humility") for change in applied.changes):
+        for sentence in _rules_in_words(applied.spec):
+            stdout.print(f"  [bold]Humility:[/] {safe(sentence)}", highlight=False, soft_wrap=True)
     for warning in (*applied.warnings, *_worth_of_detectors(applied)):
         stdout.print(f"  [yellow]Note:[/] {safe(warning)}", highlight=False)
 
@@ -210,6 +252,7 @@ def _deployment_document(item: Deployment) -> dict[str, Any]:
         "digest": item.spec.digest(),
         "applied_ms": item.applied_ms,
         "budget_share": item.spec.false_alarms.share,
+        "rules": _rules_in_words(item.spec),
         "specification": to_document(item.spec),
     }
 
@@ -237,6 +280,8 @@ def show(
     budget = item.spec.false_alarms
     part = f", {budget.share:.4g} of the fleet's false-alarm budget" if budget.scope == "fleet" else ""
     typer.echo(f"# revision {item.spec.revision}{since}{part}\n# sha256 {item.spec.digest()}")
+    for sentence in _rules_in_words(item.spec):
+        typer.echo(f"# humility: {sentence}")
     typer.echo(yaml.safe_dump(to_document(item.spec), sort_keys=False, allow_unicode=False, width=110), nl=False)
 
 

@@ -10,11 +10,22 @@ from typing import Any
 
 from driftline.codec import decode
 from driftline.errors import CodecError
+from driftline.humility.rules import HumilitySpec
+from driftline.humility.wording import describe
 from driftline.settings import KafkaSettings
 from driftline.topics import record_key
+from services.deployments.baselines import load_baselines
 from services.deployments.budget import shared
 from services.deployments.changes import Change, changing
 from services.deployments.errors import DeploymentError
+from services.deployments.humility_changes import (
+    CHANGED,
+    audit_text,
+    field_text,
+    fit_warnings,
+    rule_changes,
+    rule_order,
+)
 from services.deployments.retention import check_retention
 from services.deployments.specification import to_document
 from services.kafka import broker_time_ms, latest_by_key
@@ -126,7 +137,7 @@ def apply(
             are waited for longer than the topics keep their predictions.
     """
     _require_distinct(specs)
-    doubts = _retention_doubts(settings, specs)
+    doubts = _doubts(settings, specs)
     if dry_run:
         return _with_warnings(_planned(_in_force(settings), specs), doubts)
     with changing(settings, "deployments", actor=actor, reason=reason) as changes:
@@ -138,10 +149,16 @@ def apply(
     return _with_warnings(planned, doubts)
 
 
-def _retention_doubts(settings: KafkaSettings, specs: Sequence[DeploymentSpec]) -> dict[str, list[str]]:
-    if all(spec.outcomes is None for spec in specs):
-        return {}
-    return check_retention(specs, event_retentions(settings))
+def _doubts(settings: KafkaSettings, specs: Sequence[DeploymentSpec]) -> dict[str, list[str]]:
+    """By deployment, what may go wrong with it."""
+    kept = any(spec.outcomes is not None for spec in specs)
+    doubts = check_retention(specs, event_retentions(settings)) if kept else {}
+    for spec in specs:
+        if spec.humility is not None:
+            found = load_baselines(settings, spec.deployment_id)
+            warnings = fit_warnings(spec, found[-1].baseline.to_record() if found else None)
+            doubts[spec.deployment_id] = [*doubts.get(spec.deployment_id, []), *warnings]
+    return doubts
 
 
 def _with_warnings(planned: Iterable[Applied], warnings: Mapping[str, Sequence[str]]) -> list[Applied]:
@@ -212,6 +229,9 @@ def _change(settings: KafkaSettings, before: DeploymentSpec | None, applied: App
     detail = {"revision": str(spec.revision), "share": f"{spec.false_alarms.share:g}"}
     if applied.changes:
         detail["changed"] = ", ".join(change.field for change in applied.changes)[:1000]
+    rules = audit_text(None if before is None else before.humility, spec.humility)
+    if rules:
+        detail["rules"] = rules
     return Change(
         topic=settings.topics.deployments,
         key=record_key(spec.deployment_id),
@@ -231,6 +251,24 @@ def differences(before: DeploymentSpec, after: DeploymentSpec) -> Iterator[Field
     for name in [*old, *(name for name in new if name not in old)]:
         if old.get(name, _ABSENT) != new.get(name, _ABSENT):
             yield FieldChange(name, old.get(name), new.get(name))
+    yield from _rule_differences(before.humility, after.humility)
+
+
+def _rule_differences(before: HumilitySpec | None, after: HumilitySpec | None) -> Iterator[FieldChange]:
+    """Rules by their names; whole ones in words."""
+    was = {} if before is None else {rule.name: describe(rule) for rule in before.rules}
+    now = {} if after is None else {rule.name: describe(rule) for rule in after.rules}
+    for change in rule_changes(before, after):
+        name = f"humility.rules.{change.name}"
+        if change.what != CHANGED:
+            yield FieldChange(name, was.get(change.name), now.get(change.name))
+            continue
+        for field in change.fields:
+            old, new = field_text(change.before.get(field)), field_text(change.after.get(field))
+            yield FieldChange(f"{name}.{field}", old, new)
+    order = rule_order(before, after)
+    if order is not None:
+        yield FieldChange("humility.rules", *order)
 
 
 def _flat(spec: DeploymentSpec) -> dict[str, Any]:
@@ -248,6 +286,7 @@ def _flat(spec: DeploymentSpec) -> dict[str, Any]:
         document["outcomes"]["values"] = {
             f"{each.predicted} for {each.actual}": each.value for each in spec.outcomes.values
         }
+    document.get("humility", {}).pop("rules", None)
     document["false_alarms"]["share"] = spec.false_alarms.share
     return dict(_leaves(document, ""))
 

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from driftline.codec import encode
 from driftline.errors import CodecError
+from driftline.producer import REQUESTS_IN_FLIGHT
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER
 from services.errors import ServicesError
@@ -51,6 +52,7 @@ class AuditTrail:
         properties = settings.client(
             acks="all",
             enable_idempotence=True,
+            max_in_flight_requests_per_connection=REQUESTS_IN_FLIGHT,
             partitioner=PARTITIONER,
             linger_ms=0,
             message_timeout_ms=int(timeout_seconds * 1000),

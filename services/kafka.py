@@ -28,6 +28,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
+from driftline.producer import REQUESTS_IN_FLIGHT
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER
 from services.errors import ServicesError
@@ -352,6 +353,7 @@ class Publisher:
             partitioner=PARTITIONER,
             enable_idempotence=True,
             acks="all",
+            max_in_flight_requests_per_connection=REQUESTS_IN_FLIGHT,
             compression_type="zstd",
             message_max_bytes=MAX_MESSAGE_BYTES,
             linger_ms=5,
@@ -386,6 +388,8 @@ class Publisher:
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._failures.append(f"{message.topic()!r}: {error.str()}")
+        elif message.offset() is None:  # librdkafka infers it from the success of a later message, which proves nothing
+            self._failures.append(f"{message.topic()!r}: reported as delivered, but not where")
 
     def flush(self) -> None:
         """Wait until every message is acknowledged."""

@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from driftline.producer import REQUESTS_IN_FLIGHT
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER
 
@@ -69,6 +70,7 @@ def transactional_producer(settings: KafkaSettings, transactional_id: str, **pro
     defaults: dict[str, Any] = {
         "transactional_id": transactional_id,
         "partitioner": PARTITIONER,
+        "max_in_flight_requests_per_connection": REQUESTS_IN_FLIGHT,
         "compression_type": "lz4",
         "linger_ms": 5,
     }

@@ -1,9 +1,14 @@
 """Fixtures and profiles for all tests."""
 
+import contextlib
 import os
 import re
+import select
+import socket
+import struct
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,3 +61,77 @@ def topic_prefix(request: pytest.FixtureRequest) -> str:
 def data_dir(tmp_path: Path) -> Path:
     """A data directory for a broker of the test's own."""
     return tmp_path / "broker"
+
+
+class LateLeader:
+    """Stands before a broker and refuses the first batch, as a leader does that has not yet heard that it is one.
+
+    It refuses once something else is on its way behind that batch, or nothing has come for a while.
+    """
+
+    PRODUCE, NOT_LEADER = 0, 6
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        host, port = bootstrap_servers.split(":")
+        self._behind = host, int(port)
+        self._listener = socket.create_server((host, 0))
+        self.bootstrap_servers = f"{host}:{self._listener.getsockname()[1]}"
+        self._theirs = host.encode() + struct.pack(">i", int(port))
+        self._own = host.encode() + struct.pack(">i", self._listener.getsockname()[1])
+        self._sending = threading.Lock()
+        self.refused = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                broker = socket.create_connection(self._behind)
+                for pump in (self._ask, self._answer):
+                    threading.Thread(target=pump, args=(client, broker), daemon=True).start()
+
+    def _ask(self, client: socket.socket, broker: socket.socket) -> None:
+        with contextlib.suppress(OSError), client, broker:
+            for frame in self._frames(client):
+                if not self.refused and struct.unpack_from(">h", frame)[0] == self.PRODUCE:
+                    self.refused += 1
+                    select.select([client], [], [], 0.5)
+                    self._send(client, self._refusal(frame))
+                else:
+                    self._send(broker, frame)
+
+    def _answer(self, client: socket.socket, broker: socket.socket) -> None:
+        with contextlib.suppress(OSError), client, broker:
+            for frame in self._frames(broker):
+                self._send(client, frame.replace(self._theirs, self._own))
+
+    def _refusal(self, request: bytes) -> bytes:
+        """The answer to a produce request of one batch (versions 9 to 12)."""
+        version, correlation, client_id = struct.unpack_from(">hih", request, 2)
+        assert 9 <= version <= 12
+        at = 10 + client_id + 1 + 1 + 2 + 4 + 1  # tags; transactional id, acks, time-out, number of topics
+        topic = request[at : at + request[at]]
+        (partition,) = struct.unpack_from(">i", request, at + len(topic) + 1)
+        none = struct.pack(">qqqbbb", -1, -1, -1, 1, 0, 0)  # offset, times, record errors, message, tags
+        answer = struct.pack(">ibb", correlation, 0, 2) + topic + struct.pack(">bih", 2, partition, self.NOT_LEADER)
+        return answer + none + struct.pack(">bib", 0, 0, 0)
+
+    @staticmethod
+    def _frames(source: socket.socket) -> Iterator[bytes]:
+        with source.makefile("rb") as stream:
+            while size := stream.read(4):
+                yield stream.read(*struct.unpack(">i", size))
+
+    def _send(self, target: socket.socket, frame: bytes) -> None:
+        with self._sending:
+            target.sendall(struct.pack(">i", len(frame)) + frame)
+
+
+@pytest.fixture
+def late_leader() -> Iterator[Callable[[str], LateLeader]]:
+    """Stand before an embedded broker and refuse the first batch: `late_leader(bootstrap_servers)`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda bootstrap_servers: stack.enter_context(contextlib.closing(LateLeader(bootstrap_servers)))

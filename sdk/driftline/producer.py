@@ -19,11 +19,13 @@ REFUSED = TOO_LARGE | {KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
 may be about to mend those."""
 
 _QUEUE_KBYTES = 262_144
-# More than one loses batches: a leader that has nothing of this producer yet takes whatever sequence number comes
-# first. Where it refuses one request (the topic is new, or has just moved) and takes the next, librdkafka reports both
-# as delivered.
-# https://github.com/confluentinc/confluent-kafka-go/issues/921, https://issues.apache.org/jira/browse/KAFKA-15591
-_REQUESTS_IN_FLIGHT = 1
+REQUESTS_IN_FLIGHT = 1
+"""What every producer here sends before the answer; more loses messages, in transactions, too.
+
+A leader that has nothing of a producer yet takes whatever sequence number comes first. Where it refuses one request
+(the topic is new, or has just moved) and takes the next, librdkafka reports both as delivered:
+https://github.com/confluentinc/confluent-kafka-go/issues/921, https://issues.apache.org/jira/browse/KAFKA-15591
+"""
 
 
 class QuietLog:
@@ -58,7 +60,7 @@ def make_producer(
                 **settings.client(
                     enable_idempotence=True,
                     acks="all",
-                    max_in_flight_requests_per_connection=_REQUESTS_IN_FLIGHT,
+                    max_in_flight_requests_per_connection=REQUESTS_IN_FLIGHT,
                     partitioner=PARTITIONER,
                     message_timeout_ms=int(timeout_seconds * 1000),
                     message_max_bytes=max(1_000_000, max_message_bytes + 65_536),

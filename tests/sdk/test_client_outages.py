@@ -4,10 +4,7 @@ import contextlib
 import os
 import random
 import resource
-import select
 import signal
-import socket
-import struct
 import threading
 import time
 from collections import Counter
@@ -287,73 +284,6 @@ def test_random_outages_lose_nothing(
     assert {key for batch in arrivals.outcomes(len(keys)) for key in batch.prediction_ids} == set(keys)
 
 
-class LateLeader:
-    """Stands before a broker and refuses the first batch, as a leader does that has not yet heard that it is one.
-
-    It refuses once something else is on its way behind that batch, or nothing has come for a while.
-    """
-
-    PRODUCE, NOT_LEADER = 0, 6
-
-    def __init__(self, broker: EmbeddedBroker) -> None:
-        host, port = broker.bootstrap_servers.split(":")
-        self._behind = host, int(port)
-        self._listener = socket.create_server((host, 0))
-        self.bootstrap_servers = f"{host}:{self._listener.getsockname()[1]}"
-        self._theirs = host.encode() + struct.pack(">i", int(port))
-        self._own = host.encode() + struct.pack(">i", self._listener.getsockname()[1])
-        self._sending = threading.Lock()
-        self.refused = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                broker = socket.create_connection(self._behind)
-                for pump in (self._ask, self._answer):
-                    threading.Thread(target=pump, args=(client, broker), daemon=True).start()
-
-    def _ask(self, client: socket.socket, broker: socket.socket) -> None:
-        with contextlib.suppress(OSError), client, broker:
-            for frame in self._frames(client):
-                if not self.refused and struct.unpack_from(">h", frame)[0] == self.PRODUCE:
-                    self.refused += 1
-                    select.select([client], [], [], 0.5)
-                    self._send(client, self._refusal(frame))
-                else:
-                    self._send(broker, frame)
-
-    def _answer(self, client: socket.socket, broker: socket.socket) -> None:
-        with contextlib.suppress(OSError), client, broker:
-            for frame in self._frames(broker):
-                self._send(client, frame.replace(self._theirs, self._own))
-
-    def _refusal(self, request: bytes) -> bytes:
-        """The answer to a produce request of one batch (versions 9 to 12)."""
-        version, correlation, client_id = struct.unpack_from(">hih", request, 2)
-        assert 9 <= version <= 12
-        at = 10 + client_id + 1 + 1 + 2 + 4 + 1  # tags; transactional id, acks, time-out, number of topics
-        topic = request[at : at + request[at]]
-        (partition,) = struct.unpack_from(">i", request, at + len(topic) + 1)
-        none = struct.pack(">qqqbbb", -1, -1, -1, 1, 0, 0)  # offset, times, record errors, message, tags
-        answer = struct.pack(">ibb", correlation, 0, 2) + topic + struct.pack(">bih", 2, partition, self.NOT_LEADER)
-        return answer + none + struct.pack(">bib", 0, 0, 0)
-
-    @staticmethod
-    def _frames(source: socket.socket) -> Iterator[bytes]:
-        with source.makefile("rb") as stream:
-            while size := stream.read(4):
-                yield stream.read(*struct.unpack(">i", size))
-
-    def _send(self, target: socket.socket, frame: bytes) -> None:
-        with self._sending:
-            target.sendall(struct.pack(">i", len(frame)) + frame)
-
-
 @pytest.mark.parametrize("requests_in_flight", [None, 5])
 def test_a_batch_that_the_leader_refuses_before_it_takes_the_next_is_not_lost(
     broker: EmbeddedBroker,
@@ -361,15 +291,16 @@ def test_a_batch_that_the_leader_refuses_before_it_takes_the_next_is_not_lost(
     tmp_path: Path,
     eventually: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
+    late_leader: Callable[[str], Any],
     requests_in_flight: int | None,
 ) -> None:
     if requests_in_flight is not None:  # librdkafka then takes the refused batch for delivered
-        monkeypatch.setattr(producer, "_REQUESTS_IN_FLIGHT", requests_in_flight)
-    with contextlib.closing(LateLeader(broker)) as leader:
-        settings = driftline.KafkaSettings(leader.bootstrap_servers, arrivals.settings.topics)
-        with Client("credit", "v1", settings=settings, spool_dir=tmp_path, max_message_bytes=60_000) as client:
-            keys = client.log_predictions({f"f{i}": np.random.default_rng(i).random(500) for i in range(100)})
-            eventually(lambda: client.counters().delivered == len(keys))
-            assert client.counters().replayed == 0 or requests_in_flight is not None
-        assert leader.refused == 1
+        monkeypatch.setattr(producer, "REQUESTS_IN_FLIGHT", requests_in_flight)
+    leader = late_leader(broker.bootstrap_servers)
+    settings = driftline.KafkaSettings(leader.bootstrap_servers, arrivals.settings.topics)
+    with Client("credit", "v1", settings=settings, spool_dir=tmp_path, max_message_bytes=60_000) as client:
+        keys = client.log_predictions({f"f{i}": np.random.default_rng(i).random(500) for i in range(100)})
+        eventually(lambda: client.counters().delivered == len(keys))
+        assert client.counters().replayed == 0 or requests_in_flight is not None
+    assert leader.refused == 1
     assert set(arrivals.prediction_ids(len(keys))) == set(keys)

@@ -1,7 +1,9 @@
 """Reading topics to their end, and publishing what arrives."""
 
+import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -9,6 +11,7 @@ from confluent_kafka import admin as kafka_admin
 
 from driftline.settings import KafkaSettings
 from driftline.topics import Topics
+from services.broker.embedded import EmbeddedBroker
 from services.kafka import (
     ClusterError,
     MissingTopicError,
@@ -160,6 +163,22 @@ def test_a_later_publisher_fences_the_one_before_whose_change_is_not_seen(settin
     with pytest.raises(ClusterError, match="run the command again"):
         race()
     assert values(settings, topic) == [b"second"]
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_a_message_that_the_leader_refuses_before_it_takes_the_next_is_not_lost(
+    kafka: Any, settings: KafkaSettings, topic: str, late_leader: Callable[[str], Any], transactional: bool
+) -> None:
+    if not isinstance(kafka, EmbeddedBroker):
+        pytest.skip("only the embedded broker is known to be alone")
+    leader = late_leader(settings.bootstrap_servers)
+    through = KafkaSettings(leader.bootstrap_servers, settings.topics)
+    sent = [b"%d" % number + os.urandom(500_000) for number in range(8)]
+    with Publisher(through, transactional_id=topic if transactional else None) as publisher:
+        for value in sent:
+            publisher.send(topic, b"k", value)
+    assert leader.refused == 1
+    assert values(settings, topic) == sent
 
 
 def test_a_refused_message_is_an_error(settings: KafkaSettings, topic: str) -> None:

@@ -121,12 +121,13 @@ def probabilities_of(given: Any) -> dict[str, float]:
 
 
 def answer_of(given: Any) -> Answer:
-    """What another version answered, as a caller gives it: an :class:`Answer`, a number, or text for a class."""
-    if type(given) is Answer:
-        return Answer(*_finite(given.prediction), label_of(given.prediction_label))
-    if isinstance(given, str):
-        return Answer(None, label_of(given))
-    return Answer(*_finite(given), None)
+    """What another version answered, as a caller gives it: a number, text for a class, or a tuple of both."""
+    if isinstance(given, tuple) and len(given) == 2:
+        return Answer(*_finite(given[0]), label_of(given[1]))
+    plain = _plain(given)
+    if isinstance(plain, (str, bool, np.bool_)):
+        return Answer(None, label_of(plain))
+    return Answer(*_finite(plain), None)
 
 
 def _finite(value: Any) -> tuple[float | None]:

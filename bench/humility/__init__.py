@@ -1,0 +1,1 @@
+"""What humility rules cost, and whether their guarantees hold."""

@@ -89,7 +89,7 @@ class Decider:
 
     def decide_many(self, features: Any, prediction: Any, model_version: str | None, **columns: Any) -> Decisions:
         """See :meth:`driftline.Client.decide_many`."""
-        rows = row_count(features, prediction, *columns.values())
+        rows = row_count(features, prediction, columns["prediction_label"]) or row_count(columns["class_probabilities"])
         try:
             if not self.follower.started:
                 self.begin()

@@ -12,12 +12,15 @@ from confluent_kafka import KafkaException
 
 from driftline.codec import Record, decode
 from driftline.errors import CodecError
+from driftline.humility.policy import Policy
 from driftline.settings import KafkaSettings
 from services.deployments.baselines import load_baselines
 from services.deployments.store import load_deployments
 from services.kafka import REACH_SECONDS, admin_client, answer, read_to_end
 from services.positions import StreamPosition, stream_positions
 from services.topics import TopicState, topic_states
+from streams.baseline import Baseline
+from streams.specification import DeploymentSpec
 
 _JOURNAL_RECORDS = 5_000
 _DEAD_LETTERS = 1_000
@@ -66,6 +69,7 @@ class DeploymentStatus:
             nothing of it.
         last_event_us: Its latest event time, None where unknown.
         outcomes: How its outcomes stand; None where none are expected or the journal's last records say nothing.
+        unarmed: A sentence for each humility rule of its latest version that cannot fire, with the reason.
     """
 
     deployment_id: str
@@ -75,6 +79,7 @@ class DeploymentStatus:
     counters: Mapping[str, int]
     last_event_us: int | None
     outcomes: OutcomeStatus | None = None
+    unarmed: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +188,10 @@ def dead_letter_reasons(settings: KafkaSettings) -> dict[str, int]:
 
 def _deployments(settings: KafkaSettings) -> list[DeploymentStatus]:
     versions: dict[str, list[str]] = {}
+    latest: dict[str, Baseline] = {}
     for stored in load_baselines(settings):
         versions.setdefault(stored.baseline.deployment_id, []).append(stored.baseline.model_version)
+        latest[stored.baseline.deployment_id] = stored.baseline
     records = _latest_records(settings)
     seen, joins = _by_name(records[_DEPLOYMENT_KIND]), _by_name(records[_JOIN_KIND])
     found = []
@@ -203,9 +210,18 @@ def _deployments(settings: KafkaSettings) -> list[DeploymentStatus]:
                 counters=dict(counters),
                 last_event_us=max(clocks, default=None),
                 outcomes=outcome_status(joins[name]) if name in joins else None,
+                unarmed=unarmed_rules(deployment.spec, latest.get(name)),
             )
         )
     return found
+
+
+def unarmed_rules(spec: DeploymentSpec, baseline: Baseline | None) -> tuple[str, ...]:
+    """A sentence for each humility rule that cannot fire, or only in part: what it rests on was not fitted."""
+    if spec.humility is None:
+        return ()
+    policy = Policy.of(spec.to_record(), None if baseline is None else baseline.to_record())
+    return () if policy is None else policy.unarmed
 
 
 def outcome_status(joins: Iterable[Mapping[str, Any]]) -> OutcomeStatus:

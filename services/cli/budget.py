@@ -282,9 +282,11 @@ def _monitor_row(account: DeploymentAccount, monitor: MonitorAccount) -> list[ob
 
 
 def _why_off(account: DeploymentAccount, monitor: str) -> str:
-    from streams.specification import FAIRNESS, MONITOR_PARTS, OUTCOMES_KIND, PREDICTION_DRIFT
+    from streams.specification import FAIRNESS, HUMILITY, MONITOR_PARTS, OUTCOMES_KIND, PREDICTION_DRIFT
 
     spec = account.spec
+    if monitor == HUMILITY and monitor not in spec.disabled_monitors and spec.humility is None:
+        return "no rules"
     if monitor in spec.disabled_monitors or MONITOR_PARTS[monitor][0] != OUTCOMES_KIND or monitor == PREDICTION_DRIFT:
         return "off"
     if spec.outcomes is None:

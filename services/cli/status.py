@@ -77,6 +77,7 @@ def _document(found: SystemStatus) -> dict[str, Any]:
                 "last_event_us": d.last_event_us,
                 **d.counters,
                 "outcomes": None if d.outcomes is None else dataclasses.asdict(d.outcomes),
+                "unarmed_rules": list(d.unarmed),
             }
             for d in found.deployments
         ],
@@ -179,6 +180,11 @@ def _deployments(found: SystemStatus, *, show_all: bool) -> None:
     if any(d.outcomes is not None for d in shown):
         stdout.print()
         _outcomes([(d.deployment_id, d.outcomes) for d in shown if d.outcomes is not None])
+    for d in shown:
+        for sentence in d.unarmed:
+            stdout.print(f"[yellow]{safe(d.deployment_id)}: {safe(sentence)}[/]", highlight=False, soft_wrap=True)
+        if d.unarmed:
+            stdout.print(f"  [dim]driftline humility fit {safe(d.deployment_id)}[/]", highlight=False, soft_wrap=True)
     if len(shown) < len(ranked):
         without = sum(not d.baselines for d in ranked[len(shown) :])
         taught = f", {without:,} of them without a baseline" if without else ""

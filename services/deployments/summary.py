@@ -17,6 +17,7 @@ from streams.specification import (
     DATA_DRIFT,
     DATA_QUALITY,
     FAIRNESS,
+    HUMILITY,
     LABELS,
     PREDICTION_DRIFT,
     SERVICE,
@@ -36,6 +37,7 @@ MONITOR_TITLES = {
     CONCEPT_DRIFT: "concept drift",
     LABELS: "labels",
     FAIRNESS: "fairness",
+    HUMILITY: "humility",
 }
 
 

@@ -30,7 +30,7 @@ def _no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_run_creates_nothing_and_changes_nothing(settings: KafkaSettings) -> None:
     first = ensure_topics(settings, partitions=3)
     second = ensure_topics(settings)
-    assert len(first.created) == 11 and not first.existing
+    assert len(first.created) == 12 and not first.existing
     assert not second.created and sorted(second.existing) == sorted(first.created)
     assert second.partitions == 3  # what is there wins over the default where nothing was asked for
 
@@ -83,7 +83,7 @@ def test_deleting_takes_this_installation_s_topics_only(settings: KafkaSettings,
     other = KafkaSettings(settings.bootstrap_servers, Topics(topic_prefix + "other."))
     ensure_topics(settings, partitions=1)
     ensure_topics(other, partitions=1)
-    assert len(delete_topics(settings)) == 11
+    assert len(delete_topics(settings)) == 12
     assert all(state.partitions == 1 for state in topic_states(other))
 
 
@@ -102,3 +102,9 @@ def test_a_cluster_that_is_not_there_is_named_within_seconds(monkeypatch: pytest
     monkeypatch.setenv("DRIFTLINE_CONNECT_SECONDS", "1")
     with pytest.raises(ClusterError, match=r"no Kafka cluster answers at 127\.0\.0\.1:1 .*driftline up"):
         ensure_topics(KafkaSettings("127.0.0.1:1", librdkafka={"socket.timeout.ms": "1000"}))
+
+
+def test_the_topic_that_applications_follow_is_compacted_and_of_one_partition() -> None:
+    settings = KafkaSettings("127.0.0.1:1", Topics("a."))
+    (plan,) = [plan for plan in topic_plans(settings, partitions=7) if plan.records == "HumilityState"]
+    assert (plan.name, plan.partitions, plan.config["cleanup.policy"]) == ("a.humility", 1, "compact")

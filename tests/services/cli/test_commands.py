@@ -70,13 +70,13 @@ def test_topics_are_created_listed_and_deleted(run: Run) -> None:
     status, out, _ = run("topics", "--json")
     assert status == 1 and json.loads(out)["complete"] is False
     status, out, _ = run("topics", "create", "--partitions", 2, "--json")
-    assert status == 0 and len(json.loads(out)["created"]) == 11
+    assert status == 0 and len(json.loads(out)["created"]) == 12
     status, out, _ = run("topics")
     assert status == 0 and "streams-state" in out and "missing" not in out
     assert run("topics", "create", "--partitions", 3)[0] == 1
     assert run("topics", "delete", "--json")[0] == 2
     status, out, _ = run("topics", "delete", "--yes", "--json")
-    assert status == 0 and len(json.loads(out)["deleted"]) == 11
+    assert status == 0 and len(json.loads(out)["deleted"]) == 12
 
 
 def test_a_deployment_is_applied_listed_and_shown_as_it_can_be_applied_again(run: Run, deployed: Path) -> None:

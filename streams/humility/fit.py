@@ -98,6 +98,31 @@ def fit_humility(
     Raises:
         BaselineError: Nothing is asked for; there are no rows; or rows are of another deployment or version.
     """
+    history, fitting = _begin(spec, baseline, batches, outcomes, outcomes_until_us)
+    fit = fitting.run(source)
+    return learn_reference(spec, replace(without_humility(baseline), humility=fit), history, fitting.missed(fit))
+
+
+def learn_fit(
+    spec: DeploymentSpec,
+    baseline: Baseline,
+    batches: Sequence[PredictionColumns],
+    outcomes: Sequence[OutcomeColumns],
+    *,
+    source: str,
+    outcomes_until_us: int | None = None,
+) -> HumilityFit:
+    """What :func:`fit_humility` puts into a baseline, without the streams that watch it and their arming."""
+    return _begin(spec, baseline, batches, outcomes, outcomes_until_us)[1].run(source)
+
+
+def _begin(
+    spec: DeploymentSpec,
+    baseline: Baseline,
+    batches: Sequence[PredictionColumns],
+    outcomes: Sequence[OutcomeColumns],
+    outcomes_until_us: int | None,
+) -> tuple[History, _Fitting]:
     if spec.humility is None or not asks_for_humility(spec):
         raise BaselineError(
             f"expected humility rules or guarantees in the specification of {spec.deployment_id!r}, came none: add "
@@ -106,9 +131,7 @@ def fit_humility(
     check_batches(spec, baseline, batches)
     history = History.of(batches)
     resolved = resolve(spec, baseline.outcomes, history, outcomes, outcomes_until_us)
-    fitting = _Fitting(spec, spec.humility, baseline, history, resolved)
-    fit = fitting.run(source)
-    return learn_reference(spec, replace(without_humility(baseline), humility=fit), history, fitting.missed(fit))
+    return history, _Fitting(spec, spec.humility, baseline, history, resolved)
 
 
 def asks_for_humility(spec: DeploymentSpec) -> bool:
@@ -317,7 +340,8 @@ class _Fitting:
         coverage = self.wanted.coverage
         if coverage is None:
             return fit
-        resolved = self._with_outcomes(COVERAGE, math.ceil(coverage / (1 - coverage)))
+        none = split_conformal_quantile([], coverage)
+        resolved = self._with_outcomes(COVERAGE, none.needed if isinstance(none, RowsNeeded) else 0)
         if resolved is None:
             return fit
         score = _score_of(resolved)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record
+from services.alerting.humility import humility_steps, humility_words
 from services.alerting.outcomes import concept_words, labels_words, outcome_steps
 from services.alerting.readings import moved, reading, stream_name, telling, unit
 from services.alerting.sizes import how_bad, number_text, sizes
@@ -20,7 +21,7 @@ from services.alerting.statements import Statement, percent
 from services.alerting.text import Line, Value, command, line, value, web_link
 from streams.baseline import LABELS_ROLE
 from streams.detectors import ERROR, LOSS, MONITOR_PREFIX, RESIDUAL
-from streams.specification import CONCEPT_DRIFT, FAIRNESS, LABELS
+from streams.specification import CONCEPT_DRIFT, FAIRNESS, HUMILITY, LABELS
 
 SHOWN_CAUSES = 5
 
@@ -32,6 +33,7 @@ _MONITORS = {
     CONCEPT_DRIFT: "Concept drift",
     LABELS: "Label arrival",
     FAIRNESS: "Fairness",
+    HUMILITY: "Humility",
 }
 _OF_OUTCOMES = (CONCEPT_DRIFT, LABELS, FAIRNESS)
 _CHANGED = {
@@ -129,7 +131,7 @@ def monitor_title(monitor: str) -> Line:
 def _headline(record: Record, resolved: bool) -> Line:
     """At most 147 characters, so that it fits Slack's header of 150 with a mark before it."""
     title = monitor_title(record["monitor"])
-    if record["monitor"] in ("data_quality", "service", LABELS, FAIRNESS):
+    if record["monitor"] in ("data_quality", "service", LABELS, FAIRNESS, HUMILITY):
         title = line(*title.parts, " change")
     if resolved:
         title = line("Resolved: ", *title.parts)
@@ -147,7 +149,8 @@ def _summary(headline: Line, causes: Sequence[Record]) -> Line:
 
 def _firing_sentences(record: Record) -> list[Line]:
     reason = record.get("diagnosis_reason", "")
-    why = [line("What speaks for that: ", value(reason, _REASON_CHARACTERS), ".")] if reason else []
+    opening = "In short: " if record["monitor"] == HUMILITY else "What speaks for that: "
+    why = [line(opening, value(reason, _REASON_CHARACTERS), ".")] if reason else []
     sentences = [_what(record), *why, _since(record), _how_sure(record)]
     if record["causes"]:
         sentences.append(how_bad(record["causes"][0]))
@@ -202,6 +205,9 @@ def _changed(record: Record) -> tuple[str, ...]:
         return concept_words(record.get("diagnosis", ""), deployment, moved(causes[0]) if causes else "")
     if record["monitor"] == LABELS:
         return labels_words(_known(record), deployment)
+    if record["monitor"] == HUMILITY:
+        found = telling(causes[0]) if causes else None
+        return humility_words(causes[0] if causes else None, None if found is None else found[0], deployment)
     opening, changed = _CHANGED.get(record["monitor"], ("The streams of ", " no longer look like the reference"))
     return (opening, deployment, changed)
 
@@ -272,6 +278,8 @@ def _steps(record: Record) -> Line:
             return line(*parts, command("windows show", deployment, "--stream", stream), ".")
         first, *others = (command("windows show", deployment, "--metric", m) for m in _METRICS_OF_STREAMS[stream])
         return line(*parts, first, *(part for other in others for part in (", or of numbers ", other)), ".")
+    if monitor == HUMILITY:
+        return line(*parts, *humility_steps(record), ".")
     if monitor in _OF_OUTCOMES:
         parts += outcome_steps(record, _known(record))
     elif monitor in _WHERE_TO_LOOK:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from driftline.codec import Record
+from services.alerting.humility import humility_name, humility_statements, humility_unit
 from services.alerting.outcomes import (
     OUTCOME_ROLES,
     moved_text,
@@ -25,6 +26,7 @@ from services.alerting.text import Line, Value, line, value
 from streams.baseline import (
     ASSOCIATION_ROLE,
     ERROR,
+    HUMILITY_ROLE,
     JOINT_ROLE,
     LATENCY,
     QUALITY_PREFIX,
@@ -93,6 +95,8 @@ def _whole_name(cause: Record) -> Line:
     stream, role, inputs = cause["stream"], cause["role"], cause.get("inputs", ())
     if role in OUTCOME_ROLES:
         return line(*outcome_name(cause))
+    if role == HUMILITY_ROLE:
+        return line(*humility_name(cause))
     if role == RATE_ROLE:
         return line("the rate of rows")
     if role == QUALITY_ROLE:
@@ -149,6 +153,8 @@ def unit(cause: Record) -> str:
     """What the counts of a ``Cause`` count: 'rows', 'outcomes', or 'intervals of 5 minutes'."""
     if cause["role"] in OUTCOME_ROLES:
         return outcome_unit(cause)
+    if cause["role"] == HUMILITY_ROLE:
+        return humility_unit(cause)
     if cause["role"] != RATE_ROLE:
         return "rows"
     seconds = cause.get("interval_ms", 0) // 1000
@@ -206,6 +212,8 @@ def _shares(cause: Record) -> tuple[list[float], list[float], int] | None:
 def _statements(cause: Record, observed: Sequence[float], expected: Sequence[float]) -> Iterator[Statement]:
     labels, role = list(cause["bins"]), cause["role"]
     if role in OUTCOME_ROLES and (about := outcome_statements(cause, observed, expected)) is not None:
+        return about
+    if role == HUMILITY_ROLE and (about := humility_statements(cause, observed, expected)) is not None:
         return about
     if role == QUALITY_ROLE and len(labels) == QUALITY.size:
         kinds = range(QUALITY_VALID + 1, QUALITY.size)

@@ -13,6 +13,7 @@ from streams.baseline import (
     ASSOCIATION_ROLE,
     ERROR,
     FAIRNESS_ROLE,
+    HUMILITY_ROLE,
     JOINT_ROLE,
     LABELS_ROLE,
     OUTCOME_ROLE,
@@ -48,7 +49,7 @@ def how_bad(cause: Record) -> Line:
 
 def _is_counted(cause: Record) -> bool:
     """Whether a change is told by how many rows (or intervals) are affected: PSI calls a hundredth of them small."""
-    return cause["role"] in (QUALITY_ROLE, RATE_ROLE, LABELS_ROLE) or cause["stream"] == ERROR
+    return cause["role"] in (QUALITY_ROLE, RATE_ROLE, LABELS_ROLE, HUMILITY_ROLE) or cause["stream"] == ERROR
 
 
 def _how_many(cause: Record) -> Line:

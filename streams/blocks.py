@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.baseline import (
+    HUMILITY_ROLE,
     RATE_ROLE,
     BaselineStream,
 )
@@ -43,6 +44,13 @@ for thousands of intervals to be told that traffic has returned."""
 
 ROWS_BACK_PER_MARGIN = 10.0
 """An unchanged quality stream, with next to no unusable values, is looked at after this many rows over its margin."""
+
+RATE_DEVIATIONS = 3.0
+"""A rate that is back is looked at when its margin is so many of its standard deviations: two for the limits, one for
+chance."""
+
+YES_BIN = 0
+"""Of a stream that says yes or no; everything else says no."""
 
 LOSS_ROWS_BACK = 2_000.0
 """Losses as small as the reference's lower the evidence of one loss in 300 from elsewhere by 0.0022 nats each, or three
@@ -86,6 +94,10 @@ def compile_block(streams: Sequence[BaselineStream]) -> Block:
         resolve = ROWS_BACK_PER_MARGIN / np.maximum(back, 1e-4) / independence
     elif layout is LOSS:
         resolve = LOSS_ROWS_BACK / independence
+    elif streams[0].role == HUMILITY_ROLE:
+        yes, least = p0[:, YES_BIN], np.maximum(back, 1e-4)
+        resolve = np.maximum(ROWS_BACK_PER_MARGIN / least, yes * (1 - yes) * (RATE_DEVIATIONS / least) ** 2)
+        resolve = resolve / independence
     else:
         resolve = distances.rows_to_resolve(p0, back, CONFIDENCE_ERROR) / independence
     return Block(
@@ -116,9 +128,12 @@ def is_back(block: Block, index: int, counts: Counts) -> bool:
     events = counts.sum() * block.independence[index]
     observed = distances.total_variation(counts, block.p0[index])
     upper = float(distances.tv_upper_limit(observed, events, CONFIDENCE_ERROR))
-    if block.layout is QUALITY:
-        # exact limits for events that are rare: a few unusable values among thousands
+    is_rate = block.streams[index].role == HUMILITY_ROLE
+    if block.layout is QUALITY or is_rate:
+        # exact limits for events that are rare: a few unusable values, or refusals, among thousands
         independent = np.floor(counts * block.independence[index]).astype(np.int64)
+        if is_rate:
+            independent = np.array([independent[YES_BIN], independent.sum() - independent[YES_BIN]])
         upper = min(upper, float(observed + reference_radius(independent[None], CONFIDENCE_ERROR)[0]))
     return upper <= back_margin(block.streams[index])
 

@@ -67,7 +67,7 @@ class HumilityWatch:
     def needs(version: Version, columns: PredictionColumns) -> bool:
         """Whether there may be rules that are not in force here yet: those that a publisher decided by."""
         claim, known = columns.humility, version.humility
-        if claim is None or known is None or known.judge is None:
+        if claim is None or known is None or known.judge is None or len(known.unknown) >= MOST_UNKNOWN:
             return False
         return not known.judge.knows(claim.policy) and claim.policy not in known.unknown
 

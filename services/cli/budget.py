@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from services.cli.delay_tables import delay_text, dim, show_delays
 from services.cli.deployments import complete_deployment
 from services.cli.output import JSON_OPTION, print_json, print_table, safe, stderr, stdout
 
@@ -189,7 +190,7 @@ def _fleet_row(account: DeploymentAccount) -> list[object]:
     for monitor, _ in _OVERVIEW:
         entries = next(m.delays for m in account.monitors if m.monitor == monitor)
         delay = next((d for d in entries if d.shift_sd == _OVERVIEW_SHIFT_SD), None)
-        delays.append("–" if delay is None else _delay_text(account, delay.median, with_events=False))
+        delays.append("–" if delay is None else delay_text(account, delay.median, with_events=False))
     return [
         spec.deployment_id,
         spec.risk,
@@ -261,8 +262,8 @@ def _show_deployment(fleet: Fleet, account: DeploymentAccount) -> None:
             f"If nothing had changed, as many as {account.alarms} alarms in one period would have a chance of at most "
             f"{chance:.2g} (Markov's inequality)."
         )
-    _dim(lines)
-    _show_delays(account)
+    dim(lines)
+    show_delays(account)
 
 
 def _monitor_row(account: DeploymentAccount, monitor: MonitorAccount) -> list[object]:
@@ -294,118 +295,5 @@ def _why_off(account: DeploymentAccount, monitor: str) -> str:
     return "no groups" if monitor == FAIRNESS and not spec.outcomes.fairness else "off"
 
 
-def _show_delays(account: DeploymentAccount) -> None:
-    if account.model_version is None:
-        stdout.print(
-            "How fast changes are found depends on the baseline, and there is none: driftline baseline build",
-            highlight=False,
-        )
-        return
-    _show_shifts(account)
-    _show_changes(account)
-
-
-def _show_shifts(account: DeploymentAccount) -> None:
-    watched = [m for m in account.monitors if m.delays]
-    if not watched:
-        stdout.print("No monitor has a numeric stream whose mean could shift.", highlight=False)
-        return
-    rate = account.rate
-    at = f"at {rate.rows_per_day:,.0f} rows a day ({rate.source})" if rate else "its rows per day are unknown"
-    stdout.print(
-        f"[bold]Expected delay until the alarm when the mean of one stream shifts[/], version "
-        f"{safe(account.model_version)}, {safe(at)}:",
-        highlight=False,
-        soft_wrap=True,
-    )
-    heads = [f"{delay.shift_sd:g} sd" for delay in watched[0].delays]
-    rows: list[list[object]] = []
-    for m in watched:
-        streams = m.delays[0].streams
-        lead = f"{m.monitor}, the middle one of {streams}" if streams > 2 else m.monitor
-        rows.append([lead, *(_delay_text(account, delay.median) for delay in m.delays)])
-        if streams > 2:
-            slowest = m.delays[-1].worst.stream
-            rows.append([f"  the slowest ({slowest})", *(_delay_text(account, delay.worst) for delay in m.delays)])
-    print_table(["monitor", *heads], rows, numbers=heads)
-    _dim(
-        [
-            "in the margin: smaller than the specification cares for (margin), or than the reference can tell; never "
-            "noticed, by design. at its edge: larger, and too near to be told from it.",
-            "First order, within a quarter of simulation, of one stream alone (of two the slower); several that change "
-            "at once are found sooner. A lower margin, a larger share or a higher count finds changes sooner.",
-        ]
-    )
-
-
-def _show_changes(account: DeploymentAccount) -> None:
-    """What the monitors of outcomes find, and when."""
-    watched = [m for m in account.monitors if m.changes]
-    if not watched:
-        if account.spec.outcomes is not None:
-            stdout.print(
-                "How fast changes among outcomes are found depends on the reference's outcomes, and it has none: "
-                "driftline baseline build, with outcomes whose horizon has passed",
-                highlight=False,
-                soft_wrap=True,
-            )
-        return
-    rate = account.outcome_rate
-    at = f"at {rate.rows_per_day:,.0f} outcomes a day ({rate.source})" if rate else "its outcomes per day are unknown"
-    stdout.print(
-        f"[bold]Expected delay until the alarm when outcomes change[/], version {safe(account.model_version or '')}, "
-        f"{safe(at)}:",
-        highlight=False,
-        soft_wrap=True,
-    )
-    rows: list[list[object]] = []
-    for m in watched:
-        lead = m.monitor
-        for delay in m.changes:
-            of = f"{delay.stream}, the middle one of {delay.streams}" if delay.streams > 2 else delay.stream
-            rows.append([lead, delay.change, of, _change_text(account, delay)])
-            lead = ""
-    print_table(["monitor", "change", "seen in", "delay"], rows, numbers=["delay"])
-    _dim(
-        [
-            "Counted from the first outcomes that show the change: how long outcomes take comes on top, for labels the "
-            "age at which it is first looked is included. Of one stream alone; wrong predictions are taken to have "
-            "losses as the wrong ones of the reference, errors of numbers to be normal, rates of groups to be one "
-            "half, where a move is hardest to tell.",
-        ]
-    )
-
-
-def _change_text(account: DeploymentAccount, delay: OutcomeDelay) -> str:
-    if not math.isfinite(delay.events):
-        return "in the margin" if delay.inside_margin else "at its edge"
-    days = account.days_of(delay)
-    events = f"{math.ceil(delay.events):,} {delay.counted}"
-    return events if days is None else f"{events} · {_time_text(days)}"
-
-
-def _delay_text(account: DeploymentAccount, delay: StreamDelay, *, with_events: bool = True) -> str:
-    if not math.isfinite(delay.events):
-        return "in the margin" if delay.inside_margin else "at its edge"
-    days = account.days(delay.events)
-    rows = f"{math.ceil(delay.events):,}"
-    if days is None:
-        return f"{rows} rows"
-    return f"{rows} · {_time_text(days)}" if with_events else _time_text(days)
-
-
-def _time_text(days: float) -> str:
-    """A duration with two digits, in the unit people would use."""
-    for unit, length in (("d", 1.0), ("h", 1 / 24), ("min", 1 / 1440)):
-        if days >= 2 * length or unit == "min":
-            return f"{days / length:.1f} {unit}" if days < 10 * length else f"{days / length:,.0f} {unit}"
-    raise AssertionError("minutes are always used last")
-
-
 def _false_alarms(count: float) -> str:
     return f"{count:.4g} false alarm{'' if count == 1 else 's'}"
-
-
-def _dim(lines: Sequence[str]) -> None:
-    for line in lines:
-        stdout.print(f"[dim]{safe(line)}[/]", highlight=False, soft_wrap=True)

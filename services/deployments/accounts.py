@@ -16,6 +16,7 @@ from driftline.errors import CodecError
 from driftline.settings import KafkaSettings
 from services.deployments.budget import FLEET, fleet_capacity, handed_out, promises, promises_text
 from services.deployments.delays import MonitorDelay, monitor_delays
+from services.deployments.humility_delays import humility_delays
 from services.deployments.outcome_delays import OutcomeDelay, outcome_delays
 from services.kafka import latest_by_key, read_to_end
 from services.status import deployment_states
@@ -40,7 +41,7 @@ class MonitorAccount:
         threshold_nats: Evidence at which it alarms; None where it is switched off.
         alarms: Alarms it raised in the last period, real changes included.
         delays: Expected delays, one entry per shift; empty where there is no baseline or no numeric stream.
-        changes: Of a monitor of outcomes the expected delays, one entry per change.
+        changes: Of a monitor of outcomes or of humility the expected delays, one entry per change.
     """
 
     monitor: str
@@ -228,7 +229,10 @@ def _with_delays(
         dataclasses.replace(
             m,
             delays=monitor_delays(compiled, m.monitor),
-            changes=outcome_delays(compiled, baseline, m.monitor),
+            changes=[
+                *outcome_delays(compiled, baseline, m.monitor),
+                *humility_delays(compiled, baseline, m.monitor),
+            ],
         )
         for m in account.monitors
     ]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.baseline import JOINT_ROLE, LABELS_ROLE, Baseline, BaselineStream
+from streams.baseline import HUMILITY_ROLE, JOINT_ROLE, LABELS_ROLE, Baseline, BaselineStream
 from streams.derived import EMBEDDING
 from streams.statistics.conditional import ConditionalBins
 from streams.statistics.distances import (
@@ -155,11 +155,18 @@ def _computed_differently(first: Baseline, second: Baseline, stream: BaselineStr
                 return {name: values.tolist() for name, values in derived.arrays.items()}
         return None
 
+    if stream.role == HUMILITY_ROLE and _rules(first) != _rules(second):
+        return "of other humility rules or guarantees"
     if stream.role == LABELS_ROLE and _label_ages(first) != _label_ages(second):
         return "asked for at other ages of the predictions"
     if learnt(first) != learnt(second):
         return "computed from what each reference taught: its values are not the same quantity"
     return ""
+
+
+def _rules(baseline: Baseline) -> str:
+    """Digest of the rules that were fitted; empty for none."""
+    return "" if baseline.humility is None else baseline.humility.spec_digest
 
 
 def _label_ages(baseline: Baseline) -> list[float] | None:

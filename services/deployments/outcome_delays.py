@@ -126,13 +126,13 @@ def outcome_delays(monitors: Monitors, baseline: Baseline, monitor: str) -> list
     if reference is None or compiled is None:
         return []
     if monitor == CONCEPT_DRIFT:
-        return _concept_drift(_Watched(monitors, monitor), reference)
+        return _concept_drift(Watched(monitors, monitor), reference)
     if monitor == LABELS:
-        return _labels(_Watched(monitors, monitor), baseline, reference)
-    return _fairness(_Watched(monitors, monitor), reference) if monitor == FAIRNESS else []
+        return _labels(Watched(monitors, monitor), baseline, reference)
+    return _fairness(Watched(monitors, monitor), reference) if monitor == FAIRNESS else []
 
 
-class _Watched:
+class Watched:
     """The streams that a monitor bets on."""
 
     def __init__(self, monitors: Monitors, name: str) -> None:
@@ -160,14 +160,14 @@ class _Watched:
         return float(events[index]), bool(total_variation(changed, before) <= stream.margin_tv)
 
 
-def _concept_drift(watched: _Watched, reference: OutcomeReference) -> list[OutcomeDelay]:
+def _concept_drift(watched: Watched, reference: OutcomeReference) -> list[OutcomeDelay]:
     changes: list[tuple[str, Callable[[Floats], Floats]]] = []
     if reference.classes:
         errors = _error_rate(reference)
         if errors is None:
             return []
         changes = [
-            (f"accuracy falls by {_points(drop)}", partial(worse, error_rate=errors, drop=drop))
+            (f"accuracy falls by {points(drop)}", partial(worse, error_rate=errors, drop=drop))
             for drop in DROPS
             if errors + drop <= 1
         ]
@@ -177,12 +177,12 @@ def _concept_drift(watched: _Watched, reference: OutcomeReference) -> list[Outco
     return _delays(watched, losses, reference, changes)
 
 
-def _fairness(watched: _Watched, reference: OutcomeReference) -> list[OutcomeDelay]:
+def _fairness(watched: Watched, reference: OutcomeReference) -> list[OutcomeDelay]:
     groups = [found for found in watched.streams(FAIRNESS_ROLE) if found[2].layout is NUMERIC]
     if not reference.classes:
         return _delays(watched, groups, reference, _error_growths("a group's errors"))
     changes = [
-        (f"a group's rate moves by {_points(move)}", partial(moved_rate, rate=_HARDEST_RATE, move=move))
+        (f"a group's rate moves by {points(move)}", partial(moved_rate, rate=_HARDEST_RATE, move=move))
         for move in DROPS
     ]
     return _delays(watched, groups, reference, changes)
@@ -193,7 +193,7 @@ def _error_growths(whose: str) -> list[tuple[str, Callable[[Floats], Floats]]]:
 
 
 def _delays(
-    watched: _Watched,
+    watched: Watched,
     streams: Sequence[tuple[int, int, BaselineStream]],
     reference: OutcomeReference,
     changes: Sequence[tuple[str, Callable[[Floats], Floats]]],
@@ -213,7 +213,7 @@ def _delays(
     return found
 
 
-def _labels(watched: _Watched, baseline: Baseline, reference: OutcomeReference) -> list[OutcomeDelay]:
+def _labels(watched: Watched, baseline: Baseline, reference: OutcomeReference) -> list[OutcomeDelay]:
     """Per change the delay at the age that tells it soonest, predictions coming as in the reference."""
     ages_us: list[float] = next((d.arrays["ages_us"].tolist() for d in baseline.derived if d.kind == LABELS_ROLE), [])
     streams = [
@@ -265,5 +265,6 @@ def _error_rate(reference: OutcomeReference) -> float | None:
     return float(1 - np.trace(confusion) / confusion.sum())
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """A difference of shares, in words."""
     return f"{100 * share:.0f} points"

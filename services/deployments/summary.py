@@ -10,7 +10,7 @@ import numpy as np
 
 from services.deployments.outcome_summary import outcomes_document, summarise_outcomes
 from streams.arming import is_refused, refused
-from streams.baseline import ERROR, LABELS_ROLE, Arming, Baseline, BaselineStream
+from streams.baseline import ERROR, HUMILITY_ROLE, LABELS_ROLE, Arming, Baseline, BaselineStream
 from streams.reference import REFERENCE_ERROR_PROBABILITY
 from streams.specification import (
     CONCEPT_DRIFT,
@@ -68,11 +68,11 @@ class StreamSummary:
 def summarise(stream: BaselineStream) -> StreamSummary:
     """Sum up one stream."""
     rows = int(stream.counts.sum())
-    # a request without an error did not fail, and what is open is not missing
+    # a request without an error did not fail, what is open is not missing, and a rule fires or does not
     holds_values = (
         isinstance(stream.bins, (NumericBins, CategoricalBins, ConditionalBins))
         and stream.layout is not LOSS
-        and stream.role != LABELS_ROLE
+        and stream.role not in (LABELS_ROLE, HUMILITY_ROLE)
         and stream.name != ERROR
     )
     return StreamSummary(

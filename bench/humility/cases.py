@@ -86,7 +86,7 @@ def random_case(rng: Generator) -> Case:
     kinds = [NUMERIC] * int(rng.integers(2, 7)) + [CATEGORICAL, CATEGORICAL, "boolean", "text", "embedding"]
     kinds = kinds[: int(rng.integers(3, len(kinds) + 1))]
     features = [{"name": f"{kind[0]}{place}", "kind": kind} for place, kind in enumerate(kinds)]
-    task = _one(rng, (BINARY, BINARY, MULTICLASS, REGRESSION, OTHER))
+    task = _one(rng, (BINARY, BINARY, MULTICLASS, REGRESSION, REGRESSION, OTHER))
     segments = [
         {"name": "site", "column": "site", "values": _one(rng, (["A", "B", "(other)"], ["A", "1"], ["A"])), **_ENDS},
         {"name": "large", "column": features[0]["name"], "values": ["in"], "low": 0.0, "high": _one(rng, (None, 2.0))},
@@ -102,7 +102,8 @@ def random_case(rng: Generator) -> Case:
     }
     if rng.random() < 0.1:
         return Case(spec, None, {}, 0)
-    segment = next((each for each in segments if each["name"] == asked.guarantees.segment), None)
+    fitted_by = asked.guarantees.segment if rng.random() < 0.95 else _one(rng, ("site", "kind"))
+    segment = next((each for each in segments if each["name"] == fitted_by), None)
     groups = [] if segment is None else [f"{segment['name']}={value}" for value in segment["values"]]
     fit = None if rng.random() < 0.1 else _fit(rng, asked, features, task, groups)
     baseline = {
@@ -123,7 +124,7 @@ def _spec(rng: Generator, features: Sequence[Mapping[str, str]], task: str) -> H
         max_error=0.1,
         coverage=0.9,
         tolerance=1.0 if task == REGRESSION else None,
-        segment=_one(rng, (None, "site", "large", "kind")),
+        segment=_one(rng, (None, "site", "site", "large", "kind")),
     )
     rules = [_rule(rng, place, features) for place in range(int(rng.integers(1, 9)))]
     return HumilitySpec(tuple(rules), guarantees)
@@ -160,7 +161,7 @@ def _condition(rng: Generator, features: Sequence[Mapping[str, str]], depth: int
         trigger = _one(rng, (ALL_OF, ANY_OF, NOT))
         parts = 1 if trigger == NOT else int(rng.integers(1, 4))
         return Condition(trigger, tuple(_condition(rng, features, depth + 1) for _ in range(parts)))
-    return _LEAVES[_one(rng, TRIGGERS)](rng, features)
+    return _LEAVES[_one(rng, (*TRIGGERS, "uncertain_prediction", "uncertain_prediction", "novel_input"))](rng, features)
 
 
 def _names(rng: Generator, features: Sequence[Mapping[str, str]], kinds: Sequence[str]) -> tuple[str, ...]:
@@ -225,7 +226,7 @@ def _fit(
         if one < other
     ]
     scores = {REGRESSION: (ABSOLUTE_RESIDUAL, INTERVAL_EXCESS)}.get(task, (ONE_MINUS_PROBABILITY,))
-    fitted_groups = [group for group in ("", *groups) if rng.random() < 0.85]
+    fitted_groups = [group for group in ("", *groups) if rng.random() < 0.7]
     return HumilityFit(
         spec_digest=asked.digest() if rng.random() < 0.9 else "of another",
         source="random",

@@ -10,12 +10,16 @@ from services.deployments.document import Path
 from services.deployments.errors import Flaw
 from services.deployments.form import Form
 from services.deployments.humility import Humility, HumilityGuarantees, HumilityRule
-from services.deployments.humility_logic import NOVELTY, Meaning, needs_of
+from services.deployments.humility_logic import Meaning, needs_of
 from services.deployments.impossible_conditions import Conditions, not_declared
 from services.deployments.regions import Formula, Search
 from services.deployments.specification import Specification
 from services.deployments.wording import did_you_mean, shown
+from streams.outcomes.decided import DECISION, rule_of
 from streams.specification import BINARY, MULTICLASS, OTHER_TASK, REGRESSION
+
+STREAM_PREFIX = "humility:"
+"""Names of the streams that count decisions begin so."""
 
 _WITH_OUTCOMES = ("max_error", "coverage")
 
@@ -28,6 +32,7 @@ def impossible_humility(form: Form, specification: Specification) -> Iterator[Fl
     if not humility.rules and not _asked(humility.guarantees):
         message = "gives neither rules nor a guarantee (novelty, max_error or coverage): give one, or leave it out"
         yield form.flaw(("humility",), message, of_key=True)
+    yield from _taken_names(form, specification)
     yield from _impossible_guarantees(form, specification, humility.guarantees)
     yield from _repeated_names(form, humility)
     meaning = Meaning(specification.to_spec())
@@ -80,6 +85,21 @@ def _impossible_guarantees(form: Form, specification: Specification, given: Humi
         yield form.flaw((*path, "segment"), message)
 
 
+def _taken_names(form: Form, specification: Specification) -> Iterator[Flaw]:
+    """Features and segmentations that are called like what is counted of decisions."""
+    for index, feature in enumerate(specification.features):
+        if feature.name.startswith(STREAM_PREFIX):
+            message = (
+                f"with humility, names that begin with {STREAM_PREFIX!r} are those of Driftline's own streams: rename "
+                f"{shown(feature.name)}, and give this name as its column"
+            )
+            yield form.flaw(("features", index, "name"), message)
+    for name in specification.segments:
+        if name == DECISION or rule_of(f"{name}=fired") is not None:
+            message = f"with humility, {shown(name)} names parts of the traffic by what was decided: rename it"
+            yield form.flaw(("segments", name), message, of_key=True)
+
+
 def _repeated_names(form: Form, humility: Humility) -> Iterator[Flaw]:
     first: dict[str, int] = {}
     for index, rule in enumerate(humility.rules):
@@ -123,19 +143,14 @@ def _impossible_action(form: Form, specification: Specification, rule: Path, giv
     elif kind == BY_VERSION and instead.version not in specification.challengers:
         message = not_declared("challenger", instead.version or "", specification.challengers, "challengers:")
         yield form.flaw(place, message)
-    spec, novelty = given.to_spec(), specification.humility and specification.humility.guarantees.novelty
-    of_range = kind == BY_CLIP and NOVELTY in needs_of(spec) - needs_of_condition(spec)
-    if of_range and task not in (BINARY, MULTICLASS) and novelty is None:
+    fitted = instead.clip is not None and instead.clip.low is None and instead.clip.high is None
+    novelty = None if specification.humility is None else specification.humility.guarantees.novelty
+    if fitted and task not in (BINARY, MULTICLASS) and novelty is None:
         message = (
             "the range of predictions is fitted under guarantees.novelty, and there is none: give it, as in novelty: "
             "0.01, or type the range in, as in {clip: {low: 0, high: 100}}"
         )
         yield form.flaw(place, message)
-
-
-def needs_of_condition(rule: Rule) -> frozenset[str]:
-    """What the condition of a rule rests on, whatever its action does."""
-    return needs_of(Rule(rule.name, rule.when, RECORD))
 
 
 def _classes(specification: Specification) -> list[str]:

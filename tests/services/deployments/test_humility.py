@@ -647,6 +647,21 @@ def test_a_flaw_in_the_section_is_named_with_line_and_field(
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "line", "field"),
+    [
+        ("{x: numeric", "{'humility:x': numeric, x: numeric", 4, "features.humility:x.name"),
+        ("by_origin: origin", "by_origin: origin, decision: dest", 5, "segments.decision"),
+        ("by_origin: origin", "by_origin: origin, 'rule:a': dest", 5, "segments.rule:a"),
+    ],
+)
+def test_names_of_what_is_counted_of_decisions_are_taken(before: str, after: str, line: int, field: str) -> None:
+    text = spec_text("rules: [{name: a, when: in_alarm, action: refuse}]").replace(before, after)
+    (flaw,) = flaws(text)
+    assert (flaw.line, flaw.field) == (line, field) and flaw.message.startswith("with humility, ")
+    parse(text.partition("humility:\n")[0])
+
+
 @pytest.mark.parametrize("name", ["max_error", "coverage"])
 def test_what_is_learnt_from_outcomes_needs_them(name: str) -> None:
     (flaw,) = flaws(spec_text(f"guarantees: {{{name}: 0.5}}", outcomes=None))

@@ -12,8 +12,9 @@ from services.deployments.form import Form
 from services.deployments.outcomes import TASKS_OF_FIELDS, Outcomes
 from services.deployments.specification import Segment, Specification
 from services.deployments.wording import did_you_mean, either, shown
+from streams.outcomes.decided import DECISION_PARTS
 from streams.outcomes.reading import performance_layout
-from streams.outcomes.sizes import part_bytes, too_many_parts
+from streams.outcomes.sizes import most_parts, part_bytes, too_many_parts
 from streams.specification import BINARY, MULTICLASS, OTHER_TASK
 
 MOST_OPEN_WINDOWS = 3_000
@@ -146,6 +147,8 @@ def _too_large_windows(form: Form, specification: Specification, outcomes: Outco
     if why:
         yield form.flaw(("outcomes", "classes") if outcomes.classes else ("outcomes",), why)
         return
+    if specification.humility is not None:  # and parts by decision and rule, as many as fit into a record
+        parts = min(parts + len(DECISION_PARTS) + 1 + len(specification.humility.rules), most_parts(layout))
     windows, each = _open_windows(outcomes), (parts + 1) * part_bytes(layout)
     if windows <= MOST_OPEN_WINDOWS and windows * each > MOST_OPEN_BYTES:
         yield form.flaw(

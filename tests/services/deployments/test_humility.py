@@ -662,6 +662,15 @@ def test_names_of_what_is_counted_of_decisions_are_taken(before: str, after: str
     parse(text.partition("humility:\n")[0])
 
 
+def test_sums_by_decision_and_rule_count_where_windows_wait_in_memory() -> None:
+    classes = ", ".join(f"c{n}" for n in range(120))
+    outcomes = f"{{horizon: 30d, window: 3h, classes: [{classes}]}}"
+    text = spec_text("rules: [{name: a, when: in_alarm, action: refuse}]", MULTICLASS, outcomes)
+    (flaw,) = flaws(text)
+    assert flaw.field == "outcomes.window" and "would be open at a time" in flaw.message
+    parse(text.partition("humility:\n")[0])
+
+
 @pytest.mark.parametrize("name", ["max_error", "coverage"])
 def test_what_is_learnt_from_outcomes_needs_them(name: str) -> None:
     (flaw,) = flaws(spec_text(f"guarantees: {{{name}: 0.5}}", outcomes=None))

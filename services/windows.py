@@ -119,7 +119,7 @@ def latest_records(
     Args:
         settings: How to reach Kafka.
         deployment_id: The deployment.
-        name: ``WindowSummary`` or ``PerformanceWindow``.
+        name: ``WindowSummary``, ``PerformanceWindow`` or ``HumilityWindow``.
         version: This model version only.
         from_us: Windows that end after this event time only.
         to_us: Windows that start before this event time only.

@@ -61,26 +61,72 @@ class Built:
     notices: Sequence[str]
 
 
-def build(settings: KafkaSettings, spec: DeploymentSpec, version: str, request: Request, say: Say) -> Built:
-    """Read a reference and learn a baseline from it; ``say`` is told what is being done."""
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The rows that a baseline, or what is fitted for one, is learnt from.
+
+    Attributes:
+        columns: The predictions.
+        source: Where they came from, for people.
+        outcomes: What was found of outcomes.
+        tally: Rows of files of predictions.
+        outcomes_tally: Rows of files of outcomes.
+        topic: What was found on the predictions topic, if it was read.
+    """
+
+    columns: Sequence[PredictionColumns]
+    source: str
+    outcomes: ReferenceOutcomes
+    tally: Tally
+    outcomes_tally: Tally
+    topic: TopicReference | None
+
+
+def read(
+    settings: KafkaSettings, spec: DeploymentSpec, version: str, requests: Sequence[Request], say: Say
+) -> Reference:
+    """Read a reference, from one place or several; ``say`` is told what is being done."""
+    from services.deployments.reference_outcomes import ReferenceOutcomes
     from services.publish.reading import Tally
-    from streams.reference import build_baseline
 
     tally, outcomes_tally = Tally(), Tally()
-    columns, source, topic = _read_predictions(settings, spec, version, request, tally, say)
-    outcomes = _read_outcomes(settings, spec, columns, request, outcomes_tally, say)
+    columns: list[PredictionColumns] = []
+    sources: list[str] = []
+    found, topic = ReferenceOutcomes(), None
+    for request in requests:
+        rows, source, topic = _read_predictions(settings, spec, version, request, tally, say)
+        outcomes = _read_outcomes(settings, spec, rows, request, outcomes_tally, say)
+        columns += rows
+        sources.append(source)
+        found.columns += outcomes.columns
+        found.refused += outcomes.refused
+        if outcomes.until_us is not None:
+            found.until_us = max(outcomes.until_us, found.until_us or outcomes.until_us)
+    return Reference(columns, "; ".join(sources), found, tally, outcomes_tally, topic)
+
+
+def build(settings: KafkaSettings, spec: DeploymentSpec, version: str, request: Request, say: Say) -> Built:
+    """Read a reference and learn a baseline from it; ``say`` is told what is being done."""
+    from streams.reference import build_baseline
+
+    reference = read(settings, spec, version, [request], say)
     notices: list[str] = []
     baseline = build_baseline(
         spec,
         version,
-        columns,
-        source=source,
-        outcomes=outcomes.columns,
-        outcomes_until_us=outcomes.until_us,
+        reference.columns,
+        source=reference.source,
+        outcomes=reference.outcomes.columns,
+        outcomes_until_us=reference.outcomes.until_us,
         progress=lambda what: say(f"learning: {what}"),
         notice=notices.append,
     )
-    return Built(baseline, tally, outcomes_tally, topic, outcomes, notices)
+    return built_from(baseline, reference, notices)
+
+
+def built_from(baseline: Baseline, reference: Reference, notices: Sequence[str]) -> Built:
+    """A baseline beside what there is to be told of the reference it was learnt from."""
+    return Built(baseline, reference.tally, reference.outcomes_tally, reference.topic, reference.outcomes, notices)
 
 
 def _read_predictions(

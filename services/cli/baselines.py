@@ -123,17 +123,17 @@ def build(
             param_hint="--outcomes",
         )
     request = Request(file, outcomes_file, without_outcomes, selection, skip, checked_format(file_format))
-    with _working(as_json) as say:
+    with working(as_json) as say:
         made = build_reference(settings, spec, version, request, say)
     built = made.baseline
     changed = False if dry_run else publish_baseline(settings, built, actor=actor(), reason=reason)
     result = "dry run" if dry_run else "built" if changed else "unchanged"
     _write_report(built, report)
     if as_json:
-        print_json({"result": result, **_counts(made), **document(built)})
+        print_json({"result": result, **counts(made), **document(built)})
     else:
         show_baseline(built, result, show_all=show_all)
-        _tell(made)
+        tell(made)
         if report is not None:
             stdout.print(f"report: {safe(report)}", highlight=False, soft_wrap=True)
     if made.tally.rejected or made.outcomes_tally.rejected:
@@ -280,7 +280,7 @@ def _built_from(
     spec = get_deployment(settings, before.deployment_id).spec
     version = before.model_version if version is None else checked_version(version)
     request = Request(path, None, before.outcomes is None, Selection(), "stop", checked_format(file_format))
-    with _working(quiet) as say:
+    with working(quiet) as say:
         made = build(settings, spec, version, request, say)
     for text in made.notices:
         note(text)
@@ -288,7 +288,7 @@ def _built_from(
 
 
 @contextmanager
-def _working(quiet: bool) -> Iterator[Any]:
+def working(quiet: bool) -> Iterator[Any]:
     """A spinner on a terminal that says what is being done, nothing elsewhere."""
     if quiet or not stderr.is_terminal:
         yield lambda text: None
@@ -309,7 +309,8 @@ def _write_report(item: Baseline, path: Path | None) -> None:
         raise ServicesError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _counts(made: Built) -> dict[str, Any]:
+def counts(made: Built) -> dict[str, Any]:
+    """What became of the rows of a reference, for machines."""
     tally, topic, outcomes = made.tally, made.topic, made.outcomes_tally
     found: dict[str, Any] = {"read": tally.read, "rejected": tally.rejected, "outside": tally.outside}
     if topic is not None:
@@ -325,7 +326,8 @@ def _counts(made: Built) -> dict[str, Any]:
     return {**found, "notices": list(made.notices)}
 
 
-def _tell(made: Built) -> None:
+def tell(made: Built) -> None:
+    """Say on standard error what is to be known of the reference."""
     for value in (*made.tally.examples, *made.outcomes_tally.examples):
         note(f"  skipped line {value.line}, column {value.column}: {value.message}")
     for text in made.notices:

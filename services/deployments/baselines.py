@@ -77,21 +77,36 @@ def get_baseline(settings: KafkaSettings, deployment_id: str, version: str | Non
     return found[version]
 
 
-def publish_baseline(settings: KafkaSettings, baseline: Baseline, *, actor: str, reason: str = "") -> bool:
+def publish_baseline(
+    settings: KafkaSettings, baseline: Baseline, *, actor: str, reason: str = "", replacing: Baseline | None = None
+) -> bool:
     """Put a baseline in force, audited; the same one again changes nothing.
+
+    Args:
+        settings: How to reach Kafka.
+        baseline: The baseline.
+        actor: Who built it.
+        reason: Why, in words.
+        replacing: The one it was made from: if another one is in force by now, that is not lost. None: whatever is.
 
     Returns:
         Whether anything changed.
 
     Raises:
         ClusterError: Kafka does not answer, or somebody else changed baselines at the same moment.
-        DeploymentError: The baseline is larger than a message may be.
+        DeploymentError: The baseline is larger than a message may be, or it would replace another one than
+            ``replacing``.
     """
     deployment, version = baseline.deployment_id, baseline.model_version
     with changing(settings, "baselines", actor=actor, reason=reason) as changes:
         before = {item.baseline.model_version: item.baseline.digest for item in load_baselines(settings, deployment)}
         if before.get(version) == baseline.digest:
             return False
+        if replacing is not None and before.get(version) != replacing.digest:
+            raise DeploymentError(
+                f"another baseline of {deployment}@{version} was put in force meanwhile: expected "
+                f"{replacing.digest[:12]}, there is {(before.get(version) or 'none')[:12]}; run the command again"
+            )
         changes.add(
             Change(
                 topic=settings.topics.baselines,
@@ -102,10 +117,16 @@ def publish_baseline(settings: KafkaSettings, baseline: Baseline, *, actor: str,
                 subject=f"baseline:{deployment}@{version}",
                 before_digest=before.get(version),
                 after_digest=baseline.digest,
-                detail={"rows": str(baseline.rows), "source": baseline.source},
+                detail={"rows": str(baseline.rows), "source": baseline.source, **_humility_detail(baseline)},
             )
         )
     return True
+
+
+def _humility_detail(baseline: Baseline) -> dict[str, str]:
+    """What its humility rules were fitted to, for the audit."""
+    fit = baseline.humility
+    return {} if fit is None else {"humility": fit.source, "humility_rules": fit.spec_digest}
 
 
 @dataclass(frozen=True, slots=True)

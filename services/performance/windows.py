@@ -313,7 +313,7 @@ def _merged(
         windows=len({record["window_start_us"] for record in group}),
         layout=target,
         parts=merged,
-        spans=tuple(_span(record, spec) for record in group),
+        spans=tuple(span_of(record, spec) for record in group),
         baselines=tuple(sorted({record["baseline_digest"] for record in group})),
         mixed_edges=any(len(one.score_edges) != len(scores) for one in layouts),
         corrections=sum(record["corrections"] for record in group),
@@ -335,7 +335,8 @@ def _parts(record: Record, layout: PerformanceLayout, wanted: Collection[str] | 
         ) from error
 
 
-def _span(record: Record, spec: DeploymentSpec) -> Span:
+def span_of(record: Record, spec: DeploymentSpec) -> Span:
+    """What a ``PerformanceWindow`` record says is known."""
     whole = next((part["counts"].get("predictions", [0]) for part in record["parts"] if part["segment"] == ALL), [0])
     outcomes = spec.outcomes
     lateness_ms = 0 if outcomes is None else outcomes.final_after_ms - outcomes.horizon_ms

@@ -1,0 +1,1 @@
+"""What humility rules promise, what they did, and whether they helped."""

@@ -10,11 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from driftline.codec import encode
-from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
+from driftline.events import CategoricalColumn, HumilityColumns, OutcomeColumns, PredictionColumns
+from driftline.humility.fit import ONE_MINUS_PROBABILITY, CoverageStart, HumilityFit
+from driftline.humility.rules import (
+    IN_ALARM,
+    OUTLYING_INPUT,
+    OVERRIDE,
+    REFUSE,
+    ROUTE,
+    UNCERTAIN_PREDICTION,
+    Condition,
+    Guarantees,
+    HumilitySpec,
+    Override,
+    Rule,
+)
 from driftline.topics import record_key
 from streams import joining
 from streams.baseline import Baseline
@@ -37,10 +51,58 @@ SPEC = DeploymentSpec(
 )
 
 
-def predictions(rng: np.random.Generator, ids: list[str], times_us: Any) -> PredictionColumns:
+FAR = Condition(OUTLYING_INPUT, columns=("x",), low=-1.5, high=1.5)
+RULES = HumilitySpec(
+    (
+        Rule("unsure", Condition(UNCERTAIN_PREDICTION, measure="set_size"), ROUTE),
+        Rule("far", FAR, OVERRIDE, override=Override("label", label="no"), priority=1),
+        Rule("alarmed", Condition(IN_ALARM), REFUSE, priority=0),
+    ),
+    Guarantees(coverage=0.8),
+)
+"""Rules that look at what only the moment knows: the adaptive quantile, and alarms."""
+
+
+def fitted(baseline: Baseline, quantile: float) -> Baseline:
+    """The baseline with a fit of the rules."""
+    fit = HumilityFit(
+        RULES.digest(),
+        "test",
+        100,
+        50,
+        0,
+        1,
+        0.95,
+        coverage=0.8,
+        coverage_score=ONE_MINUS_PROBABILITY,
+        score_range=1.0,
+        step=0.03,
+        coverage_starts=(CoverageStart("", 50, quantile),),
+    )
+    changed = dataclasses.replace(baseline, humility=fit, digest="")
+    return dataclasses.replace(changed, digest=changed.content_digest())
+
+
+def predictions(rng: np.random.Generator, ids: list[str], times_us: Any, *, humble: bool = False) -> PredictionColumns:
     x = rng.normal(size=len(ids))
     times = np.asarray(times_us, np.int64)
-    return PredictionColumns("d", "1", ids, times, {"x": x}, {}, np.round(1 / (1 + np.exp(-x)), 3))
+    plain = PredictionColumns("d", "1", ids, times, {"x": x}, {}, np.round(1 / (1 + np.exp(-x)), 3))
+    if not humble or rng.random() < 0.5:
+        return plain
+    return dataclasses.replace(plain, humility=claims(rng, len(ids)))
+
+
+def claims(rng: np.random.Generator, rows: int) -> HumilityColumns:
+    """Whatever an application may have decided, of some rows nothing."""
+    return HumilityColumns(
+        "some other rules",
+        1,
+        rng.choice([0, 1, 2, 3, 255], rows).astype(np.uint8),
+        rng.integers(0, 2**64, rows, dtype=np.uint64),
+        np.where(rng.random(rows) < 0.3, rng.choice([np.nan, np.inf, 1e300], rows), rng.random(rows)),
+        rng.integers(0, 256, rows).astype(np.uint8),
+        answer_labels=CategoricalColumn(["yes", "what"], rng.integers(-1, 2, rows).astype(np.int32)),
+    )
 
 
 def outcomes(rng: np.random.Generator, ids: list[str], known_us: Any, odd: float = 0.0) -> OutcomeColumns:
@@ -59,7 +121,7 @@ def baseline(samples: Any) -> Baseline:
     return build_baseline(SPEC, "1", [predictions(rng, ids, times)], source="test", outcomes=[told])
 
 
-def messages(topics: Any, t0: int, seed: int) -> list[Message]:
+def messages(topics: Any, t0: int, seed: int, *, humble: bool = False) -> list[Message]:
     """Both topics as they come: late, early, twice, corrected, of nobody; windows close on the way."""
     rng = np.random.default_rng(seed)
     rows = 300
@@ -76,7 +138,7 @@ def messages(topics: Any, t0: int, seed: int) -> list[Message]:
     batches: list[tuple[int, PredictionColumns | OutcomeColumns]] = []
     order = np.argsort(delivered, kind="stable")
     for chosen in np.array_split(order, 25):
-        columns = predictions(rng, [f"p{row}" for row in chosen.tolist()], times[chosen])
+        columns = predictions(rng, [f"p{row}" for row in chosen.tolist()], times[chosen], humble=humble)
         batches.append((int(delivered[chosen].max()), columns))
     told.sort()
     for begin in range(0, len(told), 12):
@@ -108,11 +170,11 @@ def often_written() -> Iterator[None]:
 class Worker:
     """A machine that is opened again and again; its directory has what the last one, or another worker, left."""
 
-    def __init__(self, samples: Any, baseline: Baseline, folder: Path) -> None:
+    def __init__(self, samples: Any, baseline: Baseline, folder: Path, *, humble: bool = False) -> None:
         self.samples, self.folder, self.baseline = samples, folder, baseline
         self.known: dict[str, DeploymentSpec | Baseline] = {}
         self.machine = samples.store_machine(self._store(folder / "a"))
-        self.put(SPEC, baseline)
+        self.put(dataclasses.replace(SPEC, humility=RULES if humble else None), baseline)
         self.machine.commit()
         self.committed = 0  # entries of the log
 
@@ -134,6 +196,16 @@ class Worker:
             source = self.machine.partition.in_force()[1]["d", "1"].source + "+"
             changed = dataclasses.replace(self.baseline, source=source, digest="")
             self.put(dataclasses.replace(changed, digest=changed.content_digest()))
+        elif what == "fit":
+            quantile = 0.4 + 0.1 * (len(self.known) % 3)
+            self.put(fitted(self.machine.partition.in_force()[1]["d", "1"], quantile))
+        elif what == "rules":
+            asked = None if now.humility == HumilitySpec(RULES.rules[:2], RULES.guarantees) else now.humility
+            other = RULES if asked is None else HumilitySpec(RULES.rules[:2], RULES.guarantees)
+            other = dataclasses.replace(other, rules=(*other.rules[::-1],)) if now.revision % 3 else other
+            self.put(
+                dataclasses.replace(now, revision=now.revision + 1, humility=None if now.revision % 5 == 4 else other)
+            )
         elif what == "skew":
             self.put(dataclasses.replace(now, revision=now.revision + 1, clock_skew_ms=now.clock_skew_ms // 2 + 7_000))
         else:
@@ -178,6 +250,36 @@ steps = st.lists(
 )
 
 
+HUMBLE_CHANGES = [*CHANGES, "fit", "fit", "rules", "rules"]
+humble_steps = st.lists(
+    st.tuples(st.integers(1, 9), st.sampled_from(["commit", "commit", "commit", *ENDS, *HUMBLE_CHANGES])),
+    min_size=5,
+    max_size=25,
+)
+
+
+@settings(max_examples=12, phases=(Phase.explicit, Phase.generate))  # shrinking plans of events takes minutes
+@given(seed=st.integers(0, 1000), plan=humble_steps, swap=st.integers(0, 2**16))
+def test_decisions_are_made_again_as_they_were_whatever_became_of_the_index_and_the_rules(
+    samples: Any,
+    baseline: Baseline,
+    often_written: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    plan: list[tuple[int, str]],
+    swap: int,
+) -> None:
+    worker = Worker(samples, fitted(baseline, 0.5), tmp_path_factory.mktemp("worker"), humble=True)
+    live(samples, worker, messages(samples.topics, samples.t0, seed, humble=True), plan, np.random.default_rng(swap))
+    parts = {
+        part["segment"]
+        for emission in worker.machine.emissions
+        if emission.record_name == "PerformanceWindow"
+        for part in emission.record["parts"]
+    }
+    assert {"", "decision=answered", "decision=routed", "rule:far=fired"} <= parts
+
+
 @settings(max_examples=12)
 @given(seed=st.integers(0, 1000), plan=steps, swap=st.integers(0, 2**16))
 def test_whatever_became_of_the_index_state_and_output_are_those_of_an_undisturbed_run(
@@ -189,9 +291,14 @@ def test_whatever_became_of_the_index_state_and_output_are_those_of_an_undisturb
     plan: list[tuple[int, str]],
     swap: int,
 ) -> None:
-    rng = np.random.default_rng(swap)
     worker = Worker(samples, baseline, tmp_path_factory.mktemp("worker"))
-    due = messages(samples.topics, samples.t0, seed)
+    live(samples, worker, messages(samples.topics, samples.t0, seed), plan, np.random.default_rng(swap))
+
+
+def live(
+    samples: Any, worker: Worker, due: list[Message], plan: list[tuple[int, str]], rng: np.random.Generator
+) -> None:
+    """Go through what is planned; state and output must be those of a machine that was never closed."""
     for count, what in plan:
         for message in due[:count]:
             worker.machine.apply(message)
@@ -199,7 +306,7 @@ def test_whatever_became_of_the_index_state_and_output_are_those_of_an_undisturb
         if what == "commit":
             worker.commit()
             continue
-        if what in CHANGES:
+        if what in HUMBLE_CHANGES:
             worker.change(what)
             continue
         again = worker.open_again(what)

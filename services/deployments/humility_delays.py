@@ -42,7 +42,7 @@ def humility_delays(monitors: Monitors, baseline: Baseline, monitor: str) -> lis
     if baseline.outcomes is not None and baseline.outcomes.rows:
         outcomes = baseline.outcomes.resolved / baseline.outcomes.rows
     return [
-        *_delays(watched, rules, "a rule's share of the predictions"),
+        *_delays(watched, rules, "a rule's or an action's share of predictions"),
         *_delays(watched, publishers, "the share of decisions that are not those in force"),
         *_delays(watched, intervals, "the share of actual values that are not covered", outcomes),
     ]

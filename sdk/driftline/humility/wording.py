@@ -108,8 +108,8 @@ def _uncertain(condition: Condition) -> str:
 
 
 def _outlying(condition: Condition) -> str:
-    ends = _between(condition.low, condition.high) or "the fitted bounds"
-    return f"{_any_of(condition.columns, 'a numeric feature')} is outside of {ends}"
+    outside = _outside(condition.low, condition.high) or "outside of the fitted bounds"
+    return f"{_any_of(condition.columns, 'a numeric feature')} is {outside}"
 
 
 def _rare(condition: Condition) -> str:
@@ -133,7 +133,7 @@ def _stale(condition: Condition) -> str:
 
 
 def _out_of_range(condition: Condition) -> str:
-    return f"the prediction is outside of {_between(condition.low, condition.high) or 'the fitted range'}"
+    return f"the prediction is {_outside(condition.low, condition.high) or 'outside of the fitted range'}"
 
 
 def _disagreement(condition: Condition) -> str:
@@ -167,6 +167,11 @@ def _between(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return f"at most {_number(high)}" if low is None else f"at least {_number(low)}"
     return f"{_number(low)} to {_number(high)}"
+
+
+def _outside(low: float | None, high: float | None) -> str:
+    ends = [f"below {_number(low)}"] if low is not None else []
+    return " or ".join([*ends, f"above {_number(high)}"] if high is not None else ends)
 
 
 def _number(value: float | None) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from driftline.settings import KafkaSettings
@@ -37,7 +38,7 @@ def test_rules_are_told_in_words_where_they_are_applied_compared_and_shown(run: 
     assert status == 1 and "created, revision 1 (dry run)" in out
     status, out, _ = run("deployment", "apply", file)
     assert status == 0
-    assert "Humility: storm: when 'temp' is outside of at least -10, refuse the prediction" in out
+    assert "Humility: storm: when 'temp' is below -10, refuse the prediction" in out
     assert "Humility: <!channel> [red]x[/]: when the input is novel, route it to desk (dry run)" in out
     assert "Humility: guaranteed: novel inputs are at most 1 % of unchanged traffic, with confidence 95 %" in out
     assert "Note: rule '<!channel> [red]x[/]' never fires: novel_input: nothing has been fitted yet" in out
@@ -45,7 +46,7 @@ def test_rules_are_told_in_words_where_they_are_applied_compared_and_shown(run: 
     assert run("deployment", "diff", file)[0] == 0
 
     status, out, _ = run("deployment", "show", "delays")
-    assert status == 0 and "# humility: storm: when 'temp' is outside of at least -10, refuse the prediction\n" in out
+    assert status == 0 and "# humility: storm: when 'temp' is below -10, refuse the prediction\n" in out
     (file.parent / "again.yaml").write_text(out)
     assert run("deployment", "diff", file.parent / "again.yaml")[0] == 0
     document = json.loads(run("deployment", "show", "delays", "--json")[1])
@@ -87,3 +88,27 @@ def test_status_and_budget_tell_what_humility_waits_for_and_may_spend(run: Run, 
     assert not json.loads(run("status", "--json")[1])["deployments"][0]["unarmed_rules"]
     rows = [line.split() for line in run("budget", "delays")[1].splitlines()]
     assert next(row for row in rows if row[:1] == ["humility"])[:3] == ["humility", "no", "rules"]
+
+
+def test_with_a_baseline_rules_are_armed_and_their_delays_told(run: Run, file: Path) -> None:
+    rng = np.random.default_rng(1)
+    columns = "columns: {prediction_id: id, timestamp: when, class_probabilities: {late: p}}\n"
+    file.write_text(SPEC.replace("humility:", columns + "humility:"))
+    assert run("deployment", "apply", file)[0] == 0
+    rows = ["id,when,temp,carrier,p"]
+    for i in range(2_500):
+        when = f"2024-03-{1 + i // 125:02d}T{i % 125 // 6:02d}:{i % 6 * 9:02d}:00Z"
+        rows.append(f"{i},{when},{rng.normal(5, 8):.2f},{'AA' if i % 3 else 'UA'},{rng.random():.3f}")
+    (file.parent / "march.csv").write_text("\n".join(rows) + "\n")
+    status, _, err = run("baseline", "build", "delays", file.parent / "march.csv", "--version", "1")
+    assert status == 0, err
+    assert not json.loads(run("status", "--json")[1])["deployments"][0]["unarmed_rules"]
+    out = run("budget", "delays")[1]
+    assert "Expected delay until the alarm when humility rules no longer act as they were fitted to, version 1:" in out
+    assert "a rule's or an action's share of predictions rises by 10 points" in out
+    status, out, _ = run("deployment", "apply", file)
+    assert status == 0 and "driftline humility fit" not in out
+    file.write_text(file.read_text().replace("low: -10", "low: -12"))
+    out = run("deployment", "apply", file)[1]
+    assert "Note: what was fitted is of other rules or guarantees: how often rules fire is not watched" in out
+    assert "Note: run `driftline humility fit delays`" in out

@@ -60,7 +60,7 @@ def monitors() -> Monitors:
 def test_every_change_of_what_the_rules_do_has_a_delay() -> None:
     found = humility_delays(monitors(), baseline(), HUMILITY)
     assert [(each.change, each.stream, each.streams, each.counted) for each in found[::3]] == [
-        ("a rule's share of the predictions rises by 2 points", "humility:rule:b", 3, "predictions"),
+        ("a rule's or an action's share of predictions rises by 2 points", "humility:rule:b", 3, "predictions"),
         ("the share of decisions that are not those in force rises by 2 points", DISAGREEMENT, 1, "predictions"),
         ("the share of actual values that are not covered rises by 2 points", MISCOVERAGE, 1, "outcomes"),
     ]

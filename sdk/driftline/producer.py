@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from driftline.errors import SettingsError
+from driftline.forking import HANDLES
 from driftline.settings import KafkaSettings
 from driftline.topics import PARTITIONER
 
@@ -54,24 +55,25 @@ def make_producer(
     """
     defaults = {"compression.type": "lz4", "linger.ms": "5", "client.id": "driftline"}
     try:
-        return Producer(
-            {
-                **{name: value for name, value in defaults.items() if name not in settings.librdkafka},
-                **settings.client(
-                    enable_idempotence=True,
-                    acks="all",
-                    max_in_flight_requests_per_connection=REQUESTS_IN_FLIGHT,
-                    partitioner=PARTITIONER,
-                    message_timeout_ms=int(timeout_seconds * 1000),
-                    message_max_bytes=max(1_000_000, max_message_bytes + 65_536),
-                    batch_size=max_request_bytes,
-                    queue_buffering_max_kbytes=_QUEUE_KBYTES,
-                    reconnect_backoff_max_ms=1000,
-                ),
-                "error_cb": on_error,
-                "logger": QuietLog(),
-            }
-        )
+        with HANDLES:
+            return Producer(
+                {
+                    **{name: value for name, value in defaults.items() if name not in settings.librdkafka},
+                    **settings.client(
+                        enable_idempotence=True,
+                        acks="all",
+                        max_in_flight_requests_per_connection=REQUESTS_IN_FLIGHT,
+                        partitioner=PARTITIONER,
+                        message_timeout_ms=int(timeout_seconds * 1000),
+                        message_max_bytes=max(1_000_000, max_message_bytes + 65_536),
+                        batch_size=max_request_bytes,
+                        queue_buffering_max_kbytes=_QUEUE_KBYTES,
+                        reconnect_backoff_max_ms=1000,
+                    ),
+                    "error_cb": on_error,
+                    "logger": QuietLog(),
+                }
+            )
     except (KafkaException, TypeError, ValueError) as error:
         raise SettingsError(
             f"the Kafka client does not take its settings: {_without_values(error, settings)}"

@@ -17,6 +17,7 @@ from driftline.batches import Message
 from driftline.buffer import Buffer
 from driftline.errors import SpoolFullError
 from driftline.events import OutcomeColumns, PredictionColumns
+from driftline.forking import HANDLES
 from driftline.producer import REFUSED, TOO_LARGE, discard, leak, make_producer
 from driftline.spool import Spool, adoptable
 
@@ -402,9 +403,11 @@ class Sender:
 
     def _discard_producer(self) -> None:
         self._generation += 1
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            discard(producer)
+        if self._producer is not None:
+            with HANDLES:
+                producer, self._producer = self._producer, None
+                discard(producer)
+                del producer  # the last one to know of it ends it
 
 
 def _oldest_first(message: Message) -> int:

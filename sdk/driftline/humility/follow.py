@@ -15,6 +15,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from driftline import codec
 from driftline.errors import CodecError, RegistryError
+from driftline.forking import HANDLES
 from driftline.humility import cache
 from driftline.humility.known import BASELINE, SPECIFICATION, STATE, Known, Records, Standing, names_of, records_of
 from driftline.producer import QuietLog, leak
@@ -201,7 +202,8 @@ class Follower:
         """Read the topics from their beginning, and then whatever comes."""
         self._records.clear()
         self._forget_position()
-        self._consumer = self._new_consumer()
+        with HANDLES:
+            self._consumer = self._new_consumer()
         try:
             while not self._stop.is_set():
                 if time.monotonic() >= self._look_at:
@@ -211,8 +213,10 @@ class Follower:
                 self._learn()
         finally:
             self._reachable = False
-            consumer, self._consumer = self._consumer, None
-            consumer.close()
+            with HANDLES:
+                consumer, self._consumer = self._consumer, None
+                consumer.close()
+                del consumer
 
     def _new_consumer(self) -> Any:
         return Consumer(
@@ -235,8 +239,13 @@ class Follower:
     def _hear(self, error: KafkaError) -> None:
         """A note only: librdkafka allows nothing else here."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._reachable = False
-            self._look_at = min(self._look_at, time.monotonic() + _RETRY_SECONDS)
+            self._lose(error.str())
+
+    def _lose(self, why: str) -> None:
+        """Kafka does not answer: look again soon."""
+        self._reachable = False
+        self._look_at = min(self._look_at, time.monotonic() + _RETRY_SECONDS)
+        self._warn(_AWAY, f"the humility rules are not followed, what is known of them stays: {why}")
 
     def _look_at_topics(self) -> None:
         """Find partitions that are to be read; an answer also shows that Kafka is there."""
@@ -244,9 +253,8 @@ class Follower:
             found = {(topic, number) for topic in self._names for number in self._partitions(topic)}
             predictions = [] if self._shard is None else self._partitions(self._settings.topics.predictions)
         except KafkaException as error:
-            self._reachable = False
-            self._look_at = time.monotonic() + _RETRY_SECONDS
-            self._warn(_AWAY, f"the humility rules are not followed, what is known of them stays: {error}")
+            self._look_at = math.inf
+            self._lose(str(error))
             return
         self._well(_AWAY)
         self._well(_FAILED)

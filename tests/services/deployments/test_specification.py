@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driftline.humility.rules import Condition, Guarantees, HumilitySpec, Rule
 from services.deployments import outcomes as outcomes_module
 from services.deployments import specification as module
 from services.deployments.checking import load_specification, parse_specification
@@ -233,6 +234,30 @@ def outcome_specs(draw: st.DrawFn, task: str, segments: list[str]) -> OutcomeSpe
 
 
 @st.composite
+def humility_specs(draw: st.DrawFn, number: str, answer: str, segments: list[str]) -> HumilitySpec:
+    """Rules that models of every task can have."""
+    low, width = draw(st.floats(-1e6, 1e6)), draw(st.floats(0, 1e6))
+    conditions = [
+        Condition("outlying_input", columns=(number,), low=low, high=low + width),
+        Condition("not", (Condition("missing_input", columns=(answer,)),)),
+        Condition("all", (Condition("novel_input"), Condition("in_alarm"))),
+        Condition("stale_input", columns=(number,), measure="ms", older_than_ms=draw(st.integers(1, 10**10))),
+    ]
+    rules = [
+        Rule(
+            draw(words), condition, action, message=draw(words | st.just("")), priority=draw(st.integers(0, 9)), **more
+        )
+        for condition, (action, more) in zip(
+            conditions,
+            [("refuse", {}), ("record", {}), ("route", {"route_to": "a desk"}), ("refuse", {"dry_run": True})],
+            strict=True,
+        )
+    ]
+    chosen = draw(st.lists(st.sampled_from(rules), unique_by=lambda rule: rule.name))
+    return HumilitySpec(tuple(chosen), Guarantees(0.01, segment=draw(st.none() | st.sampled_from([None, *segments]))))
+
+
+@st.composite
 def specifications(draw: st.DrawFn) -> DeploymentSpec:
     """Everything that the streams can be told and no contradiction."""
     names = draw(st.lists(feature_names, min_size=3, max_size=6, unique=True))
@@ -277,6 +302,7 @@ def specifications(draw: st.DrawFn) -> DeploymentSpec:
         positive_class=positive,
         outcomes=outcomes,
         challengers=tuple(draw(st.lists(words, max_size=3, unique=True))),
+        humility=draw(st.none() | humility_specs(number, answer, [segment.name for segment in chosen])),
         description=draw(words | st.just("")),
         columns={"segment:" + attribute: "S", "probability:no": "p", "feature:" + number: draw(words)},
         shards=draw(st.integers(1, 1024)),

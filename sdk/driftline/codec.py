@@ -80,8 +80,10 @@ def _without_logical_types(node: Any) -> Any:
 
 def _load() -> tuple[dict[str, Schema], dict[bytes, Schema]]:
     root = resources.files("driftline") / "schemas"
-    current = {schema.name: schema for schema in map(parse_schema, _texts(root))}
-    known = {schema.fingerprint: schema for schema in map(parse_schema, _released_texts(root / "released"))}
+    texts = _texts(root)
+    current = {schema.name: schema for schema in map(parse_schema, texts)}
+    former = dict.fromkeys(_released_texts(root / "released")).keys() - texts  # most schemas outlive many releases
+    known = {schema.fingerprint: schema for schema in map(parse_schema, sorted(former))}
     known.update({schema.fingerprint: schema for schema in current.values()})
     return current, known
 

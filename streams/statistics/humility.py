@@ -221,9 +221,10 @@ def rows_to_certify(error: float, max_error: float, confidence: float) -> int:
 def certificate_thresholds(confidences: ArrayLike, rows: int, max_error: float, confidence: float) -> Floats:
     """The fixed sequence of thresholds, float64[J] strictly descending.
 
-    They answer evenly spaced shares of ``confidences``, which belong to rows that do not calibrate. The first answers
-    so many of ``rows`` calibration rows that half the error allowed would pass, where that is at most half of them: a
-    stricter one would often end the sequence by bad luck.
+    They answer evenly spaced shares of ``confidences``, which belong to rows that do not calibrate. A strict threshold
+    answers few rows, and often ends the sequence by bad luck. So the first answers so many of ``rows`` calibration rows
+    that half the error allowed would pass, but at most half of them; and where there are many rows, so many that three
+    quarters of it would, but at most a tenth of them.
 
     Args:
         confidences: float64[l], of learning rows; NaN where there is none.
@@ -236,8 +237,9 @@ def certificate_thresholds(confidences: ArrayLike, rows: int, max_error: float, 
     if not len(known):
         return np.zeros(0)
     least = rows_to_certify(0.0, max_error, confidence)
-    first = min(rows_to_certify(max_error / 2, max_error, confidence), max(least, rows // 2)) / max(rows, 1)
-    shares = np.linspace(min(first, 1.0), 1.0, THRESHOLDS)
+    half = min(rows_to_certify(max_error / 2, max_error, confidence), rows // 2)
+    more = min(rows_to_certify(0.75 * max_error, max_error, confidence), rows // 10)
+    shares = np.linspace(min(max(least, half, more) / max(rows, 1), 1.0), 1.0, THRESHOLDS)
     answered = np.clip(np.ceil(shares * len(known) - 1e-9).astype(np.int64), 1, len(known))
     return np.unique(known[len(known) - answered])[::-1]
 

@@ -222,8 +222,10 @@ def test_thresholds_look_at_learning_rows_only_and_go_from_strict_to_lax() -> No
     assert (np.diff(thresholds) < 0).all()
     assert set(thresholds.tolist()) <= set(learning.tolist())
     assert thresholds[-1] == learning.min()
-    first = (learning >= thresholds[0]).sum()
-    assert first == rows_to_certify(0.05, 0.1, 0.95)
+    assert (learning >= thresholds[0]).sum() == 300  # a tenth, as 414 rows would pass with three quarters of the error
+    assert rows_to_certify(0.05, 0.1, 0.95) < 300 < rows_to_certify(0.075, 0.1, 0.95)
+    few = certificate_thresholds(learning[:600], 600, 0.1, 0.95)
+    assert (learning[:600] >= few[0]).sum() == rows_to_certify(0.05, 0.1, 0.95)
 
 
 def test_few_rows_begin_with_as_many_as_pass_without_an_error() -> None:

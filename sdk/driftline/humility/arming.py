@@ -189,6 +189,7 @@ class Compiler:
             assert self._fit is not None
             if self._fit.coverage_score != ONE_MINUS_PROBABILITY:
                 return "there are prediction sets of classes only"
+            self._by_part({each.segment: each.quantile for each in self._fit.coverage_starts}, condition.trigger)
             return nodes.NotOneClass(self._certainty, negated)
         if measure == SCORE and not nodes.no_bounds(low, high):
             return nodes.ScoreBetween(nodes.bound(low, -math.inf), nodes.bound(high, math.inf))

@@ -27,6 +27,7 @@ ENTRIES = (
     Entry("topics", "services.cli.topics:topics_app", "List, create and delete the Kafka topics.", _DESCRIBE),
     Entry("deployment", "services.cli.deployments:deployment_app", "Say which models are watched, and how.", _DESCRIBE),
     Entry("baseline", "services.cli.baselines:baseline_app", "Learn, show and compare what is normal.", _DESCRIBE),
+    Entry("humility", "services.cli.humility:humility_app", "Fit, show and judge humility rules.", _DESCRIBE),
     Entry("publish", "services.cli.publish:publish_app", "Publish predictions or outcomes from a file.", _DESCRIBE),
     Entry("status", "services.cli.status:status", "Show whether everything runs and keeps up.", _WATCH),
     Entry("windows", "services.cli.windows:windows_app", "Show how far each window is from the baseline.", _WATCH),

@@ -1,0 +1,383 @@
+"""Reports and back-tests of humility rules as tables and plots on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from driftline.humility.rules import ACTIONS, HumilitySpec
+from services.cli.humility_tables import DASH, error_text, say, share_text
+from services.cli.output import print_table, safe, stdout
+from services.cli.plots import ESTIMATE, LEVEL, UPRIGHT, VALUE, Point, timeline
+from services.cli.windows import interval_text, number_text, period_label
+from services.event_time import rfc3339
+from services.humility.backtest import Backtested
+from services.humility.counts import Counts
+from services.humility.report import Line, RuleLine, Stretch, VersionReport, decision_lines
+from services.humility.verdict import rule_words
+from services.humility.worth import DECIDED, ERROR, PartWorth, coverage_of, loss_name
+from services.windows import Period
+from streams.outcomes.decided import DECISION_PARTS, SERVED
+from streams.specification import DeploymentSpec
+from streams.statistics.performance.metrics import Metric
+
+_SHOWN = 24
+"""Of more periods the last are shown; all in JSON."""
+
+_OPEN = "*"
+"""Stands behind what is provisional."""
+
+_NAMES = {"overridden": "overridden, model's", SERVED: "overridden, as served"}
+
+
+def show_report(spec: DeploymentSpec, report: VersionReport, by: str | None, *, plot: bool) -> None:
+    """Print the report on one version."""
+    whole, is_share = report.whole, loss_name(report.task) == ERROR
+    _head(spec, report)
+    if by == "segment":
+        _show_segments(report, is_share=is_share)
+    elif by != "rule":
+        _show_decisions(decision_lines(whole), whole, report, is_share=is_share)
+        if by is not None:
+            _show_periods(report.periods, _period(by), is_share=is_share)
+    if by in (None, "rule"):
+        show_rule_lines(report.rules, report, is_share=is_share)
+        if by == "rule":
+            _show_tests(report.rules, is_share=is_share)
+    if by in (None, "month"):
+        _show_coverage(spec, report.months)
+    if plot:
+        _show_plots(spec, report, _period(by), is_share=is_share)
+    _notes(report, by)
+
+
+def _head(spec: DeploymentSpec, report: VersionReport) -> None:
+    whole, counts = report.whole, report.whole.counts
+    say(
+        f" {rfc3339(whole.start_us)} to {rfc3339(whole.end_us)} by event time, UTC; {counts.rows:,} rows, "
+        f"{share_text(counts.decided, counts.rows)} decided by their publishers ({counts.stale:,} stale, "
+        f"{counts.disagreeing:,} disagreeing)",
+        lead=f"{spec.deployment_id}@{report.model_version}",
+    )
+
+
+def _loss_title(*, is_share: bool) -> str:
+    return "error" if is_share else "MAE"
+
+
+def _limits(metric: Metric | None, *, is_share: bool) -> str:
+    if metric is None or metric.low is None or metric.high is None:
+        return DASH
+    if not is_share:
+        return interval_text(metric.low, metric.high)
+    return f"{metric.low:.1%}{DASH}{metric.high:.1%}"
+
+
+def _error(worth: PartWorth, *, is_share: bool, provisional: bool = False) -> str:
+    text = error_text(None if worth.loss is None else worth.loss.value, is_share=is_share)
+    return text + (_OPEN if provisional and text != DASH else "")
+
+
+def _known(worth: PartWorth) -> str:
+    return DASH if worth.known is None else f"{worth.known:.1%}"
+
+
+def _show_decisions(lines: Sequence[Line], stretch: Stretch, report: VersionReport, *, is_share: bool) -> None:
+    title, values = _loss_title(is_share=is_share), report.with_values
+    heads = ["decision", "rows", "share", "known", title, "95 %", *(["value a row", "95 % of it"] if values else [])]
+    print_table(
+        heads,
+        [
+            (
+                _NAMES.get(line.name, line.name),
+                "" if line.rows is None else f"{line.rows:,}",
+                "" if line.rows is None else share_text(line.rows, stretch.counts.rows),
+                _known(line.worth),
+                _error(line.worth, is_share=is_share, provisional=stretch.provisional),
+                _limits(line.worth.loss, is_share=is_share),
+                *(_value(line.worth) if values else ()),
+            )
+            for line in lines
+        ],
+        numbers=heads[1:],
+    )
+
+
+def _value(worth: PartWorth) -> tuple[str, str]:
+    value = worth.value
+    return (DASH, DASH) if value is None else (number_text(value.value), interval_text(value.low, value.high))
+
+
+def show_rule_lines(
+    rules: Sequence[RuleLine], report: VersionReport | Backtested, *, is_share: bool, title: str | None = None
+) -> None:
+    """Print what each rule did, what it caught and cost, and the verdict on it."""
+    if not rules:
+        say("no rule was in force")
+        return
+    loss, values = _loss_title(is_share=is_share), report.with_values
+    heads = ["rule", "does", "fired", "share", loss, "elsewhere", *(["caught", "cost"] if is_share else [])]
+    heads += [*(["value"] if values else []), "verdict"]
+    print_table(
+        heads,
+        [
+            (
+                rule.name,
+                _does(rule),
+                f"{rule.fired:,}",
+                share_text(rule.fired, rule.judged),
+                _error(rule.where_fired, is_share=is_share),
+                _error(rule.elsewhere, is_share=is_share),
+                *((_count(rule.where_fired.wrong), _count(rule.where_fired.right)) if is_share else ()),
+                *((_value(rule.where_fired)[0],) if values else ()),
+                rule.verdict.kind,
+            )
+            for rule in rules
+        ],
+        numbers=[head for head in heads if head not in ("rule", "does", "verdict")],
+        title=title,
+    )
+
+
+def _does(rule: RuleLine) -> str:
+    return f"{rule.action}, dry run" if rule.dry_run else rule.action
+
+
+def _count(number: int | None) -> str:
+    return DASH if number is None else f"{number:,}"
+
+
+def _show_tests(rules: Sequence[RuleLine], *, is_share: bool) -> None:
+    """Print what the verdicts rest on."""
+    print_table(
+        ["rule", "acted", "outcomes", "95 %", "elsewhere", "95 % there", "difference", "95 % of it", "times"],
+        [
+            (
+                rule.name,
+                f"{rule.acted:,}",
+                f"{rule.where_fired.resolved:,}",
+                _limits(rule.where_fired.loss, is_share=is_share),
+                f"{rule.elsewhere.resolved:,}",
+                _limits(rule.elsewhere.loss, is_share=is_share),
+                *_difference(rule),
+                DASH if rule.verdict.lift is None else f"{rule.verdict.lift[0]:.2f}",
+            )
+            for rule in rules
+        ],
+        numbers=("acted", "outcomes", "95 %", "elsewhere", "95 % there", "difference", "95 % of it", "times"),
+    )
+    for rule in rules:
+        say(f": {rule.verdict.kind}, {rule.verdict.reason}", lead=rule.name)
+
+
+def _difference(rule: RuleLine) -> tuple[str, str]:
+    found = rule.verdict.difference
+    return (DASH, DASH) if found is None else (f"{found[0]:+.3f}", interval_text(found[1], found[2]))
+
+
+def _show_periods(periods: Sequence[Stretch], period: Period, *, is_share: bool) -> None:
+    shown = periods[-_SHOWN:]
+    loss = _loss_title(is_share=is_share)
+    heads = ["from", "rows", *ACTIONS, "known", f"{loss}, answered", "95 %", f"{loss}, all"]
+    print_table(
+        heads,
+        [
+            (
+                period_label(each.start_us, period),
+                *_shares(each.counts),
+                _known(each.part(DECIDED)),
+                _error(answered := each.part(DECISION_PARTS[0]), is_share=is_share, provisional=each.provisional),
+                _limits(answered.loss, is_share=is_share),
+                _error(each.part(DECIDED), is_share=is_share, provisional=each.provisional),
+            )
+            for each in shown
+        ],
+        numbers=heads[1:],
+    )
+    if len(shown) < len(periods):
+        say(f"the last {len(shown)} of {len(periods):,}; more: --by month, --from TIME, --json", dim=True)
+
+
+def _shares(counts: Counts) -> tuple[str, ...]:
+    return (f"{counts.rows:,}", *(share_text(rows, counts.rows) for rows in counts.actions))
+
+
+def _show_segments(report: VersionReport, *, is_share: bool) -> None:
+    if not report.segments:
+        say("no parts of the traffic are watched: declare segments in the specification")
+        return
+    loss = _loss_title(is_share=is_share)
+    heads = ["part", "rows", *ACTIONS, "known", f"{loss}, all", "95 %"]
+    print_table(
+        heads,
+        [
+            (
+                part,
+                *_shares(counts),
+                _known(worth),
+                _error(worth, is_share=is_share, provisional=report.whole.provisional),
+                _limits(worth.loss, is_share=is_share),
+            )
+            for part, counts, worth in report.segments
+        ],
+        numbers=heads[1:],
+    )
+    say("the errors of a part are those of all its predictions: they are not kept by part and decision", dim=True)
+
+
+def _show_coverage(spec: DeploymentSpec, months: Sequence[Stretch]) -> None:
+    found = [(each, coverage_of(each.worth)) for each in months if each.worth is not None]
+    found = [(each, coverage) for each, coverage in found if coverage is not None]
+    if not found:
+        return
+    wanted = None if spec.humility is None else spec.humility.guarantees.coverage
+    heads = ["month", "outcomes", "adaptive", "95 %", "static", "95 % of it"]
+    print_table(
+        heads,
+        [
+            (
+                period_label(each.start_us, "month"),
+                f"{adaptive.rows:,}",
+                _coverage(adaptive, each),
+                _limits(adaptive, is_share=True),
+                _coverage(static, each),
+                _limits(static, is_share=True),
+            )
+            for each, pair in found
+            if pair is not None
+            for adaptive, static in [pair]
+        ],
+        numbers=heads[1:],
+        title="Coverage of the actual value"
+        + ("" if wanted is None else f"; {wanted:.3g} is promised in the long run"),
+    )
+
+
+def _coverage(metric: Metric, stretch: Stretch) -> str:
+    return DASH if metric.value is None else f"{metric.value:.1%}{_OPEN if stretch.provisional else ''}"
+
+
+def _show_plots(spec: DeploymentSpec, report: VersionReport, period: Period, *, is_share: bool) -> None:
+    errors = [
+        Point(
+            *_point(each.part(DECISION_PARTS[0]).loss),
+            None if (every := each.part(DECIDED).loss) is None else every.value,
+        )
+        for each in report.periods
+    ]
+    _plot(
+        f"{_loss_title(is_share=is_share)} among answered predictions",
+        errors,
+        report.periods,
+        period,
+        f"{VALUE} answered, {UPRIGHT} its 95 % interval, {LEVEL} all predictions",
+    )
+    wanted = None if spec.humility is None else spec.humility.guarantees.coverage
+    covered = [None if each.worth is None else coverage_of(each.worth) for each in report.periods]
+    points = [Point(None) if each is None else Point(*_point(each[0]), wanted, each[1].value) for each in covered]
+    _plot(
+        "coverage of the actual value",
+        points,
+        report.periods,
+        period,
+        f"{VALUE} adaptive, {UPRIGHT} its 95 % interval, {ESTIMATE} static, {LEVEL} what is promised",
+    )
+
+
+def _point(metric: Metric | None) -> tuple[float | None, tuple[float, float] | None]:
+    if metric is None:
+        return None, None
+    ends = None if metric.low is None or metric.high is None else (metric.low, metric.high)
+    return metric.value, ends
+
+
+def _plot(title: str, points: Sequence[Point], periods: Sequence[Stretch], period: Period, legend: str) -> None:
+    if not any(point.value is not None for point in points):
+        return
+    say("", lead=f"\n{title}")
+    ends = period_label(periods[0].start_us, period), period_label(periods[-1].start_us, period)
+    for text in timeline(points, number_text, ends, stdout.width):
+        stdout.print(safe(text), highlight=False, soft_wrap=True)
+    say(legend, dim=True)
+
+
+def _period(by: str | None) -> Period:
+    match by:
+        case "window" | "day" | "week":
+            return by
+        case _:
+            return "month"
+
+
+def _notes(report: VersionReport, by: str | None) -> None:
+    whole = report.whole
+    if not loss_name(report.task):
+        say("of this task outcomes are only counted: there is no error to judge rules by", dim=True)
+    elif not report.has_outcomes:
+        say("no outcome of what was decided is known yet: what rules catch and cost is not known", dim=True)
+    else:
+        usual = "" if whole.usual is None else f", usually {whole.usual:.1%} when as old"
+        say(f"known: share of predictions with an outcome{usual}; intervals are of 95 %, of independent rows", dim=True)
+        if whole.provisional:
+            say(f"{_OPEN} provisional: outcomes may still come, and those so far are no fair sample of all", dim=True)
+        if by in (None, "rule"):
+            say(f"{_BENEFIT}; {rule_words(report.standard, with_values=report.with_values)}", dim=True)
+    if len(report.policies) > 1:
+        say(
+            f"{len(report.policies)} sets of rules and fits were in force in this time; a rule is known by its name, "
+            "and judged over the time in which there was one of it",
+            dim=True,
+        )
+    if report.left_out:
+        say(f"{report.left_out:,} accuracy windows of another task or other classes are left out", dim=True)
+
+
+_BENEFIT = "caught: wrong predictions on which a rule fired, cost: right ones, whichever rule acted"
+
+
+def show_backtest(spec: DeploymentSpec, tried: HumilitySpec, found: Backtested) -> None:
+    """Print rules that were tried beside those in force."""
+    is_share = loss_name(found.task) == ERROR
+    now, would = found.now, found.would
+    fit = "by the fit in force" if not found.fit else f"both fitted to {found.fit}"
+    say(
+        f" {rfc3339(now.stretch.start_us)} to {rfc3339(now.stretch.end_us)} by event time, UTC; {found.rows:,} rows, "
+        f"{fit}",
+        lead=f"{spec.deployment_id}@{found.model_version}",
+    )
+    _show_sides(found, is_share=is_share)
+    show_rule_lines(now.rules, found, is_share=is_share, title="Rules in force")
+    show_rule_lines(would.rules, found, is_share=is_share, title="Rules that are tried")
+    moved = found.rows - int(found.moved.trace())
+    say(f" {moved:,} of {found.rows:,} ({share_text(moved, found.rows)})", lead="decided otherwise:")
+    for before, row in zip(ACTIONS, found.moved.tolist(), strict=True):
+        told = [f"{rows:,} {after}" for after, rows in zip(ACTIONS, row, strict=True) if rows and after != before]
+        if told:
+            say(f"  now {before}, would be: {', '.join(told)}")
+    for text in would.unarmed:
+        say(text, lead="Unarmed: ")
+    if would.unarmed and not found.fit:
+        say("fit both sets of rules to the first part of history: --fit-on 50%", dim=True)
+    for text in found.notes:
+        say(text, dim=True)
+    if found.repeated:
+        say(f"{found.repeated:,} repeated rows counted once", dim=True)
+    say(f"{_BENEFIT}; {rule_words(found.standard, with_values=found.with_values)}", dim=True)
+
+
+def _show_sides(found: Backtested, *, is_share: bool) -> None:
+    loss = _loss_title(is_share=is_share)
+    heads = ["decision", "now", "share", loss, "95 %", "would", "its share", f"its {loss}", "its 95 %"]
+    rows = []
+    sides = (found.now.stretch, found.would.stretch)
+    for one, other in zip_longest(*map(decision_lines, sides)):
+        cells: list[str] = [_NAMES.get(one.name, one.name)]
+        for line, stretch in zip((one, other), sides, strict=True):
+            cells += [
+                "" if line.rows is None else f"{line.rows:,}",
+                "" if line.rows is None else share_text(line.rows, stretch.counts.rows),
+                _error(line.worth, is_share=is_share),
+                _limits(line.worth.loss, is_share=is_share),
+            ]
+        rows.append(cells)
+    print_table(heads, rows, numbers=heads[1:])

@@ -114,31 +114,30 @@ def count_rows(
         groups: Number of groups, G.
     """
     facts = _facts(judged, rules)
-    sums = np.zeros((groups, 1 + sum(sizes), facts.shape[1]), np.int64)
+    sums = np.zeros((groups, 1 + sum(sizes), len(facts)), np.int64)
     for g in range(groups):
-        chosen = facts if index is None else facts[index == g]
-        sums[g, 0] = np.add.reduce(chosen, axis=0, dtype=np.int64)
+        chosen = facts if index is None else facts[:, index == g]
+        sums[g, 0] = np.count_nonzero(chosen, axis=1)
         first = 1
         for codes, size in zip(part_codes, sizes, strict=True):
             mine = codes if index is None else codes[index == g]
             # products of ones and zeros add up exactly: there are less than 2^53 rows
             member = (mine == np.arange(size)[:, None]).astype(np.float64)
-            sums[g, first : first + size] = member @ chosen
+            sums[g, first : first + size] = member @ chosen.T
             first += size
     return sums
 
 
-def _facts(judged: Judged, rules: int) -> NDArray[np.uint8]:
-    """What is counted of each row, uint8[n, 8 + 2 R] of ones and zeros."""
-    facts = np.empty((len(judged.actions), _FIRED + 2 * rules), np.uint8)
-    facts[:, _ROWS] = 1
-    facts[:, _DECIDED], facts[:, _STALE], facts[:, _DISAGREEING] = judged.claimed, judged.stale, judged.disagrees
+def _facts(judged: Judged, rules: int) -> NDArray[np.bool_]:
+    """What is counted of each row, bool[8 + 2 R, n]."""
+    facts = np.empty((_FIRED + 2 * rules, len(judged.actions)), np.bool_)
+    facts[_ROWS] = True
+    facts[_DECIDED], facts[_STALE], facts[_DISAGREEING] = judged.claimed, judged.stale, judged.disagrees
     for action in range(len(ACTIONS)):
-        facts[:, _ACTIONS + action] = judged.actions == action
-    if rules:
-        rule = np.arange(rules)
-        facts[:, _FIRED : _FIRED + rules] = (judged.fired[:, None] >> rule.astype(np.uint64)) & np.uint64(1)
-        facts[:, _FIRED + rules :] = judged.acting[:, None] == rule
+        np.equal(judged.actions, action, out=facts[_ACTIONS + action])
+    for rule in range(rules):
+        np.not_equal(judged.fired & np.uint64(1 << rule), 0, out=facts[_FIRED + rule])
+        np.equal(judged.acting, rule, out=facts[_FIRED + rules + rule])
     return facts
 
 

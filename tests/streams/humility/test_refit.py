@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from driftline.codec import encode
+from driftline.events import CategoricalColumn, OutcomeColumns
 from streams.baseline import HUMILITY_ROLE
 from streams.humility.refit import is_refit
+from streams.messages import Message
 from streams.reference import build_baseline
+from streams.specification import OutcomeSpec
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +176,51 @@ def test_a_baseline_that_differs_in_more_is_no_refit(samples: Any, humble: Any, 
     machine.put(humble.fitted(spec, plain))
     ended = machine.emitted("alerts", status="resolved")
     assert {alert["monitor"] for alert in ended} >= {"data_drift"}
+
+
+def test_predictions_that_wait_through_a_refit_are_evidence_of_outcomes_all_the_same(
+    samples: Any, humble: Any, whole: Any
+) -> None:
+    spec = dataclasses.replace(whole[0], outcomes=OutcomeSpec(horizon_ms=600_000, window_ms=60_000))
+    past = humble.rows(5000, seed=1)
+    plain = dataclasses.replace(spec, humility=None)
+    built = build_baseline(plain, "1", [past], source="sample", outcomes=[told(past, False)])
+    baseline = humble.fitted(spec, built)
+    calm, refitted = samples.machine(spec, baseline), samples.machine(spec, baseline)
+    other_blocks = sum(name not in ("humility", "miscoverage") for name in blocks_in(calm))
+    batches = [humble.rows(400, first=400 * k, at=60 * k, every=0.15) for k in range(8)]
+    for k, rows in enumerate(batches):
+        messages = [samples.message(rows, k)]
+        if k:
+            outcomes = told(batches[k - 1], inverted=k > 3)
+            at_ms = int(outcomes.actual_timestamps_us.max()) // 1000
+            record = encode("OutcomeBatch", outcomes.to_record())
+            messages.append(Message(samples.topics.outcomes, 0, k - 1, at_ms, b"d", record))
+        if k == 4:  # the outcomes of the batch before are still to come
+            refitted.put(humble.fitted(spec, baseline, source="again"))
+            refitted.commit()
+            refitted = restarted(refitted)
+        calm.apply(*messages)
+        refitted.apply(*messages)
+        assert evidence(refitted, other_blocks) == evidence(calm, other_blocks)
+    assert "concept_drift" in {alert["monitor"] for alert in alerts(calm)}
+    monitors = calm.partition._deployments["d"].versions["1"].monitors
+    assert monitors.states[monitors.block_of["outcome"]].slot_counts.any()
+
+
+def restarted(machine: Any) -> Any:
+    emissions = machine.emissions
+    again = machine.restarted()
+    again.emissions = list(emissions)
+    return again
+
+
+def told(columns: Any, inverted: bool) -> OutcomeColumns:
+    rng = np.random.default_rng(columns.rows)
+    yes = rng.random(columns.rows) < (1 - columns.prediction if inverted else columns.prediction)
+    return OutcomeColumns(
+        columns.deployment_id,
+        list(columns.prediction_ids),
+        columns.timestamps_us + 30_000_000,
+        actual_label=CategoricalColumn(["no", "yes"], yes.astype(np.int32)),
+    )

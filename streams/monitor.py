@@ -32,6 +32,7 @@ from streams.outcomes.joint import JointTable
 from streams.rate import RateMeter
 from streams.specification import (
     CONCEPT_DRIFT,
+    HUMILITY,
     MONITORS,
     DeploymentSpec,
 )
@@ -177,6 +178,8 @@ class Monitors:
     def put_in_force(self, spec: DeploymentSpec) -> tuple[bool, list[tuple[Monitor, Episode]]]:
         """Change budget and importances; alarms stay open, but for those of monitors that are switched off.
 
+        Where the humility rules are switched on or off that is no matter of other evidence, which goes on.
+
         M/c + N - sum b/c is the supermartingale behind the bound; where the threshold c falls M falls with it, or a
         larger budget would spend evidence that was gathered under the smaller one.
 
@@ -192,17 +195,27 @@ class Monitors:
                 closed += [(monitor, episode) for episode in monitor.open]
                 for b, index in {cause for episode in monitor.open for cause in episode.causes}:
                     self._mute(b, index, muted=False)
-        if before.keys() == self.monitors.keys() and all(
-            np.array_equal(b, a)
-            for name, monitor in self.monitors.items()
-            for b, a in zip(before[name].log_weights, monitor.log_weights, strict=True)
-        ):
-            for name, monitor in self.monitors.items():
-                self._lower(monitor, before[name].threshold_nats - monitor.threshold_nats)
+        others = self._bet_otherwise(before)
+        if others <= {HUMILITY}:
+            for name in self.monitors.keys() - others:
+                self._lower(self.monitors[name], before[name].threshold_nats - self.monitors[name].threshold_nats)
+            mine = {self.block_of[name] for name in HUMILITY_BLOCKS if others and name in self.block_of}
+            for at in mine:  # no other monitor has a part in them
+                self.states[at].base = empty_base(self.blocks[at].bets)
             return False, closed
         for state, block in zip(self.states, self.blocks, strict=True):
             state.base = empty_base(block.bets)
         return True, closed
+
+    def _bet_otherwise(self, before: Mapping[str, Monitor]) -> set[str]:
+        """The monitors that are new or gone, or have other weights."""
+        both = before.keys() & self.monitors.keys()
+        changed = before.keys() ^ self.monitors.keys()
+        for name in both:
+            weights = zip(before[name].log_weights, self.monitors[name].log_weights, strict=True)
+            if not all(np.array_equal(b, a) for b, a in weights):
+                changed.add(name)
+        return changed
 
     def _lower(self, monitor: Monitor, nats: float) -> None:
         """Lower a monitor's evidence."""

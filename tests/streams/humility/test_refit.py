@@ -224,3 +224,20 @@ def told(columns: Any, inverted: bool) -> OutcomeColumns:
         columns.timestamps_us + 30_000_000,
         actual_label=CategoricalColumn(["no", "yes"], yes.astype(np.int32)),
     )
+
+
+def test_switching_humility_off_and_on_again_is_no_matter_of_other_evidence(
+    samples: Any, humble: Any, whole: Any
+) -> None:
+    spec, baseline = whole
+    calm, switched = samples.machine(spec, baseline), samples.machine(spec, baseline)
+    other_blocks = sum(name not in ("humility", "miscoverage") for name in blocks_in(calm))
+    for number, message in enumerate(drifting(samples, humble, [0, 0, 0, 0.7, 0.7, 0])):
+        if number in (1, 4):
+            asked = None if number == 1 else spec.humility
+            switched.put(dataclasses.replace(spec, humility=asked, revision=number + 1))
+        calm.apply(message)
+        switched.apply(message)
+        assert evidence(switched, other_blocks) == evidence(calm, other_blocks)
+    monitors = switched.partition._deployments["d"].versions["1"].monitors
+    assert np.isfinite(monitors.states[monitors.block_of["humility"]].base).any()

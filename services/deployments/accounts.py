@@ -8,21 +8,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record, decode
 from driftline.errors import CodecError
 from driftline.settings import KafkaSettings
+from services.deployments.baselines import latest_baselines
 from services.deployments.budget import FLEET, fleet_capacity, handed_out, promises, promises_text
 from services.deployments.delays import MonitorDelay, monitor_delays
 from services.deployments.humility_delays import humility_delays
 from services.deployments.outcome_delays import OutcomeDelay, outcome_delays
-from services.kafka import latest_by_key, read_to_end
+from services.kafka import read_to_end
 from services.status import deployment_states
 from services.windows import latest_records, latest_windows
 from streams.baseline import Baseline
-from streams.errors import BaselineError
 from streams.monitor import Monitors
 from streams.specification import MONITORS, DeploymentSpec
 from streams.statistics.budget import alarm_threshold_nats
@@ -211,7 +211,7 @@ def detailed(settings: KafkaSettings, found: Sequence[DeploymentAccount], *, obs
         ClusterError: Kafka does not answer, or a topic is missing.
     """
     by_name = {account.spec.deployment_id: account for account in found}
-    for baseline in _latest_baselines(settings, by_name):
+    for baseline in latest_baselines(settings, by_name):
         account, version = by_name[baseline.deployment_id], baseline.model_version
         rate = (_observed_rate(settings, account, version) if observed else None) or _reference_rate(baseline)
         seen = _observed_outcome_rate(settings, account, version) if observed and baseline.outcomes else None
@@ -243,20 +243,6 @@ def _with_delays(
         rate=rate,
         outcome_rate=outcome_rate,
     )
-
-
-def _latest_baselines(settings: KafkaSettings, deployments: Collection[str]) -> Iterator[Baseline]:
-    """The latest baseline of each of these deployments that has one; one in memory at a time."""
-    latest = {}
-    for key, message in latest_by_key(settings, settings.topics.baselines).items():
-        name = key.decode("utf-8", "replace").partition("@")[0]  # versions may have an @, deployments not
-        if name in deployments:
-            latest[name] = message
-    for message in latest.values():
-        try:
-            yield Baseline.from_record(decode(message.value())[1])
-        except (CodecError, BaselineError, TypeError, KeyError, ValueError):
-            continue  # `driftline baseline show` names what is wrong with it
 
 
 def _reference_rate(baseline: Baseline) -> Rate | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from driftline.codec import Record, decode
@@ -54,6 +54,24 @@ def load_baselines(settings: KafkaSettings, deployment_id: str | None = None) ->
             ) from error
         found.append(StoredBaseline(baseline, broker_time_ms(message)))
     return found
+
+
+def latest_baselines(settings: KafkaSettings, deployments: Collection[str]) -> Iterator[Baseline]:
+    """The latest baseline of each of these deployments that has one; one in memory at a time.
+
+    Raises:
+        ClusterError: Kafka does not answer, or the topic is missing.
+    """
+    latest = {}
+    for key, message in latest_by_key(settings, settings.topics.baselines).items():
+        name = key.decode("utf-8", "replace").partition("@")[0]  # versions may have an @, deployments not
+        if name in deployments:
+            latest[name] = message
+    for message in latest.values():
+        try:
+            yield Baseline.from_record(decode(message.value())[1])
+        except (CodecError, BaselineError, TypeError, KeyError, ValueError):
+            continue  # `driftline baseline show` names what is wrong with it
 
 
 def get_baseline(settings: KafkaSettings, deployment_id: str, version: str | None = None) -> StoredBaseline:

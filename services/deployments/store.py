@@ -14,7 +14,7 @@ from driftline.humility.rules import HumilitySpec
 from driftline.humility.wording import describe
 from driftline.settings import KafkaSettings
 from driftline.topics import record_key
-from services.deployments.baselines import load_baselines
+from services.deployments.baselines import latest_baselines
 from services.deployments.budget import shared
 from services.deployments.changes import Change, changing
 from services.deployments.errors import DeploymentError
@@ -153,12 +153,11 @@ def _doubts(settings: KafkaSettings, specs: Sequence[DeploymentSpec]) -> dict[st
     """By deployment, what may go wrong with it."""
     kept = any(spec.outcomes is not None for spec in specs)
     doubts = check_retention(specs, event_retentions(settings)) if kept else {}
-    for spec in specs:
-        if spec.humility is not None:
-            found = load_baselines(settings, spec.deployment_id)
-            warnings = fit_warnings(spec, found[-1].baseline.to_record() if found else None)
-            doubts[spec.deployment_id] = [*doubts.get(spec.deployment_id, []), *warnings]
-    return doubts
+    humble = {spec.deployment_id: spec for spec in specs if spec.humility is not None}
+    warnings = {name: fit_warnings(spec, None) for name, spec in humble.items()}
+    for baseline in latest_baselines(settings, humble) if humble else ():
+        warnings[baseline.deployment_id] = fit_warnings(humble[baseline.deployment_id], baseline.to_record())
+    return {name: [*doubts.get(name, []), *warnings.get(name, [])] for name in {**doubts, **warnings}}
 
 
 def _with_warnings(planned: Iterable[Applied], warnings: Mapping[str, Sequence[str]]) -> list[Applied]:

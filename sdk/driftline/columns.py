@@ -239,7 +239,7 @@ def challenger_columns(table: Any) -> tuple[dict[str, Floats], dict[str, Categor
     for version, column in [] if table is None else named_columns(table, "challengers").items():
         what = f"challengers[{version[:80]!r}]"
         checked_name(version, what)
-        if isinstance(column, tuple) and len(column) == 2 and not any(map(_is_single, column)):
+        if isinstance(column, tuple) and len(column) == 2 and not any(map(_is_single, column)):  # both, or None
             of_number, of_class = column
         else:
             of_number, of_class, vectors = feature_column(column, what)
@@ -253,7 +253,7 @@ def challenger_columns(table: Any) -> tuple[dict[str, Floats], dict[str, Categor
 
 
 def _is_single(value: Any) -> bool:
-    return isinstance(value, str) or not hasattr(value, "__len__")
+    return isinstance(value, str) or not (value is None or hasattr(value, "__len__"))
 
 
 def identifier(value: Any) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec import Record, decode, encode
-from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
+from driftline.events import CategoricalColumn, HumilityColumns, OutcomeColumns, PredictionColumns
 from services.publish.publishing import event_times
 from services.publish.reading import take
 
@@ -42,7 +42,9 @@ class _Block:
 
 
 class Arrivals(Generic[Columns]):
-    """Rows of one kind, and of one version where they are predictions; added in any order, read in order of their time.
+    """Rows of one kind; added in any order, read in order of their time.
+
+    Predictions are of one version and, where they were decided by humility rules, of one policy.
 
     Args:
         file: Where they wait; several may share one.
@@ -185,18 +187,25 @@ def joined(batches: Sequence[Columns]) -> Columns:
     """Batches of one file, which have the same columns, as one."""
     if len(batches) == 1:
         return batches[0]
-    first = batches[0]
+    whole: Columns = _joined_fields(batches)
+    return whole
+
+
+def _joined_fields(parts: Sequence[Any]) -> Any:
+    first = parts[0]
     found: dict[str, Any] = {}
     for field in dataclasses.fields(first):
-        values = [getattr(batch, field.name) for batch in batches]
+        values = [getattr(part, field.name) for part in parts]
         if isinstance(values[0], Mapping):
             found[field.name] = {name: _joined([value[name] for value in values]) for name in values[0]}
-        elif not isinstance(values[0], str) and values[0] is not None:
+        elif not isinstance(values[0], (str, int)) and values[0] is not None:
             found[field.name] = _joined(values)
     return dataclasses.replace(first, **found)
 
 
 def _joined(values: Sequence[object]) -> object:
+    if isinstance(values[0], HumilityColumns):
+        return _joined_fields(values)
     if isinstance(values[0], CategoricalColumn):
         return _joined_categories([value for value in values if isinstance(value, CategoricalColumn)])
     if isinstance(values[0], np.ndarray):

@@ -141,9 +141,10 @@ class FileRun:
             tally=self.tally,
             run_rows=8_192,
         ):
-            # rows of one version whose embeddings have one dimension can share a message
+            # rows of one version and policy whose embeddings have one dimension can share a message
             dimensions = tuple(sorted((name, values.shape[1]) for name, values in batch.vectors.items()))
-            kind = (batch.model_version, dimensions)
+            policy = None if batch.humility is None else (batch.humility.policy, batch.humility.revision)
+            kind = (batch.model_version, dimensions, policy)
             if kind not in found:
                 found[kind] = Arrivals(waiting, "PredictionBatch", PredictionColumns.from_record)
             found[kind].add(batch)

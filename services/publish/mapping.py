@@ -6,11 +6,13 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from services.publish.decisions import ACTION, FIELDS, NEEDED
 from services.publish.errors import FileError
 from streams.specification import DeploymentSpec
 
 _CLASS, _SEGMENT, _FEATURE = "probability:", "segment:", "feature:"
 _NESTED_FEATURES = "features."
+_NESTED_HUMILITY = "humility."
 _LISTED = 12
 
 
@@ -30,6 +32,9 @@ class PredictionMapping:
     features: Mapping[str, str] = field(default_factory=dict)
     class_probabilities: Mapping[str, str] = field(default_factory=dict)
     segments: Mapping[str, str] = field(default_factory=dict)
+    challenger_predictions: Mapping[str, str] = field(default_factory=dict)
+    challenger_labels: Mapping[str, str] = field(default_factory=dict)
+    humility: Mapping[str, str] = field(default_factory=dict)
 
     def columns(self) -> list[str]:
         """All columns that are needed."""
@@ -44,7 +49,15 @@ class PredictionMapping:
             self.prediction_low,
             self.prediction_high,
         )
-        more = [*self.features.values(), *self.class_probabilities.values(), *self.segments.values()]
+        by_name = (
+            self.features,
+            self.class_probabilities,
+            self.segments,
+            self.challenger_predictions,
+            self.challenger_labels,
+            self.humility,
+        )
+        more = [column for fields in by_name for column in fields.values()]
         return list(dict.fromkeys([*(name for name in own if name is not None), *more]))
 
 
@@ -119,6 +132,18 @@ class _Finder:
         """Fields such as ``probability:CLASS`` that the specification names."""
         return {name.removeprefix(prefix): self.required(name) for name in self._columns if name.startswith(prefix)}
 
+    def within(self, prefix: str) -> dict[str, str]:
+        """Columns of the file such as ``challenger_predictions.VERSION``, by what stands behind the prefix."""
+        return {name.removeprefix(prefix): name for name in self._names if name.startswith(prefix) and name != prefix}
+
+    def decisions(self) -> dict[str, str]:
+        """The columns of decisions; none where the file has no actions."""
+        found = {field: name for field, name in self.within(_NESTED_HUMILITY).items() if field in FIELDS}
+        if ACTION not in found:
+            return {}
+        needed = {field: self.required(_NESTED_HUMILITY + field, what=f"decisions ({field})") for field in NEEDED}
+        return found | needed
+
 
 def prediction_mapping(spec: DeploymentSpec, names: Sequence[str], source: str) -> PredictionMapping:
     """Find the columns of predictions.
@@ -130,7 +155,7 @@ def prediction_mapping(spec: DeploymentSpec, names: Sequence[str], source: str) 
 
     Raises:
         FileError: A column that the specification names, or a watched feature, or the time is not there, or one end of
-            the intervals without the other.
+            the intervals without the other, or decisions without their policy.
     """
     find = _Finder(spec, names, source)
     low, high = find.both("prediction_low", "prediction_high")
@@ -152,6 +177,9 @@ def prediction_mapping(spec: DeploymentSpec, names: Sequence[str], source: str) 
         },
         class_probabilities=find.prefixed(_CLASS),
         segments=find.prefixed(_SEGMENT),
+        challenger_predictions=find.within("challenger_predictions."),
+        challenger_labels=find.within("challenger_labels."),
+        humility=find.decisions(),
     )
 
 

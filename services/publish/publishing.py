@@ -16,6 +16,7 @@ from driftline import Client
 from driftline.batches import between, take
 from driftline.errors import KafkaUnavailableError
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
+from driftline.humility.decisions import Decisions
 from driftline.settings import KafkaSettings
 from services.kafka import cluster_metadata, topic_partitions, unreachable
 from services.publish.errors import PublishError
@@ -179,7 +180,16 @@ def _log_predictions(client: Client, columns: PredictionColumns) -> None:
         model_version=columns.model_version,
         prediction_low=columns.prediction_low,
         prediction_high=columns.prediction_high,
+        challengers=_challengers(columns) or None,
+        decisions=None if columns.humility is None else Decisions.of_columns(columns.humility, columns.timestamps_us),
     )
+
+
+def _challengers(columns: PredictionColumns) -> dict[str, tuple[NDArray[Any] | None, NDArray[Any] | None]]:
+    """Version to what it answered: values and classes."""
+    values, labels = columns.challenger_predictions, columns.challenger_labels
+    texts = {version: _texts(column) for version, column in labels.items()}
+    return {version: (values.get(version), texts.get(version)) for version in dict.fromkeys([*values, *labels])}
 
 
 def _log_outcomes(client: Client, columns: OutcomeColumns) -> None:

@@ -27,6 +27,7 @@ from services.publish.convert import (
     to_times,
     unfit_intervals,
 )
+from services.publish.decisions import FileDecisions, read_decisions
 from services.publish.errors import BadValue, BadValueError, FileError
 from services.publish.files import Column, Part, RowFile
 from services.publish.mapping import OutcomeMapping, PredictionMapping, outcome_mapping, prediction_mapping
@@ -169,7 +170,7 @@ def read_predictions(
         selection: Which rows.
         on_error: Stop at a bad value, or skip its row and count it.
         tally: Counts go here.
-        run_rows: Where versions mix, rows of one version are brought together within so many rows.
+        run_rows: Where versions or humility policies mix, rows of one are brought together within so many rows.
 
     Raises:
         FileError: Damaged, a column is missing, or no version is given.
@@ -183,17 +184,29 @@ def read_predictions(
             f"specification of {spec.deployment_id!r} (columns: model_version: COLUMN)"
         )
     for part in reader.parts(mapping.columns()):
-        whole, versions, rows = _read_part(reader, mapping, part, version)
+        whole, versions, decisions, rows = _read_part(reader, mapping, part, version)
         if not len(rows):
             continue
-        if versions is None:
+        if versions is None and decisions is None:
             yield take(whole, rows)
             continue
         for start in range(0, len(rows), run_rows):
-            run = rows[start : start + run_rows]
-            for code in dict.fromkeys(versions.codes[run].tolist()):
-                named = dataclasses.replace(whole, model_version=versions.categories[code])
-                yield take(named, run[versions.codes[run] == code])
+            yield from _in_runs(whole, versions, decisions, rows[start : start + run_rows])
+
+
+def _in_runs(
+    whole: PredictionColumns, versions: CategoricalColumn | None, decisions: FileDecisions | None, run: Rows
+) -> Iterator[PredictionColumns]:
+    """Some rows of a part as batches of one version and, where they were decided, of one policy."""
+    of_version = np.zeros(len(run), np.int32) if versions is None else versions.codes[run]
+    of_policy = np.full(len(run), -1, np.intp) if decisions is None else decisions.codes[run]
+    for version, policy in dict.fromkeys(zip(of_version.tolist(), of_policy.tolist(), strict=True)):
+        named = dataclasses.replace(
+            whole,
+            model_version=whole.model_version if versions is None else versions.categories[version],
+            humility=None if decisions is None else decisions.by(policy),
+        )
+        yield take(named, run[(of_version == version) & (of_policy == policy)])
 
 
 def read_reference(
@@ -230,7 +243,7 @@ def read_reference(
 
 def _read_part(
     reader: _Reader, mapping: PredictionMapping, part: Part, version: str | None
-) -> tuple[PredictionColumns, CategoricalColumn | None, Rows]:
+) -> tuple[PredictionColumns, CategoricalColumn | None, FileDecisions | None, Rows]:
     of_kind: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
     for feature in reader.spec.features:
         of_kind[feature.kind][feature.name] = mapping.features[feature.name]
@@ -277,7 +290,17 @@ def _read_part(
         model_id=reader.spec.model_id,
         prediction_low=low,
         prediction_high=high,
+        challenger_predictions={name: numbers(column) for name, column in mapping.challenger_predictions.items()},
+        challenger_labels={name: texts(column) for name, column in mapping.challenger_labels.items()},
     )
+    decisions = None
+    if mapping.humility:
+        decisions = read_decisions(
+            mapping.humility,
+            lambda column: _column(part, column),
+            lambda column, converted: _remember(found, column, converted),
+            part.rows,
+        )
     versions = None
     if version is None and mapping.model_version is not None:
         read = to_categories(_column(part, mapping.model_version))
@@ -289,7 +312,7 @@ def _read_part(
         )
     inside = reader.within(times)
     reader.tally.outside += int((~inside).sum())
-    return whole, versions, reader.usable(part, inside, found)
+    return whole, versions, decisions, reader.usable(part, inside, found)
 
 
 def read_outcomes(

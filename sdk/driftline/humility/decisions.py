@@ -43,6 +43,11 @@ class Decisions:
     columns: HumilityColumns | None = None
     acting: NDArray[np.int16] | None = None
 
+    @classmethod
+    def of_columns(cls, columns: HumilityColumns, timestamps_us: Times) -> Decisions:
+        """Decisions that were made elsewhere, to be logged with their predictions."""
+        return cls(columns.actions, None, None, timestamps_us, columns=columns)
+
     def __len__(self) -> int:
         return len(self.actions)
 

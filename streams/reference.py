@@ -162,13 +162,13 @@ def build_baseline(
             notice(text)
     else:
         whole = _with_outcomes(spec, whole, columns, outcomes, outcomes_until_us, progress, notice)
-    from streams.humility.fit import asks_for_humility, fit_humility, shortfall_texts
+    from streams.humility.fit import asks_for_humility, fit_humility, fit_texts
 
     if not asks_for_humility(spec):
         return whole
     progress("humility")
     fitted = fit_humility(spec, whole, columns, outcomes, source=source, outcomes_until_us=outcomes_until_us)
-    for text in shortfall_texts(fitted):
+    for text in fit_texts(fitted):
         notice(text)
     return fitted
 

@@ -49,8 +49,8 @@ from streams.baseline import Baseline
 from streams.errors import BaselineError
 from streams.humility.bounds import columns_together, fit_bounds
 from streams.humility.groups import POOLED, Grouped, Groups, by_group
-from streams.humility.history import History, Integers, Mask, Resolved, check_batches, resolve
-from streams.humility.reference import learn_reference, without_humility
+from streams.humility.history import History, Integers, Mask, Resolved, check_rows, resolve
+from streams.humility.reference import learn_reference, runs, without_humility
 from streams.humility.surprise import learn_novelty
 from streams.humility.usual import observed_regions, prior
 from streams.parts import MINIMUM_PART_ROWS
@@ -128,7 +128,7 @@ def _begin(
             f"expected humility rules or guarantees in the specification of {spec.deployment_id!r}, came none: add "
             "humility: to it and apply it"
         )
-    check_batches(spec, baseline, batches)
+    check_rows(spec, baseline, batches, outcomes)
     history = History.of(batches)
     resolved = resolve(spec, baseline.outcomes, history, outcomes, outcomes_until_us)
     return history, _Fitting(spec, spec.humility, baseline, history, resolved)
@@ -143,13 +143,24 @@ def asks_for_humility(spec: DeploymentSpec) -> bool:
     return bool(spec.humility.rules) or any(each is not None for each in asked)
 
 
-def shortfall_texts(baseline: Baseline) -> list[str]:
-    """A sentence for each guarantee that could not be given."""
-    shortfalls = () if baseline.humility is None else baseline.humility.shortfalls
-    return [
-        printable(f"humility cannot guarantee {each.guarantee} of {each.segment or 'all rows'}: {each.reason}")
-        for each in shortfalls
+def fit_texts(baseline: Baseline) -> list[str]:
+    """A sentence for each guarantee that could not be given, and for each rule whose guarantee is worth less."""
+    fit = baseline.humility
+    if fit is None:
+        return []
+    groups = {each.segment for each in fit.novelty_thresholds} | {each.segment for each in fit.certificates}
+    groups |= {each.segment for each in fit.coverage_starts}
+    pooled = "rows without a group of their own" if groups - {POOLED} else "all rows"
+    texts = [
+        f"humility cannot guarantee {each.guarantee} of {each.segment or pooled}: {each.reason}"
+        for each in fit.shortfalls
     ]
+    for name, rows in runs(baseline).items():
+        texts.append(
+            f"{name} comes in runs: {rows:.0f} neighbouring rows tell as much of it as one that is independent; "
+            "calibration rows are worth fewer than they are, and the confidence in its rate is less than is said"
+        )
+    return list(map(printable, texts))
 
 
 @dataclass

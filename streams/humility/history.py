@@ -25,6 +25,9 @@ from streams.specification import DeploymentSpec
 from streams.statistics.humility import calibrating
 from streams.statistics.performance.pairs import PerformanceLayout, Predicted
 
+LEAST_ROWS = 200
+"""Of fewer rows, as of fewer rows of a baseline, nothing can be learnt."""
+
 Mask = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
@@ -178,8 +181,10 @@ def _predicted(layout: PerformanceLayout, history: History) -> tuple[Floats, Int
     )
 
 
-def check_batches(spec: DeploymentSpec, baseline: Baseline, batches: Sequence[PredictionColumns]) -> None:
-    """Refuse rows of another deployment or version.
+def check_rows(
+    spec: DeploymentSpec, baseline: Baseline, batches: Sequence[PredictionColumns], outcomes: Sequence[OutcomeColumns]
+) -> None:
+    """Refuse rows of another deployment or version, and too few of them.
 
     Raises:
         BaselineError: Says what was expected and what came.
@@ -197,8 +202,15 @@ def check_batches(spec: DeploymentSpec, baseline: Baseline, batches: Sequence[Pr
                 "expected predictions of {!r} version {!r}, as the baseline is, came predictions of {!r} version {!r}: "
                 "give rows of that version, or the baseline of the other one".format(*expected, *came)
             )
-    if not sum(batch.rows for batch in batches):
+    for known in outcomes:
+        if known.deployment_id != spec.deployment_id:
+            raise BaselineError(
+                f"expected outcomes of {spec.deployment_id!r}, came outcomes of {known.deployment_id!r}: give those of "
+                "the deployment that the rules belong to"
+            )
+    rows = sum(batch.rows for batch in batches)
+    if rows < LEAST_ROWS:
         raise BaselineError(
-            f"expected predictions of {spec.deployment_id!r} version {baseline.model_version!r} to fit the humility "
-            "rules to, came none: give a longer range or another file"
+            f"expected at least {LEAST_ROWS} predictions of {spec.deployment_id!r} version {baseline.model_version!r} "
+            f"to fit the humility rules to, better 5,000, came {rows}: give a longer range or another file"
         )

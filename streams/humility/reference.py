@@ -36,6 +36,9 @@ Codes = NDArray[np.uint8]
 REFERENCE_ERROR_PROBABILITY = 1e-3
 """Probability that a stream's true distribution lies outside the margin that its reference's size gives."""
 
+RUN_ROWS = 2.0
+"""From so many rows to an independent one on it is told that the guarantees are worth less."""
+
 _YES, _NO = 0, 1
 """Bins of the two categories."""
 
@@ -77,6 +80,21 @@ def learn_reference(spec: DeploymentSpec, baseline: Baseline, history: History, 
     learnt = tuple(stream for block in blocks for stream in block)
     whole = dataclasses.replace(baseline, streams=(*baseline.streams, *learnt), digest="")
     return arm_streams(spec, whole, blocks, counts)
+
+
+def runs(baseline: Baseline) -> dict[str, float]:
+    """Streams of humility that come in runs, and how many neighbouring rows are worth an independent one.
+
+    By the exponent of the tilt towards *yes*, which is one over the variance inflation of a sum of rows.
+    """
+    towards_yes = tilts_of(CATEGORICAL).bins == _YES
+    found = {}
+    for stream in baseline.streams:
+        if stream.role == HUMILITY_ROLE:
+            worth = 1 / float(stream.tempering[towards_yes].min())
+            if worth >= RUN_ROWS:
+                found[stream.name.removeprefix("humility:").replace(":", " ")] = worth
+    return found
 
 
 def _decided(spec: DeploymentSpec, baseline: Baseline, history: History) -> dict[str, Mask]:

@@ -367,11 +367,15 @@ def tracker_bound(score_range: float, step: float, known: int, pending: int = 0)
 
 
 def range_of_scores(scores: ArrayLike) -> float:
-    """From the smallest of the scores, float64[m], to their 99 % quantile: the range that the step is a part of."""
+    """From the smallest of the scores, float64[m], to their 99 % quantile: the range that the step is a part of.
+
+    Where they are all one value it is the size of that, or one: a tracker without a step could never leave its start.
+    """
     ordered = np.sort(np.asarray(scores, np.float64))
     if not len(ordered):
         return 0.0
-    return float(ordered[math.ceil(RANGE_QUANTILE * len(ordered)) - 1] - ordered[0])
+    low, high = float(ordered[0]), float(ordered[math.ceil(RANGE_QUANTILE * len(ordered)) - 1])
+    return (high - low) or (float(ordered[-1]) - low) or abs(low) or 1.0
 
 
 def tracker_step(scores: ArrayLike, score_range: float, part: float, coverage: float, pending: float) -> float:

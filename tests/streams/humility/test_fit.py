@@ -25,7 +25,7 @@ from driftline.humility.rules import Condition, Guarantees, HumilitySpec, Overri
 from services.publish.reading import take
 from streams.baseline import HUMILITY_ROLE, Baseline
 from streams.errors import BaselineError
-from streams.humility.fit import asks_for_humility, fit_humility, learn_fit, shortfall_texts
+from streams.humility.fit import asks_for_humility, fit_humility, fit_texts, learn_fit
 from streams.humility.history import History
 from streams.humility.judge import policy_of
 from streams.humility.refit import is_refit
@@ -424,14 +424,14 @@ def test_without_outcomes_only_what_needs_them_is_refused_with_the_rows_it_takes
 
 
 def test_few_rows_are_told_how_many_it_takes(plain: Baseline) -> None:
-    few = take(PREDICTIONS, np.arange(0, ROWS, 40))
+    few = take(PREDICTIONS, np.arange(0, ROWS, 20))
     spec = spec_of(Guarantees(novelty_rate=0.002))
     fit = learn(plain, spec, batches=[few], outcomes=[])
     novelty = [each for each in fit.shortfalls if each.guarantee == "novelty"]
     assert (novelty[0].rows, novelty[0].needed) == (calibrating(few.rows).sum(), 1_497)
     assert [each.needed for each in novelty[1:]] == [2_371]  # two order statistics take more
     assert "bounds of 'prediction'" in novelty[1].reason
-    texts = shortfall_texts(dataclasses.replace(plain, humility=fit))
+    texts = fit_texts(dataclasses.replace(plain, humility=fit))
     assert all(text.startswith("humility cannot guarantee novelty of all rows: ") for text in texts)
 
 
@@ -448,7 +448,7 @@ def test_hostile_names_do_nothing_in_what_is_told(plain: Baseline) -> None:
     spec = dataclasses.replace(spec_of(rules=rules), features=(FeatureSpec(name, "numeric"),))
     columns = dataclasses.replace(PREDICTIONS, numeric={name: np.full(ROWS, np.nan)}, categorical={})
     fit = learn(plain, spec, batches=[columns])
-    texts = shortfall_texts(dataclasses.replace(plain, humility=fit))
+    texts = fit_texts(dataclasses.replace(plain, humility=fit))
     assert texts
     assert all(text.isprintable() for text in texts)
 
@@ -460,8 +460,11 @@ def test_rows_of_another_deployment_or_version_are_refused(plain: Baseline) -> N
         learn(plain, batches=[PREDICTIONS, dataclasses.replace(PREDICTIONS, deployment_id="e")])
     with pytest.raises(BaselineError, match=r"expected a baseline of 'd', came one of 'e'"):
         learn(dataclasses.replace(plain, deployment_id="e"))
-    with pytest.raises(BaselineError, match="came none: give a longer range"):
-        learn(plain, batches=[])
+    with pytest.raises(BaselineError, match="expected outcomes of 'd', came outcomes of 'e'"):
+        learn(plain, outcomes=[dataclasses.replace(OUTCOMES, deployment_id="e")])
+    for rows in (0, 199):
+        with pytest.raises(BaselineError, match=rf"at least 200 predictions.*came {rows}: give a longer range"):
+            learn(plain, batches=[take(PREDICTIONS, np.arange(rows))])
     for nothing in (None, HumilitySpec()):
         spec = spec_of(humility=nothing)
         assert not asks_for_humility(spec)
@@ -581,3 +584,17 @@ def test_a_history_is_in_order_of_time_and_shares_out_neighbours() -> None:
     assert history.calibrates.tolist() == CALIBRATES.tolist()
     assert history.numbers("y").tolist() == PREDICTIONS.numeric["y"].tolist()
     assert history.texts("c").values() == PREDICTIONS.categorical["c"].values()
+
+
+def test_rows_that_come_in_runs_are_told_to_be_worth_fewer() -> None:
+    """A value beyond the bounds stays there for thirty rows: neighbours tell the same."""
+    rng = np.random.default_rng(7)
+    numeric = dict(PREDICTIONS.numeric) | {"x": np.repeat(rng.normal(size=ROWS // 30), 30)}
+    rules = (Rule("far", Condition("outlying_input", columns=("x",), low=-1.5, high=1.5), "record"),)
+    spec = spec_of(Guarantees(), rules=rules, outcomes=None)
+    bare = Baseline("d", "1", 0, ())
+    found = fit_humility(spec, bare, [dataclasses.replace(PREDICTIONS, numeric=numeric)], [], source="file")
+    (text,) = fit_texts(found)
+    assert text.startswith("rule far comes in runs")
+    independent = fit_humility(spec, bare, [PREDICTIONS], [], source="file")
+    assert fit_texts(independent) == []

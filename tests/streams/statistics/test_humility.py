@@ -339,6 +339,12 @@ def test_a_wild_score_does_not_make_the_range() -> None:
     assert range_of_scores([]) == 0
 
 
+def test_a_range_is_never_nothing_so_that_a_tracker_can_move() -> None:
+    assert range_of_scores([0.0] * 500 + [3.0]) == 3.0
+    assert range_of_scores([-2.0] * 50) == 2.0
+    assert range_of_scores([0.0] * 50) == 1.0
+
+
 def test_the_step_is_a_part_of_the_range_until_outcomes_come_late() -> None:
     scores = np.random.default_rng(0).random(20_000)
     assert tracker_step(scores, 1.0, 0.01, 0.9, 0) == 0.01

@@ -70,6 +70,7 @@ class DeploymentStatus:
         last_event_us: Its latest event time, None where unknown.
         outcomes: How its outcomes stand; None where none are expected or the journal's last records say nothing.
         unarmed: A sentence for each humility rule of its latest version that cannot fire, with the reason.
+        latest_version: That whose baseline is the latest; None without any.
     """
 
     deployment_id: str
@@ -80,6 +81,7 @@ class DeploymentStatus:
     last_event_us: int | None
     outcomes: OutcomeStatus | None = None
     unarmed: Sequence[str] = ()
+    latest_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ def _deployments(settings: KafkaSettings) -> list[DeploymentStatus]:
                 last_event_us=max(clocks, default=None),
                 outcomes=outcome_status(joins[name]) if name in joins else None,
                 unarmed=unarmed_rules(deployment.spec, latest.get(name)),
+                latest_version=latest[name].model_version if name in latest else None,
             )
         )
     return found

@@ -83,15 +83,17 @@ def humility_words(cause: Record | None, found: Statement | None, deployment: Va
     return ("The humility rules of ", deployment, f" {what.get(stream, 'fire')} {often} than they did", _NO_LONGER)
 
 
-def humility_steps(record: Record) -> tuple[str, ...]:
-    """What to do next, and what ends the alarm, by the strongest cause."""
+def humility_steps(record: Record, since: str) -> tuple[str, ...]:
+    """What to do next, and what ends the alarm, by the strongest cause. ``since``: a day after the change, as commands
+    take it.
+    """
     deployment, causes = record["deployment_id"], record["causes"]
     stream = str(causes[0]["stream"]) if causes else ""
     if stream == DISAGREEMENT:
         show = command("humility show", deployment)
         return ("see which rules are in force and give them to the publishers: ", show, _PUBLISHERS)
     report = ("see what the rules catch and cost: ", command("humility report", deployment))
-    fit = command("humility fit", deployment, "--version", record["model_version"])
+    fit = command("humility fit", deployment, "--version", record["model_version"], "--from", since)
     coverage = (_COVERAGE,) if stream == MISCOVERAGE else ()
     return (*report, _LOOK, *coverage, ". If this is how things are to be, fit again: ", fit)
 

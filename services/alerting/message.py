@@ -279,7 +279,7 @@ def _steps(record: Record) -> Line:
         first, *others = (command("windows show", deployment, "--metric", m) for m in _METRICS_OF_STREAMS[stream])
         return line(*parts, first, *(part for other in others for part in (", or of numbers ", other)), ".")
     if monitor == HUMILITY:
-        return line(*parts, *humility_steps(record), ".")
+        return line(*parts, *humility_steps(record, _day(record["change_time_us"])), ".")
     if monitor in _OF_OUTCOMES:
         parts += outcome_steps(record, _known(record))
     elif monitor in _WHERE_TO_LOOK:

@@ -61,6 +61,7 @@ def _show_shifts(account: DeploymentAccount) -> None:
 
 def _show_changes(account: DeploymentAccount) -> None:
     """What the monitors of outcomes and of humility find, and when."""
+    from services.deployments.humility_changes import fit_command
     from streams.specification import HUMILITY
 
     of_outcomes = [m for m in account.monitors if m.changes and m.monitor != HUMILITY]
@@ -88,7 +89,7 @@ def _show_changes(account: DeploymentAccount) -> None:
     elif account.spec.humility is not None and HUMILITY not in account.spec.disabled_monitors:
         stdout.print(
             "Whether humility rules still act as they were fitted to is not watched, nothing has been fitted: "
-            f"driftline humility fit {safe(account.spec.deployment_id)}",
+            f"run {safe(fit_command(account.spec.deployment_id, account.model_version))}",
             highlight=False,
             soft_wrap=True,
         )

@@ -144,6 +144,7 @@ def _incident(alert: dict[str, Any]) -> None:
 
 def _deployments(found: SystemStatus, *, show_all: bool) -> None:
     """Those with open incidents first, then those that nobody taught what is normal."""
+    from services.deployments.humility_changes import fit_command
 
     def count(counters: Any, name: str) -> str:
         return f"{counters[name]:,}" if name in counters else "–"
@@ -184,7 +185,8 @@ def _deployments(found: SystemStatus, *, show_all: bool) -> None:
         for sentence in d.unarmed:
             stdout.print(f"[yellow]{safe(d.deployment_id)}: {safe(sentence)}[/]", highlight=False, soft_wrap=True)
         if d.unarmed:
-            stdout.print(f"  [dim]driftline humility fit {safe(d.deployment_id)}[/]", highlight=False, soft_wrap=True)
+            hint = f"  [dim]run {safe(fit_command(d.deployment_id, d.latest_version))}[/]"
+            stdout.print(hint, highlight=False, soft_wrap=True)
     if len(shown) < len(ranked):
         without = sum(not d.baselines for d in ranked[len(shown) :])
         taught = f", {without:,} of them without a baseline" if without else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,10 +131,17 @@ def fit_warnings(spec: DeploymentSpec, baseline: Record | None) -> list[str]:
         told.append("what was fitted is of other rules or guarantees: how often rules fire is not watched")
     elif fit is None and not unarmed:
         told.append("nothing has been fitted: how often rules fire is not watched")
-    if not told:
-        return []
-    build = f"`driftline baseline build {spec.deployment_id}`, then " if baseline is None else ""
-    return [*told, printable(f"run {build}`driftline humility fit {spec.deployment_id}`")]
+    version = None if baseline is None else baseline["model_version"]
+    return [*told, f"run {fit_command(spec.deployment_id, version)}"] if told else []
+
+
+def fit_command(deployment_id: str, version: str | None) -> str:
+    """How to fit the rules to a version that has a baseline, or to one that has none yet. Arguments are quoted, so that
+    none becomes a command of its own.
+    """
+    if version is None:
+        return printable(f"`driftline baseline build {shlex.quote(deployment_id)}`, which fits the rules as well")
+    return printable(f"`driftline humility fit {shlex.quote(deployment_id)} --version {shlex.quote(version)}`")
 
 
 def _quoted(names: Sequence[str]) -> str:

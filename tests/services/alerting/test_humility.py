@@ -57,7 +57,8 @@ def test_a_rule_that_fires_more_often_is_named_with_what_no_longer_holds_and_wha
     assert steps == (
         "Next: follow the runbook; see what the rules catch and cost: driftline humility report credit; look at the "
         "alarms on inputs, data and outcomes of the same time: if something is broken, mend it, and the guarantees "
-        "hold again. If this is how things are to be, fit again: driftline humility fit credit --version 1."
+        "hold again. If this is how things are to be, fit again: driftline humility fit credit --version 1 "
+        "--from 2013-06-13."
     )
 
 

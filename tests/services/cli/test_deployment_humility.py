@@ -42,7 +42,7 @@ def test_rules_are_told_in_words_where_they_are_applied_compared_and_shown(run: 
     assert "Humility: <!channel> [red]x[/]: when the input is novel, route it to desk (dry run)" in out
     assert "Humility: guaranteed: novel inputs are at most 1 % of unchanged traffic, with confidence 95 %" in out
     assert "Note: rule '<!channel> [red]x[/]' never fires: novel_input: nothing has been fitted yet" in out
-    assert "Note: run `driftline baseline build delays`, then `driftline humility fit delays`" in out
+    assert "Note: run `driftline baseline build delays`, which fits the rules as well" in out
     assert run("deployment", "diff", file)[0] == 0
 
     status, out, _ = run("deployment", "show", "delays")
@@ -79,7 +79,8 @@ def test_status_and_budget_tell_what_humility_waits_for_and_may_spend(run: Run, 
     assert found["unarmed_rules"] == [
         "rule '<!channel> [red]x[/]' never fires: novel_input: nothing has been fitted yet"
     ]
-    assert "delays: rule '<!channel> [red]x[/]' never fires" in run("status")[1]
+    out = run("status")[1]
+    assert "delays: rule '<!channel> [red]x[/]' never fires" in out and "run `driftline baseline build delays`" in out
     (account,) = json.loads(run("budget", "delays", "--json")[1])["deployments"]
     parts = {each["monitor"]: each["part"] for each in account["monitors"]}
     assert parts["humility"] == parts["service"] > 0
@@ -111,4 +112,4 @@ def test_with_a_baseline_rules_are_armed_and_their_delays_told(run: Run, file: P
     file.write_text(file.read_text().replace("low: -10", "low: -12"))
     out = run("deployment", "apply", file)[1]
     assert "Note: what was fitted is of other rules or guarantees: how often rules fire is not watched" in out
-    assert "Note: run `driftline humility fit delays`" in out
+    assert "Note: run `driftline humility fit delays --version 1`" in out

@@ -108,20 +108,20 @@ def test_a_long_list_of_changes_is_cut() -> None:
 
 
 def baseline(fit: HumilityFit | None) -> dict[str, Any]:
-    return {"humility": None if fit is None else fit.to_record(), "segments": []}
+    return {"model_version": "1", "humility": None if fit is None else fit.to_record(), "segments": []}
 
 
 def test_rules_that_wait_for_a_fit_are_told_with_the_command() -> None:
     told = fit_warnings(with_rules(NOVEL, STORM), None)
     assert told[0].startswith("rule 'novel' never fires: ") and "storm" not in told[0]
-    assert told[-1] == "run `driftline baseline build d`, then `driftline humility fit d`"
-    assert fit_warnings(with_rules(NOVEL), baseline(None))[-1] == "run `driftline humility fit d`"
+    assert told[-1] == "run `driftline baseline build d`, which fits the rules as well"
+    assert fit_warnings(with_rules(NOVEL), baseline(None))[-1] == "run `driftline humility fit d --version 1`"
 
 
 def test_rules_that_need_no_fit_are_not_watched_before_one() -> None:
     assert fit_warnings(with_rules(STORM), baseline(None)) == [
         "nothing has been fitted: how often rules fire is not watched",
-        "run `driftline humility fit d`",
+        "run `driftline humility fit d --version 1`",
     ]
 
 
@@ -132,7 +132,7 @@ def test_a_fit_of_other_rules_has_to_be_made_again() -> None:
     assert fit_warnings(spec, baseline(fit)) == []
     assert fit_warnings(with_rules(STORM, dataclasses.replace(STORM, name="b")), baseline(fit)) == [
         "what was fitted is of other rules or guarantees: how often rules fire is not watched",
-        "run `driftline humility fit d`",
+        "run `driftline humility fit d --version 1`",
     ]
     assert fit_warnings(with_rules(), baseline(fit)) == []
 
@@ -146,7 +146,7 @@ def test_the_audit_names_the_rules_that_changed(bootstrap_servers: str, topic_pr
     settings = KafkaSettings(bootstrap_servers, Topics(topic_prefix))
     ensure_topics(settings, partitions=1)
     (created,) = apply(settings, [with_rules(NOVEL)], actor="ada")
-    assert created.warnings[-1] == "run `driftline baseline build d`, then `driftline humility fit d`"
+    assert created.warnings[-1] == "run `driftline baseline build d`, which fits the rules as well"
     apply(settings, [with_rules(dataclasses.replace(NOVEL, dry_run=True), STORM)], actor="ada")
     apply(settings, [with_rules(description="no rules")], actor="ada")
     events = [decode(m.value())[1]["detail"] for m in read_to_end(settings, settings.topics.audit)]

@@ -56,7 +56,9 @@ _READING = (
 
 _INTERVALS = (
     "The columns prediction_low and prediction_high have the model's own interval for the actual value; both or "
-    "neither."
+    "neither. challenger_predictions.VERSION and challenger_labels.VERSION have what challengers would have said; "
+    "humility.policy, humility.revision, humility.action and, if known, humility.fired, quantile, alarms, answer and "
+    "answer_label what the application decided by the humility rules."
 )
 _OUTCOMES = (
     "An outcome is joined by its prediction id. A row with a later actual_timestamp corrects what was published "

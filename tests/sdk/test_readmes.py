@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pytest
 
 import driftline
 from driftline import codec, rows
 from driftline.events import prediction_from_event
+from driftline.humility import cache
+from driftline.humility.rules import Condition, HumilitySpec, Rule
+from driftline.spool import folder_for
+from streams.specification import DeploymentSpec, FeatureSpec
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = (ROOT / "schemas" / "README.md").read_text("utf-8")
@@ -51,10 +57,12 @@ def test_the_json_examples_are_predictions() -> None:
     example = re.search(r"```json\n(.*?)```", CONTRACT, re.DOTALL)
     assert example is not None
     rows_given = re.split(r"\n(?={)", example[1].strip())
-    answered, failed = (
+    answered, refused, failed = (
         prediction_from_event(codec.decode(row.encode(), json_record="PredictionEvent")[1]) for row in rows_given
     )
     assert answered.prediction is not None and answered.prediction.tolist() == [0.83]
+    assert refused.humility is not None and refused.humility.actions.tolist() == [2]
+    assert refused.humility.fired.tolist() == [0b101] and refused.challenger_predictions["2026-04"].tolist() == [0.35]
     assert failed.error is not None and failed.error.values() == ["timeout"]
     assert failed.vectors["embedding"].shape == (1, 2)
 
@@ -93,4 +101,30 @@ def test_the_example_of_embeddings_and_errors_runs(tmp_path: Path) -> None:
         for answer in (np.mean, unanswered):
             exec(code, {**scope, "answer": answer})
         assert client.counters().accepted == 2
+        client.close(0.5)
+
+
+@pytest.fixture
+def rules_on_disk(tmp_path: Path) -> driftline.KafkaSettings:
+    """A cluster that is away, and the rules of 'rents' that were known last: nothing without a district."""
+    settings = driftline.KafkaSettings("127.0.0.1:1")
+    rule = Rule("no-district", Condition("missing_input", columns=("district",)), "refuse", message="Where is it?")
+    features = (FeatureSpec("rooms", "numeric"), FeatureSpec("district", "categorical"))
+    spec = DeploymentSpec("rents", "m", "regression", features, humility=HumilitySpec((rule,)))
+    folder = folder_for(tmp_path, settings.bootstrap_servers, "", "rents")
+    cache.write(folder / cache.FILE_NAME, cache.Kept(0, [driftline.encode("DeploymentSpec", spec.to_record())]))
+    return settings
+
+
+def test_the_examples_of_decisions_run(rules_on_disk: driftline.KafkaSettings, tmp_path: Path) -> None:
+    one, many = (example for example in SDK_EXAMPLES if "client.decide" in example)
+    with driftline.Client("rents", "v1", settings=rules_on_disk, spool_dir=tmp_path, strict=True) as client:
+        scope = {"client": client}
+        exec(one, scope)
+        decision = scope["decision"]
+        assert isinstance(decision, driftline.Decision) and scope["rent"] is None
+        assert (decision.rule, decision.reasons[0].message) == ("no-district", "Where is it?")
+        frame = pd.DataFrame({"income": [1.0, 2.0], "age": [3, 4], "region": ["n", None], "score": [0.5, 0.25]})
+        exec(many, scope | {"frame": frame})
+        assert client.counters().accepted == 3 and client.humility_status().undecided == 0
         client.close(0.5)

@@ -139,11 +139,12 @@ def expected_coverage(curve: DelayCurve, spans: Iterable[Span]) -> float | None:
 
 
 def _known_layout(reference: OutcomeReference, layout: PerformanceLayout) -> PerformanceLayout:
-    """Without what the reference was not asked for: a value or quantile that was declared later."""
+    """Without what the reference was not asked for: a value or quantile that was declared later, and humility."""
     return dataclasses.replace(
         layout,
         values=layout.values if "value" in reference.sums else None,
         quantile=layout.quantile if "quantile_loss" in reference.sums else None,
+        coverage_score="",
     )
 
 

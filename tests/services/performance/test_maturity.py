@@ -123,6 +123,15 @@ def test_nothing_is_compared_that_cannot_be(make_sums: Make, make_reference: Mak
     assert "value" not in matched_reference(without, LAYOUT, young)
 
 
+def test_a_reference_knows_nothing_of_humility(make_sums: Make, make_reference: Make, late_truth: Any) -> None:
+    scores, actual, ages = late_truth
+    reference = make_reference(LAYOUT, scores, actual, ages_us=ages)
+    humble = dataclasses.replace(LAYOUT, coverage_score="one_minus_probability")
+    found = matched_reference(reference, humble, make_sums(humble, scores, actual, ages_us=ages))
+    assert found == matched_reference(reference, LAYOUT, make_sums(LAYOUT, scores, actual, ages_us=ages))
+    assert found and "adaptive_coverage" not in found
+
+
 def test_coverage_is_that_of_the_reference_at_the_same_age() -> None:
     curve = DelayCurve(np.array([0, 2, 10]) * HOUR_US, np.array([0.0, 0.8, 0.9]))
 

@@ -104,7 +104,7 @@ def label_of(value: Any) -> str | None:
 
 def probabilities_of(given: Any) -> dict[str, float]:
     """The finite ones of class probabilities, by class."""
-    if not given:
+    if given is None:
         return {}
     if (
         type(given) is dict
@@ -322,7 +322,7 @@ def _part_reader(layout: Layout) -> Callable[[Mapping[str, Any], Any], int]:
     index, rest = part_index(values)
 
     def part(features: Mapping[str, Any], segments: Any) -> int:
-        text = _attribute(segments, column) if segments else None
+        text = None if segments is None else _attribute(segments, column)
         if text is None:
             text = text_of(features.get(column))
         return rest if text is None else index.get(text, rest)
@@ -331,7 +331,7 @@ def _part_reader(layout: Layout) -> Callable[[Mapping[str, Any], Any], int]:
 
 
 def _attribute(segments: Any, column: str) -> str | None:
-    value = dict(segments).get(column)
+    value = segments.get(column) if isinstance(segments, Mapping) else None
     if value is None or type(value) is str:
         return value
     try:

@@ -250,6 +250,7 @@ class Partition:
             if self._awaits_outcomes(deployment, time_ms):
                 latest = dataclasses.replace(self._latest_message(), timestamp_ms=time_ms)
                 self._joining.pass_time(deployment, latest, latest, read=True)
+                self._humility.tell(deployment)
             interval = deployment.silent_interval(time_ms)
             version = deployment.versions.get(deployment.latest_version)
             if interval is None or version is None or version.monitors.rate is None:

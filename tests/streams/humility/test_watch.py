@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import fastavro
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from driftline import codec
 from driftline.batches import between
 from driftline.codec import encode
 from driftline.events import CategoricalColumn, OutcomeColumns
@@ -184,6 +188,19 @@ def test_other_rules_close_the_windows_and_open_others(samples: Any, humble: Any
     assert found[0]["id"] != found[1]["id"]
 
 
+def test_events_of_an_older_release_are_decided_by_the_streams(samples: Any, humble: Any, fitted: Any) -> None:
+    rows = humble.rows(100)
+    (older,) = (Path(codec.__file__).parent / "schemas").glob("released/3/prediction_batch.avsc")
+    written, body = codec.parse_schema(older.read_text("utf-8")), io.BytesIO()
+    fastavro.schemaless_writer(body, written.parsed, rows.to_record())
+    message = samples.message(rows, 0)
+    machine = samples.machine(*fitted), samples.machine(*fitted)
+    machine[0].apply(dataclasses.replace(message, value=b"\xc3\x01" + written.fingerprint + body.getvalue()))
+    machine[1].apply(message)
+    assert machine[0].digest() == machine[1].digest()
+    assert sum(json.loads(machine[0].records[b"humility/d@1"]["facts"])["totals"].values()) == 100
+
+
 # What serving applications are told
 
 
@@ -222,6 +239,16 @@ def test_alarms_are_told_as_they_fire_and_resolve_and_rules_act_on_them(samples:
     # the shift begins at 200 s; what comes after the message of the alarm is routed until it is over
     assert routed[samples.t0 + 5 * MINUTE_US] > 0
     assert routed[samples.t0 + 13 * MINUTE_US] == 0
+
+
+def test_an_alarm_that_time_alone_raises_is_told(samples: Any, humble: Any, with_outcomes: Any) -> None:
+    machine = samples.machine(*with_outcomes)
+    for k in range(6):
+        machine.apply(samples.message(humble.rows(500, first=500 * k, at=60 * k, every=0.12), k))
+    assert states(machine)[-1]["alarms"] == []
+    machine.pass_time(samples.t0 // 1000 + 7_200_000)
+    assert {alert["monitor"] for alert in machine.emitted("alerts")} == {"labels"}
+    assert states(machine)[-1]["alarms"] == ["labels"]
 
 
 def test_published_quantiles_are_told_and_decisions_are_made_with_them(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,18 @@ from bench.humility.cases import Case, Generator, Given, random_case, random_row
 from driftline import codec, limits
 from driftline import columns as read
 from driftline.batches import PredictionRow, between, prediction_columns
-from driftline.events import Floats, PredictionColumns
+from driftline.events import Floats, PredictionColumns, prediction_from_event
 from driftline.humility.policy import Decided, Decision, Policy
 from driftline.humility.rules import ACTIONS, OVERRIDDEN
+from driftline.rows import record_from_json
 from driftline.tables import prediction_table
 
 Outcome = tuple[Any, ...]
 """Action, rules that fired, the one that acted, value and class served instead, quantile, group, and interval."""
+
+
+EVENTS = 10
+"""So many rows of a chunk are read as events of their own, too."""
 
 
 def disagreements(rng: Generator, rows: int, chunk: int = 1_000) -> Iterator[str]:
@@ -75,6 +80,10 @@ def ways(
                 part, quantiles=decided.quantiles[start:stop], alarms=decided.alarms[start:stop]
             )
             yield "travelled", part.prediction_ids, outcomes(policy, part, again)
+    for place in rng.integers(0, len(given), EVENTS).tolist():
+        event = as_event(packed_row(given[place], str(place)))
+        decided = policy.decide_columns(event, quantiles=case.quantiles, alarms=case.alarms)
+        yield "event", event.prediction_ids, outcomes(policy, event, decided)
     table = as_table(given)
     decided = policy.decide_columns(table, quantiles=case.quantiles, alarms=case.alarms)
     yield "table", table.prediction_ids, outcomes(policy, table, decided)
@@ -171,6 +180,34 @@ def as_table(given: Sequence[Given]) -> PredictionColumns:
             for version in sorted(versions)
         },
     )
+
+
+def as_event(row: PredictionRow) -> PredictionColumns:
+    """A row as somebody else's publisher sends it, as a JSON object."""
+    features = {name: values.tolist() for name, values in (row.vectors or {}).items()}
+    for name, value in row.features.items():
+        is_text = value is None or isinstance(value, (str, bool))
+        features[name] = value if is_text else bool(value) if isinstance(value, np.bool_) else read.number(value, name)
+    document = {
+        "prediction_id": row.prediction_id,
+        "deployment_id": "d",
+        "model_version": "1",
+        "timestamp": row.timestamp_us,
+        "features": features,
+        "prediction": row.prediction,
+        "prediction_label": row.prediction_label,
+        "class_probabilities": _present(row.class_probabilities),
+        "segments": _present(row.segments),
+        "prediction_low": row.prediction_low,
+        "prediction_high": row.prediction_high,
+        "challenger_predictions": row.challenger_predictions,
+        "challenger_labels": row.challenger_labels,
+    }
+    return prediction_from_event(record_from_json("PredictionEvent", document))
+
+
+def _present(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (values or {}).items() if value is not None}
 
 
 def _by_class(probabilities: Any) -> dict[str, Any]:

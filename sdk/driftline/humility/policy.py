@@ -171,7 +171,8 @@ class Policy:
             prediction_high: Upper end.
             segments: Segment attributes that are not features.
             timestamp_us: Event time, microseconds since 1970-01-01 UTC.
-            challengers: Version to what it answered: a number (a value or score), text (a class), or an :class:`Answer`.
+            challengers: Version to what it answered: a number (a value or score), text (a class), or an
+                :class:`Answer`.
             quantiles: The adaptive quantile of each group; of a group that is not there, where its tracker starts.
             alarms: Monitors in alarm: bit m is set for monitor m of ``ALARM_MONITORS``.
         """

@@ -324,6 +324,27 @@ def test_an_input_is_novel_above_the_threshold_of_its_group(
     assert fires(by, features, segments={"site": site}) is expected
 
 
+@pytest.mark.parametrize("trigger", ["novel_input", "uncertain_prediction"])
+def test_a_group_without_a_threshold_never_fires_not_even_below_a_not(trigger: str) -> None:
+    asked = Guarantees(novelty_rate=0.01, max_error=0.1, segment="site")
+    fit = fitted(
+        asked,
+        novelty=(NoveltyColumn("amount", "numeric", (0.0,), (), (5.0, 1.0, 1.0)),),
+        novelty_thresholds=(NoveltyThreshold("site=A", 100, 2.0, 0.01),),
+        certificates=(RiskCertificate("site=A", 100, 0.9, 1, 90, 0.1, 0.5),),
+    )
+    leaf = Condition(trigger, measure="certified")
+    odd, usual = {"features": {"amount": -1.0}, "prediction": 0.5}, {"features": {"amount": 1.0}, "prediction": 0.95}
+    for when, of_odd, of_usual in ((leaf, True, False), (Condition("not", (leaf,)), False, True)):
+        by = policy(Rule("r", when, "record"), fit=fit, guarantees=asked)
+        assert fires(by, **odd, segments={"site": "A"}) is of_odd
+        assert fires(by, **usual, segments={"site": "A"}) is of_usual
+        for elsewhere in ({"site": "B"}, {"site": "C"}, None):
+            assert not fires(by, **odd, segments=elsewhere)
+            assert not fires(by, **usual, segments=elsewhere)
+        assert by.unarmed == (f"rule 'r' fires only in part: {trigger}: fitted for site=A only",)
+
+
 @pytest.mark.parametrize(
     ("city", "expected"), [("Bern", False), ("Rome", True), ("Paris", True), (None, False), ("", False), (7, True)]
 )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from driftline.events import NOT_DECIDED, CategoricalColumn, Floats, HumilityColumns, PredictionColumns
 from driftline.humility.policy import Decided, Policy
-from driftline.humility.rules import ALARM_MONITORS, IN_ALARM, OVERRIDDEN, Rule
+from driftline.humility.rules import ALARM_MONITORS, IN_ALARM, INTERVAL_WIDTH, OVERRIDDEN, SET_SIZE, Rule
 from streams.baseline import Baseline
 from streams.errors import StreamsError
 from streams.humility.source import policy_from, policy_source
@@ -53,8 +53,10 @@ class Judged:
         answer_labels: The same of the predicted class; None where there is none.
         quantiles: float64, the adaptive quantile that was known, NaN for none.
         groups: int16, index of each row's group in ``Policy.groups``.
-        watched_actions, watched_fired: uint8, uint64: what the rules in force say of each row while there is no alarm.
-            That is what the evidence is about: a rule that acts on alarms would else keep alarms open by itself.
+        watched_actions, watched_fired: uint8, uint64: what the rules in force say of each row by the quantiles that
+            were fitted, while there is no alarm. That is what the evidence is about: a rule that acts on alarms would
+            else keep alarms open by itself, and one that looks at the width of intervals would alarm because the
+            tracker does its work, and wanders a little while nothing changes.
     """
 
     claimed: Mask
@@ -129,6 +131,8 @@ class Judge:
     def _begin(self, policy: Policy, earlier: Sequence[Earlier], changed_us: int | None, lateness_ms: int) -> None:
         self.policy = policy
         self.looks_at_alarms = alarms_looked_at(policy.rules)
+        self._looks_at_quantiles = bool(policy.start_quantiles) and looks_at_quantiles(policy.rules)
+        self._static = np.array([policy.start_quantiles.get(group, np.nan) for group in policy.groups])
         self._earlier = {each.policy.digest: each for each in earlier}
         self._changed_us = changed_us
         self._lateness_us = lateness_ms * 1000
@@ -167,7 +171,7 @@ class Judge:
         fired = np.where(ours, claim.fired & self._rule_bits, found.fired)
         acted = (found.acting >= 0) & (actions == found.actions)
         acted &= (fired >> np.maximum(found.acting, 0).astype(np.uint64)) & np.uint64(1) == 1
-        watched = self._without_alarms(columns, known_quantiles, known_alarms, found)
+        watched = self._as_fitted(columns, known_alarms, found)
         return Judged(
             claimed=claimed,
             stale=stale,
@@ -188,7 +192,7 @@ class Judge:
     def _recomputed(self, columns: PredictionColumns, quantiles: Mapping[str, float], alarms: int) -> Judged:
         """Rows that nobody decided."""
         found = self.policy.decide_columns(columns, quantiles=quantiles, alarms=alarms)
-        watched = self._without_alarms(columns, quantiles, alarms, found)
+        watched = self._as_fitted(columns, alarms, found)
         nowhere = np.zeros(columns.rows, np.bool_)
         return Judged(
             claimed=nowhere,
@@ -245,17 +249,14 @@ class Judge:
             return stale, found  # there is no row to compare
         return stale, earlier.policy.decide_columns(columns, quantiles=quantiles, alarms=alarms)
 
-    def _without_alarms(
-        self,
-        columns: PredictionColumns,
-        quantiles: Mapping[str, float] | Floats,
-        alarms: int | NDArray[np.uint8],
-        found: Decided,
-    ) -> Decided:
-        """What the rules say while there is no alarm."""
-        if not self.looks_at_alarms or not np.any(np.bitwise_and(alarms, self.looks_at_alarms)):
+    def _as_fitted(self, columns: PredictionColumns, alarms: int | NDArray[np.uint8], found: Decided) -> Decided:
+        """What the rules say by the quantiles that were fitted, while there is no alarm."""
+        moved = self._looks_at_quantiles and not np.array_equal(
+            found.quantiles, self._static[found.groups], equal_nan=True
+        )
+        if not moved and not np.any(np.bitwise_and(alarms, self.looks_at_alarms)):
             return found
-        return self.policy.decide_columns(columns, quantiles=quantiles, alarms=0)
+        return self.policy.decide_columns(columns, quantiles=self.policy.start_quantiles, alarms=0)
 
 
 def policy_of(spec: DeploymentSpec, baseline: Baseline) -> Policy | None:
@@ -271,6 +272,11 @@ def alarms_looked_at(rules: Sequence[Rule]) -> int:
             if leaf.trigger == IN_ALARM:
                 found |= alarm_bits(leaf.values) if leaf.values else EVERY_ALARM
     return found
+
+
+def looks_at_quantiles(rules: Sequence[Rule]) -> bool:
+    """Whether some rule looks at what the adaptive quantile makes: the width of intervals, or prediction sets."""
+    return any(leaf.measure in (INTERVAL_WIDTH, SET_SIZE) for rule in rules for leaf in rule.when.leaves())
 
 
 def alarm_bits(monitors: Sequence[str]) -> int:

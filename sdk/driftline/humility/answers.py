@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from driftline.events import Floats
 from driftline.humility.batch import Batch, codes_in, finite_or_nan
-from driftline.humility.conditions import INFINITE, bound, no_bounds, value_between, values_between
+from driftline.humility.bounds import INFINITE, bound, no_bounds, value_between, values_between
 from driftline.humility.fit import HumilityFit
 from driftline.humility.row import Row
 from driftline.humility.rules import BY_CLIP, BY_PRIOR, BY_VERSION

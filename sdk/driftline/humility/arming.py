@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from driftline.humility import conditions as nodes
+from driftline.humility.bounds import bound, no_bounds
 from driftline.humility.certainty import Certainty
-from driftline.humility.conditions import Node
 from driftline.humility.fit import ONE_MINUS_PROBABILITY, HumilityFit
 from driftline.humility.layout import EMBEDDING_KIND, NUMERIC_KIND, Layout
+from driftline.humility.logic import AllOf, AnyOf, Node, NotOf
 from driftline.humility.novelty import Novelty
 from driftline.humility.rules import (
     ALARM_MONITORS,
@@ -142,7 +143,7 @@ class Compiler:
         override = rule.override
         if rule.action != OVERRIDE or override is None:
             return None
-        if override.kind == BY_CLIP and nodes.no_bounds(override.low, override.high):
+        if override.kind == BY_CLIP and no_bounds(override.low, override.high):
             return None if self.range_of(PREDICTION) else "clip needs the fitted range of predictions"
         if override.kind == BY_PRIOR and (
             self._fit is None or (self._fit.prior is None and self._fit.prior_label is None)
@@ -191,8 +192,8 @@ class Compiler:
                 return "there are prediction sets of classes only"
             self._by_part({each.segment: each.quantile for each in self._fit.coverage_starts}, condition.trigger)
             return nodes.NotOneClass(self._certainty, negated)
-        if measure == SCORE and not nodes.no_bounds(low, high):
-            return nodes.ScoreBetween(nodes.bound(low, -math.inf), nodes.bound(high, math.inf))
+        if measure == SCORE and not no_bounds(low, high):
+            return nodes.ScoreBetween(bound(low, -math.inf), bound(high, math.inf))
         if measure == CONFIDENCE and low is not None:
             return nodes.ConfidenceBelow(self._certainty, low)
         if measure == MARGIN and low is not None:
@@ -203,8 +204,8 @@ class Compiler:
 
     def _outlying(self, condition: Condition, negated: bool) -> Node | str:
         names = condition.columns or tuple(name for name, kind in self._features.items() if kind == NUMERIC_KIND)
-        fitted = nodes.no_bounds(condition.low, condition.high)
-        given = nodes.bound(condition.low, -math.inf), nodes.bound(condition.high, math.inf)
+        fitted = no_bounds(condition.low, condition.high)
+        given = bound(condition.low, -math.inf), bound(condition.high, math.inf)
         ends = {name: self.range_of(name) if fitted else given for name in names}
         bounds = [(self._layout.number(name), *each) for name, each in ends.items() if each is not None]
         if bounds:
@@ -260,13 +261,13 @@ class Compiler:
         return nodes.StaleInput(places, unit_us, condition.older_than_ms * 1000.0)
 
     def _out_of_range(self, condition: Condition, negated: bool) -> Node | str:
-        if not nodes.no_bounds(condition.low, condition.high):
-            return nodes.OutOfRange(nodes.bound(condition.low, -math.inf), nodes.bound(condition.high, math.inf))
+        if not no_bounds(condition.low, condition.high):
+            return nodes.OutOfRange(bound(condition.low, -math.inf), bound(condition.high, math.inf))
         ends = self.range_of(PREDICTION)
         return self._no_bounds() if ends is None else nodes.OutOfRange(*ends)
 
     def _disagreement(self, condition: Condition, negated: bool) -> Node | str:
-        return nodes.Disagreement(condition.values, nodes.bound(condition.high, math.inf))
+        return nodes.Disagreement(condition.values, bound(condition.high, math.inf))
 
     def _in_alarm(self, condition: Condition, negated: bool) -> Node | str:
         named = [1 << ALARM_MONITORS.index(name) for name in set(condition.values) if name in ALARM_MONITORS]
@@ -303,7 +304,7 @@ def by_part(layout: Layout, by_group: Mapping[str, float], otherwise: float) -> 
 def _negation(parts: Sequence[Node | bool]) -> Node | bool:
     """None of several, which usually is one."""
     any_of = _combination(parts, False)
-    return not any_of if isinstance(any_of, bool) else nodes.Not(any_of)
+    return not any_of if isinstance(any_of, bool) else NotOf(any_of)
 
 
 def _combination(parts: Sequence[Node | bool], of_all: bool) -> Node | bool:
@@ -315,4 +316,4 @@ def _combination(parts: Sequence[Node | bool], of_all: bool) -> Node | bool:
         return of_all
     if len(left) == 1:
         return left[0]
-    return nodes.All(left) if of_all else nodes.Any_(left)
+    return AllOf(left) if of_all else AnyOf(left)

@@ -7,14 +7,13 @@ rule from firing, which is True below a ``not``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from driftline.events import CategoricalColumn, Floats
+from driftline.events import CategoricalColumn
 from driftline.humility.batch import Batch, Flags, codes_in, finite_or_nan, flags_of
 from driftline.humility.certainty import Certainty
 from driftline.humility.novelty import Novel
@@ -27,61 +26,6 @@ _FEW = 8
 """Up to so many bounds of columns are compared one by one."""
 
 
-class Node(Protocol):
-    """A condition that was compiled."""
-
-    def holds_of(self, row: Row) -> bool:
-        """Whether it holds for a row."""
-
-    def holds(self, batch: Batch) -> Flags:
-        """For which rows of a batch it holds, bool[n]."""
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    """All of several."""
-
-    nodes: tuple[Node, ...]
-
-    def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
-        return all(node.holds_of(row) for node in self.nodes)
-
-    def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
-        return np.asarray(np.logical_and.reduce([node.holds(batch) for node in self.nodes]))
-
-
-@dataclass(frozen=True, slots=True)
-class Any_:  # noqa: N801
-    """Any of several."""
-
-    nodes: tuple[Node, ...]
-
-    def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
-        return any(node.holds_of(row) for node in self.nodes)
-
-    def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
-        return np.asarray(np.logical_or.reduce([node.holds(batch) for node in self.nodes]))
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    """The contrary of one."""
-
-    node: Node
-
-    def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
-        return not self.node.holds_of(row)
-
-    def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
-        return ~self.node.holds(batch)
-
-
 @dataclass(frozen=True, slots=True)
 class ScoreBetween:
     """The score lies between two bounds, or is unknown."""
@@ -90,12 +34,12 @@ class ScoreBetween:
     high: float
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         s = row.prediction
         return s != s or self.low <= s <= self.high
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         s = batch.prediction
         return np.asarray(np.isnan(s) | ((self.low <= s) & (s <= self.high)))
 
@@ -108,11 +52,11 @@ class ConfidenceBelow:
     low: float
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return not self.certainty.confidence_of(row) >= self.low
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return ~(self.certainty.confidence(batch) >= self.low)
 
 
@@ -124,11 +68,11 @@ class MarginBelow:
     low: float
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return not self.certainty.margin_of(row) >= self.low
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return ~(self.certainty.margin(batch) >= self.low)
 
 
@@ -140,11 +84,11 @@ class WiderThan:
     high: float
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return not self.certainty.width_of(row) <= self.high
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return ~(self.certainty.width(batch) <= self.high)
 
 
@@ -156,11 +100,11 @@ class NotOneClass:
     unknown: bool
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return self.unknown if row.quantile != row.quantile else self.certainty.set_size_of(row) != 1
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return np.where(np.isnan(batch.quantiles), self.unknown, self.certainty.set_size(batch) != 1)
 
 
@@ -178,12 +122,12 @@ class Uncertified:
         self._by_part = np.array(thresholds, np.float64)
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         threshold = self._thresholds[row.part]
         return self._unknown if threshold != threshold else not self._certainty.confidence_of(row) >= threshold
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         thresholds = self._by_part[batch.parts]
         return np.where(np.isnan(thresholds), self._unknown, ~(self._certainty.confidence(batch) >= thresholds))
 
@@ -203,7 +147,7 @@ class Outlying:
         self._high = np.array([high for _, _, high in bounds])
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         x = row.x
         if self._few:
             for place, low, high in self._bounds:
@@ -215,7 +159,7 @@ class Outlying:
         return b"\x01" in ((values < self._low) | (values > self._high)).tobytes()
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         found = batch.no()
         for place, low, high in self._bounds:
             found |= (batch.x[place] < low) | (batch.x[place] > high)
@@ -237,11 +181,11 @@ class NovelInput:
     unknown: bool
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return self.novel.holds_of(row) if self.fitted[row.part] else self.unknown
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         fitted = np.array(self.fitted)[batch.parts]
         return np.where(fitted, self.novel.holds(batch), self.unknown)
 
@@ -254,11 +198,11 @@ class AmongValues:
     values: frozenset[str]
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return any(row.texts[place] in self.values for place in self.places)
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         found = batch.no()
         for place in self.places:
             found |= flags_of(batch.text(place), self.values.__contains__, False)
@@ -273,12 +217,12 @@ class RareValue:
     observed: frozenset[str]
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         text = row.texts[self.place]
         return text is not None and text not in self.observed
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return flags_of(batch.text(self.place), lambda text: text not in self.observed, False)
 
 
@@ -294,12 +238,12 @@ class RareCell:
         self._keys = np.array(sorted(keys), np.int64)
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         first, second = row.texts[self._first], row.texts[self._second]
         return first is not None and second is not None and (first, second) not in self._observed
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         first = _known_codes(self._firsts, batch.text(self._first))
         second = _known_codes(self._seconds, batch.text(self._second))
         present = (first != _MISSING) & (second != _MISSING)
@@ -325,7 +269,6 @@ class Missing:
         numeric, text: Places of columns.
         vectors: Names of columns.
         least: So many.
-        everything: Columns of the layout are all looked at: numbers, and texts.
     """
 
     def __init__(self, numeric: Sequence[int], text: Sequence[int], vectors: Sequence[str], least: int) -> None:
@@ -333,7 +276,7 @@ class Missing:
         self._places = np.array(self._numeric, np.intp)
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         found = 0
         if self._numeric and not row.whole:
             found = int(np.count_nonzero(np.isnan(row.x[self._places])))
@@ -345,7 +288,7 @@ class Missing:
         return found >= self._least
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         found = np.zeros(batch.rows, np.int64)
         if self._numeric and not batch.whole:
             found += (~batch.finite[self._places]).sum(axis=0)
@@ -376,12 +319,12 @@ class StaleInput:
     older_than_us: float
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         now = float(row.time_us)
         return any(now - row.x.item(place) * self.unit_us > self.older_than_us for place in self.places)
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         now = batch.columns.timestamps_us.astype(np.float64)
         found = batch.no()
         for place in self.places:
@@ -397,11 +340,11 @@ class OutOfRange:
     high: float
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return row.prediction < self.low or row.prediction > self.high
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return np.asarray((batch.prediction < self.low) | (batch.prediction > self.high))
 
 
@@ -418,7 +361,7 @@ class Disagreement:
     by_more_than: float
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         for version in self.versions or row.challengers:
             value, label = row.challenger(version)
             if label is not None and row.label is not None and label != row.label:
@@ -428,7 +371,7 @@ class Disagreement:
         return False
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         values, labels = batch.columns.challenger_predictions, batch.columns.challenger_labels
         found = batch.no()
         for version in self.versions or tuple(dict.fromkeys((*values, *labels))):
@@ -453,33 +396,9 @@ class InAlarm:
     monitors: int
 
     def holds_of(self, row: Row) -> bool:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return row.alarms & self.monitors != 0
 
     def holds(self, batch: Batch) -> Flags:
-        """See :class:`Node`."""
+        """See :class:`driftline.humility.logic.Node`."""
         return np.asarray(batch.alarms & np.uint8(self.monitors) != 0)
-
-
-def bound(value: float | None, otherwise: float) -> float:
-    """A bound; None for none."""
-    return otherwise if value is None else value
-
-
-def no_bounds(low: float | None, high: float | None) -> bool:
-    """Whether both bounds are left to the fit."""
-    return low is None and high is None
-
-
-def values_between(values: Floats, low: float, high: float) -> Floats:
-    """Values pulled into a range, float64[n]; NaN stays."""
-    return np.where(values < low, low, np.where(values > high, high, values))
-
-
-def value_between(value: float, low: float, high: float) -> float:
-    """A value pulled into a range; NaN stays."""
-    return low if value < low else high if value > high else value
-
-
-INFINITE = (-math.inf, math.inf)
-"""Bounds that nothing lies outside of."""

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import driftline
-from driftline.topics import PARTITIONER, baseline_key, record_key
+from driftline.topics import PARTITIONER, baseline_key, partition_of, record_key
+from driftline.topics import murmur2 as driftline_murmur2
 
 # From Apache Kafka's own UtilsTest.testMurmur2.
 VECTORS = {
@@ -53,6 +54,12 @@ def test_aiokafka_places_keys_as_java_does(key: bytes, partitions: int) -> None:
     assert murmur2(key) & 0xFFFFFFFF == java_murmur2(key)
     everything = list(range(partitions))
     assert DefaultPartitioner()(key, everything, everything) == java_partition(key, partitions)
+
+
+@given(st.binary(max_size=40), st.integers(1, 64))
+def test_the_client_knows_where_its_key_lies(key: bytes, partitions: int) -> None:
+    assert partition_of(key, partitions) == java_partition(key, partitions)
+    assert driftline_murmur2(key) == java_murmur2(key)
 
 
 def test_keys_are_what_the_topic_table_says() -> None:

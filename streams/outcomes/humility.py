@@ -123,7 +123,7 @@ class WaitingHumility:
         judge = self._judges.get(digest)
         if judge is None:
             policy = policy_from(self._sources[digest]) if digest in self._sources else None
-            if policy is None or policy.digest != digest:
+            if policy is None:
                 raise StreamsError(
                     f"the journal lacks the humility rules {digest[:12]}, by which predictions that wait for outcomes "
                     "were decided: it was written by another release; start anew with an empty journal"

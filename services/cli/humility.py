@@ -46,7 +46,7 @@ DeploymentArgument = Annotated[
 FilesArgument = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[FILE]...",
+        metavar="FILE",
         dir_okay=False,
         help="CSV, Parquet or JSON lines, read as by driftline publish; none: the topics.",
     ),
@@ -98,7 +98,8 @@ def humility() -> None:
         "  driftline humility fit delays march.csv april.csv --version 3 --dry-run\n\n"
         "Rows are read as by driftline baseline build, from files or from the topics; take rows that the model "
         "answered when all was well, that were not used to train it. Half of them learn, half calibrate. Each "
-        "guarantee is printed in words; one that the rows do not allow is not given, and it is said how many rows it takes.\n\n"
+        "guarantee is printed in words; one that the rows do not allow is not given, and it is said how many rows it "
+        "takes.\n\n"
         "What was fitted becomes part of the version's baseline, which is put in force anew; all else in it stays, and "
         "so does the evidence of the other monitors. driftline baseline build fits the rules, too."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from driftline.humility.rules import ACTIONS, HumilitySpec
+from driftline.humility.rules import ACTIONS, ANSWERED, HumilitySpec
 from services.cli.humility_tables import DASH, error_text, say, share_text
 from services.cli.output import print_table, safe, stdout
 from services.cli.plots import ESTIMATE, LEVEL, UPRIGHT, VALUE, Point, timeline
@@ -13,9 +13,9 @@ from services.cli.windows import interval_text, number_text, period_label
 from services.event_time import rfc3339
 from services.humility.backtest import Backtested
 from services.humility.counts import Counts
-from services.humility.report import Line, RuleLine, Stretch, VersionReport, decision_lines
-from services.humility.verdict import rule_words
-from services.humility.worth import DECIDED, ERROR, PartWorth, coverage_of, loss_name
+from services.humility.report import Line, RuleLine, Stretch, VersionReport, decision_lines, replaced
+from services.humility.verdict import TOO_FEW, rule_words, surely_worse
+from services.humility.worth import AS_SERVED, DECIDED, ERROR, PartWorth, coverage_of, loss_name
 from services.windows import Period
 from streams.outcomes.decided import DECISION_PARTS, SERVED
 from streams.specification import DeploymentSpec
@@ -26,6 +26,8 @@ _SHOWN = 24
 
 _OPEN = "*"
 """Stands behind what is provisional."""
+
+_FEW = "too few"
 
 _NAMES = {"overridden": "overridden, model's", SERVED: "overridden, as served"}
 
@@ -54,11 +56,15 @@ def show_report(spec: DeploymentSpec, report: VersionReport, by: str | None, *, 
 def _head(spec: DeploymentSpec, report: VersionReport) -> None:
     whole, counts = report.whole, report.whole.counts
     say(
-        f" {rfc3339(whole.start_us)} to {rfc3339(whole.end_us)} by event time, UTC; {counts.rows:,} rows, "
+        f" {_time(whole.start_us)} to {_time(whole.end_us)} by event time, UTC; {counts.rows:,} rows, "
         f"{share_text(counts.decided, counts.rows)} decided by their publishers ({counts.stale:,} stale, "
         f"{counts.disagreeing:,} disagreeing)",
         lead=f"{spec.deployment_id}@{report.model_version}",
     )
+
+
+def _time(time_us: int) -> str:
+    return rfc3339(time_us // 1_000_000 * 1_000_000)
 
 
 def _loss_title(*, is_share: bool) -> str:
@@ -130,7 +136,7 @@ def show_rule_lines(
                 _error(rule.elsewhere, is_share=is_share),
                 *((_count(rule.where_fired.wrong), _count(rule.where_fired.right)) if is_share else ()),
                 *((_value(rule.where_fired)[0],) if values else ()),
-                rule.verdict.kind,
+                _FEW if rule.verdict.kind == TOO_FEW else rule.verdict.kind,
             )
             for rule in rules
         ],
@@ -149,50 +155,67 @@ def _count(number: int | None) -> str:
 
 def _show_tests(rules: Sequence[RuleLine], *, is_share: bool) -> None:
     """Print what the verdicts rest on."""
+    loss = _loss_title(is_share=is_share)
     print_table(
-        ["rule", "acted", "outcomes", "95 %", "elsewhere", "95 % there", "difference", "95 % of it", "times"],
+        ["rule", "outcomes", f"{loss} where it fired", f"{loss} elsewhere", "difference", "times"],
         [
             (
                 rule.name,
-                f"{rule.acted:,}",
                 f"{rule.where_fired.resolved:,}",
                 _limits(rule.where_fired.loss, is_share=is_share),
-                f"{rule.elsewhere.resolved:,}",
                 _limits(rule.elsewhere.loss, is_share=is_share),
-                *_difference(rule),
+                _difference(rule),
                 DASH if rule.verdict.lift is None else f"{rule.verdict.lift[0]:.2f}",
             )
             for rule in rules
         ],
-        numbers=("acted", "outcomes", "95 %", "elsewhere", "95 % there", "difference", "95 % of it", "times"),
+        numbers=("outcomes", f"{loss} where it fired", f"{loss} elsewhere", "difference", "times"),
+        title="95 % intervals that the verdicts rest on",
     )
     for rule in rules:
-        say(f": {rule.verdict.kind}, {rule.verdict.reason}", lead=rule.name)
+        say(
+            f": {rule.verdict.kind}, {rule.verdict.reason}; acted on {rule.acted:,} of the {rule.fired:,} rows it "
+            f"fired on, {rule.elsewhere.resolved:,} outcomes elsewhere",
+            lead=rule.name,
+        )
 
 
-def _difference(rule: RuleLine) -> tuple[str, str]:
+def _difference(rule: RuleLine) -> str:
     found = rule.verdict.difference
-    return (DASH, DASH) if found is None else (f"{found[0]:+.3f}", interval_text(found[1], found[2]))
+    return DASH if found is None else interval_text(found[1], found[2])
 
 
 def _show_periods(periods: Sequence[Stretch], period: Period, *, is_share: bool) -> None:
     shown = periods[-_SHOWN:]
     loss = _loss_title(is_share=is_share)
-    heads = ["from", "rows", *ACTIONS, "known", f"{loss}, answered", "95 %", f"{loss}, all"]
+    heads = ["from", "rows", *ACTIONS, "known"]
+    print_table(
+        heads,
+        [(period_label(each.start_us, period), *_shares(each.counts), _known(each.part(DECIDED))) for each in shown],
+        numbers=heads[1:],
+    )
+    if not any(each.part(DECIDED).resolved for each in shown):
+        return
+    heads = ["from", "answered", "95 %", "with humility", "95 % of it", "without", "95 % of all"]
     print_table(
         heads,
         [
             (
                 period_label(each.start_us, period),
-                *_shares(each.counts),
-                _known(each.part(DECIDED)),
-                _error(answered := each.part(DECISION_PARTS[0]), is_share=is_share, provisional=each.provisional),
-                _limits(answered.loss, is_share=is_share),
-                _error(each.part(DECIDED), is_share=is_share, provisional=each.provisional),
+                *(
+                    text
+                    for name in (DECISION_PARTS[ANSWERED], AS_SERVED, DECIDED)
+                    for worth in [each.part(name)]
+                    for text in (
+                        _error(worth, is_share=is_share, provisional=each.provisional),
+                        _limits(worth.loss, is_share=is_share),
+                    )
+                ),
             )
             for each in shown
         ],
         numbers=heads[1:],
+        title=f"{loss} among answered predictions, of what was served, and of all that the model said",
     )
     if len(shown) < len(periods):
         say(f"the last {len(shown)} of {len(periods):,}; more: --by month, --from TIME, --json", dim=True)
@@ -260,7 +283,7 @@ def _coverage(metric: Metric, stretch: Stretch) -> str:
 def _show_plots(spec: DeploymentSpec, report: VersionReport, period: Period, *, is_share: bool) -> None:
     errors = [
         Point(
-            *_point(each.part(DECISION_PARTS[0]).loss),
+            *_point(each.part(DECISION_PARTS[ANSWERED]).loss),
             None if (every := each.part(DECIDED).loss) is None else every.value,
         )
         for each in report.periods
@@ -294,7 +317,8 @@ def _point(metric: Metric | None) -> tuple[float | None, tuple[float, float] | N
 def _plot(title: str, points: Sequence[Point], periods: Sequence[Stretch], period: Period, legend: str) -> None:
     if not any(point.value is not None for point in points):
         return
-    say("", lead=f"\n{title}")
+    stdout.print()
+    say("", lead=title)
     ends = period_label(periods[0].start_us, period), period_label(periods[-1].start_us, period)
     for text in timeline(points, number_text, ends, stdout.width):
         stdout.print(safe(text), highlight=False, soft_wrap=True)
@@ -322,6 +346,7 @@ def _notes(report: VersionReport, by: str | None) -> None:
             say(f"{_OPEN} provisional: outcomes may still come, and those so far are no fair sample of all", dim=True)
         if by in (None, "rule"):
             say(f"{_BENEFIT}; {rule_words(report.standard, with_values=report.with_values)}", dim=True)
+    _say_harm(whole, is_share=loss_name(report.task) == ERROR)
     if len(report.policies) > 1:
         say(
             f"{len(report.policies)} sets of rules and fits were in force in this time; a rule is known by its name, "
@@ -330,6 +355,17 @@ def _notes(report: VersionReport, by: str | None) -> None:
         )
     if report.left_out:
         say(f"{report.left_out:,} accuracy windows of another task or other classes are left out", dim=True)
+
+
+def _say_harm(stretch: Stretch, *, is_share: bool) -> None:
+    pair = replaced(stretch.worth)
+    if pair is not None and surely_worse(*pair) is not None:
+        served, own = (error_text(each.value, is_share=is_share) for each in pair)
+        say(
+            f"what is served in the place of overridden predictions is worse than what the model said: {served} "
+            f"against {own}",
+            lead="Note: ",
+        )
 
 
 _BENEFIT = "caught: wrong predictions on which a rule fired, cost: right ones, whichever rule acted"
@@ -341,8 +377,7 @@ def show_backtest(spec: DeploymentSpec, tried: HumilitySpec, found: Backtested) 
     now, would = found.now, found.would
     fit = "by the fit in force" if not found.fit else f"both fitted to {found.fit}"
     say(
-        f" {rfc3339(now.stretch.start_us)} to {rfc3339(now.stretch.end_us)} by event time, UTC; {found.rows:,} rows, "
-        f"{fit}",
+        f" {_time(now.stretch.start_us)} to {_time(now.stretch.end_us)} by event time, UTC; {found.rows:,} rows, {fit}",
         lead=f"{spec.deployment_id}@{found.model_version}",
     )
     _show_sides(found, is_share=is_share)
@@ -354,6 +389,7 @@ def show_backtest(spec: DeploymentSpec, tried: HumilitySpec, found: Backtested) 
         told = [f"{rows:,} {after}" for after, rows in zip(ACTIONS, row, strict=True) if rows and after != before]
         if told:
             say(f"  now {before}, would be: {', '.join(told)}")
+    _say_harm(would.stretch, is_share=is_share)
     for text in would.unarmed:
         say(text, lead="Unarmed: ")
     if would.unarmed and not found.fit:

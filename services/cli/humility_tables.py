@@ -164,7 +164,8 @@ def _show_version(spec: DeploymentSpec, shown: Shown) -> None:
     if shown.baseline is None:
         say("no baseline yet: driftline baseline build DEPLOYMENT FILE --version V")
     else:
-        say(f" baseline {shown.baseline.digest[:12]}", lead=f"\n{spec.deployment_id}@{shown.model_version}")
+        stdout.print()
+        say(f" baseline {shown.baseline.digest[:12]}", lead=f"{spec.deployment_id}@{shown.model_version}")
     show_rules(spec, shown.baseline, shown.policy)
     if shown.baseline is not None:
         show_guarantees(spec, shown.baseline)

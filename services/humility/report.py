@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record
-from driftline.humility.rules import RECORD, Rule
+from driftline.humility.rules import OVERRIDDEN, OVERRIDE, RECORD, Rule
 from driftline.settings import KafkaSettings
 from services.humility.counts import (
     Counts,
@@ -35,8 +35,9 @@ from services.humility.worth import (
 from services.performance.maturity import delay_curve, expected_coverage
 from services.windows import Period, baselines_by_digest, latest_records
 from streams.baseline import Baseline
-from streams.outcomes.decided import rule_part
+from streams.outcomes.decided import DECISION_PARTS, SERVED_PART, rule_part
 from streams.specification import DeploymentSpec
+from streams.statistics.performance.metrics import Metric
 from streams.statistics.performance.pairs import REGRESSION
 
 GONE = "gone"
@@ -252,9 +253,8 @@ def report(
     periods = _stretches(counted, found, by, window_us, baselines)
     worths = [each.worth for each in periods if each.worth is not None]
     worth = added(worths) if worths else None
-    whole = Stretch(
-        periods[0].start_us, periods[-1].end_us, total(counted), worth, _usual(worth, baselines)
-    )  # fmt: skip
+    first, last = min(each["window_start_us"] for each in counted), max(each["window_end_us"] for each in counted)
+    whole = Stretch(first, last, total(counted), worth, _usual(worth, baselines))
     standard = standard_of(spec)
     return VersionReport(
         model_version=version,
@@ -283,14 +283,27 @@ def standard_of(spec: DeploymentSpec) -> Standard:
 def rule_lines(rules: Sequence[Rule], counts: Counts, worth: Worth | None, standard: Standard) -> list[RuleLine]:
     """A line for every rule that was in force: those of ``rules`` in their order, then the others."""
     by_name = {rule.name: rule for rule in rules}
+    overriding = [rule.name for rule in rules if rule.action == OVERRIDE and counts.acted.get(rule.name)]
+    gone = any(name not in by_name and acted for name, acted in counts.acted.items())
+    alone = overriding[0] if len(overriding) == 1 and not gone else None
     return [
-        _rule_line(name, by_name.get(name), counts, worth, standard)
+        _rule_line(name, by_name.get(name), counts, worth, standard, overrides_alone=name == alone)
         for name in dict.fromkeys([*by_name, *counts.judged])
         if name in counts.judged
     ]
 
 
-def _rule_line(name: str, rule: Rule | None, counts: Counts, worth: Worth | None, standard: Standard) -> RuleLine:
+def replaced(worth: Worth | None) -> tuple[Metric, Metric] | None:
+    """The error of what was served in place of overridden predictions, and of these; None where it is not known."""
+    if worth is None:
+        return None
+    instead, own = named_part(worth, SERVED_PART).loss, named_part(worth, DECISION_PARTS[OVERRIDDEN]).loss
+    return None if instead is None or own is None else (instead, own)
+
+
+def _rule_line(
+    name: str, rule: Rule | None, counts: Counts, worth: Worth | None, standard: Standard, *, overrides_alone: bool
+) -> RuleLine:
     fired = rest = PartWorth(0, 0, None)
     if worth is not None:
         fired = part_worth(worth.layout, worth.parts.get(rule_part(name)))
@@ -304,7 +317,7 @@ def _rule_line(name: str, rule: Rule | None, counts: Counts, worth: Worth | None
         acted=counts.acted.get(name, 0),
         where_fired=fired,
         elsewhere=rest,
-        verdict=judge(fired.loss, rest.loss, standard, fired.value),
+        verdict=judge(fired.loss, rest.loss, standard, fired.value, replaced(worth) if overrides_alone else None),
     )
 
 

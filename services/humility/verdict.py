@@ -65,13 +65,21 @@ def rule_words(standard: Standard, *, with_values: bool) -> str:
     return (
         f"verdicts, each with 95 %: drop if the error where a rule fires is above that elsewhere by no more than "
         f"{margin}; else, if it surely is above, tighten if {good}, keep otherwise; too few outcomes if neither can be "
-        f"told, or with fewer than {FEWEST} outcomes on either side"
+        f"told, or with fewer than {FEWEST} outcomes on either side; where only one rule overrides, it is dropped, "
+        "too, if what it serves is surely worse than what it replaces"
     )
 
 
-def judge(fired: Metric | None, elsewhere: Metric | None, standard: Standard, value: Metric | None = None) -> Verdict:
+def judge(
+    fired: Metric | None,
+    elsewhere: Metric | None,
+    standard: Standard,
+    value: Metric | None = None,
+    replaced: tuple[Metric, Metric] | None = None,
+) -> Verdict:
     """The verdict on a rule.
 
+    0. An override that surely serves worse answers than those it replaces does harm, whatever it finds, and is dropped.
     1. Fewer than :data:`FEWEST` outcomes on either side: nothing can be said.
     2. The upper limit of the difference of the two errors (:func:`streams.statistics.performance.shares.difference`) is
        at most the margin: the rule fires where the model is no worse than elsewhere, and is dropped.
@@ -86,7 +94,12 @@ def judge(fired: Metric | None, elsewhere: Metric | None, standard: Standard, va
         elsewhere: The same of all other predictions of its time.
         standard: What it is held to.
         value: Mean value of the model's predictions where it fired; None where no values are declared.
+        replaced: The error of what was served instead, and of what the model had said; None where the rule serves
+            nothing, or nobody knows which of several did.
     """
+    harm = None if replaced is None else surely_worse(*replaced)
+    if harm is not None:
+        return Verdict(DROP, f"what it serves is worse than what the model said, by {harm[0]:.3g} to {harm[1]:.3g}")
     if fired is None or elsewhere is None or fired.value is None or elsewhere.value is None:
         return Verdict(TOO_FEW, "no outcome on one of the two sides")
     if min(fired.rows, elsewhere.rows) < FEWEST:
@@ -109,6 +122,17 @@ def judge(fired: Metric | None, elsewhere: Metric | None, standard: Standard, va
         return Verdict(TOO_FEW, "the difference may be none, and may be some", difference, lift)
     loose = _too_loose(ends[0], lift, standard, value)
     return Verdict(TIGHTEN if loose else KEEP, loose or "it finds errors", difference, lift)
+
+
+def surely_worse(one: Metric, other: Metric) -> tuple[float, float] | None:
+    """The 95 % limits of how much larger one error is than another, if it surely is and there are rows enough."""
+    ends = _limits(one), _limits(other)
+    if one.value is None or other.value is None or min(one.rows, other.rows) < FEWEST:
+        return None
+    if ends[0] is None or ends[1] is None:
+        return None
+    low, high = shares.difference(one.value, ends[0], other.value, ends[1])
+    return (low, high) if low > 0 else None
 
 
 def _too_loose(

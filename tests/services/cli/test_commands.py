@@ -342,7 +342,7 @@ def test_status_tells_what_is_there_and_what_is_not(run: Run, deployed: Path, se
 
 def test_status_without_topics_names_the_command_that_creates_them(run: Run) -> None:
     status, out, _ = run("status")
-    assert status == 1 and "11 of 11 missing" in out and "driftline topics create" in out
+    assert status == 1 and "12 of 12 missing" in out and "driftline topics create" in out
 
 
 def test_an_unknown_deployment_is_answered_with_the_closest(run: Run, deployed: Path) -> None:

@@ -74,7 +74,8 @@ def _thresholds(rng: np.random.Generator, sets: int) -> list[Figure]:
         )
     rank = conditional_rank(CALIBRATION_ROWS, RATE, CONFIDENCE)
     law = beta(rank, CALIBRATION_ROWS + 1 - rank).ppf([0.05, 0.5, 0.95])
-    table.append(("law: Beta(k, m + 1 - k)", " / ".join(f"{q:.4f}" for q in law), f"≤ {delta:g}", "", "", ""))
+    exact = beta(rank, CALIBRATION_ROWS + 1 - rank).sf(RATE)
+    table.append(("law: Beta(k, m + 1 - k)", " / ".join(f"{q:.4f}" for q in law), f"{exact:.4f}", f"{delta:g}", "", ""))
     print_table(
         f"Rate of a conformal threshold, at most {RATE:g} with confidence {CONFIDENCE:g}, {sets:,} sets of "
         f"{CALIBRATION_ROWS:,} rows",

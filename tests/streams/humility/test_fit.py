@@ -598,3 +598,37 @@ def test_rows_that_come_in_runs_are_told_to_be_worth_fewer() -> None:
     assert text.startswith("rule far comes in runs")
     independent = fit_humility(spec, bare, [PREDICTIONS], [], source="file")
     assert fit_texts(independent) == []
+
+
+def test_columns_of_all_kinds_of_oddities_are_fitted_to_and_decide(plain: Baseline) -> None:
+    rows = 1_000
+    rng = np.random.default_rng(9)
+    few = take(PREDICTIONS, np.arange(rows))
+    names = ["constant", "gone", "huge", "endless", "texts", "mixed"]
+    numeric = {
+        "constant": np.full(rows, 7.0),
+        "gone": np.full(rows, np.nan),
+        "huge": rng.choice([-8e307, 8e307, 1.0, 0.0], rows),
+        "endless": np.where(rng.random(rows) < 0.5, np.inf, rng.normal(size=rows)),
+        "mixed": np.where(np.arange(rows) % 2, np.nan, 1.0),
+    }
+    text = CategoricalColumn(["1.5", "nonsense", "\x1b[2J", ""], rng.integers(-1, 4, rows).astype(np.int32))
+    columns = dataclasses.replace(few, numeric=numeric, categorical={"texts": text, "mixed": text, "c": text})
+    rules = (
+        Rule("novel", Condition("novel_input"), "refuse"),
+        Rule("outlying", Condition("outlying_input"), "refuse"),
+        Rule("rare", Condition("low_observation_region", columns=("c", "never")), "record"),
+    )
+    features = (*(FeatureSpec(name, "numeric") for name in names), FeatureSpec("c", "categorical"))
+    spec = dataclasses.replace(
+        spec_of(Guarantees(novelty_rate=0.05, coverage=COVERAGE, segment="c"), rules=rules), features=features
+    )
+    known = take(OUTCOMES, np.arange(rows))
+    found = fit_humility(spec, plain, [columns], [known], source="odd")
+    _, record = decode(encode("Baseline", found.to_record()))
+    assert Baseline.from_record(record).humility == found.humility
+    policy = policy_of(spec, found)
+    assert policy is not None
+    fired = policy.decide_columns(columns).fired & np.uint64(3)
+    assert 0 <= (fired > 0)[calibrating(rows)].mean() <= 0.1
+    found.check()

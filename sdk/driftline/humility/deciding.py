@@ -44,7 +44,7 @@ class Decider:
     def begin(self) -> None:
         """Start to follow the rules, and wait for the first ones where that is wanted."""
         self.follower.start()
-        if self._wait_seconds and not self.follower.known.revision:
+        if self._wait_seconds and self.follower.started and not self.follower.known.revision:
             self.follower.wait(self._wait_seconds)
 
     def decide(

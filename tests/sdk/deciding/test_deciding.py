@@ -389,7 +389,7 @@ def test_a_closed_client_follows_no_more_and_decides_by_what_it_knew(
         client.decide({}, 1.0).result()
     client.close()
 
-    never_asked = world.client()
+    never_asked = world.client("others", humility_wait_seconds=60.0)
     never_asked.close()
     assert never_asked.decide({}, 1.0).answered and not followers()
 

@@ -33,6 +33,7 @@ class Decisions:
         policy: The rules they were decided by; None where there were none: every prediction is answered as it is.
         columns: As it travels with the predictions; None where there were no rules.
         acting: int16, the rule that acted, -1 for none.
+        table: What was decided on; None where it is not at hand.
     """
 
     actions: NDArray[np.uint8]
@@ -42,6 +43,7 @@ class Decisions:
     policy: Policy | None = None
     columns: HumilityColumns | None = None
     acting: NDArray[np.int16] | None = None
+    table: PredictionColumns | None = None
 
     @classmethod
     def of_columns(cls, columns: HumilityColumns, timestamps_us: Times) -> Decisions:
@@ -70,6 +72,17 @@ class Decisions:
     def routed(self) -> Flags:
         """Where somebody is to look at it."""
         return np.asarray(self.actions == ROUTED)
+
+    def intervals(self) -> tuple[Floats, Floats]:
+        """Both ends of the intervals for the actual values, float64 of shape ``(n,)``; NaN where there is none.
+
+        The adaptive ones where their quantile is known, else the model's own, as :attr:`Decision.interval`.
+        """
+        nothing = np.full(len(self), np.nan)
+        if self.policy is None or self.columns is None or self.table is None:
+            return nothing, nothing
+        quantiles = nothing if self.columns.quantiles is None else self.columns.quantiles
+        return self.policy.intervals(self.table, quantiles)
 
     def rule(self, row: int) -> str | None:
         """Name of the rule that acted on a row; None where none did."""
@@ -144,6 +157,7 @@ def decisions_of(policy: Policy, decided: Decided, table: PredictionColumns) -> 
         policy=policy,
         columns=decided.to_columns(policy),
         acting=decided.acting,
+        table=table,
     )
 
 

@@ -157,6 +157,7 @@ def test_tables_are_decided_as_their_rows_and_arrive_so(
     decisions = client.decide_many(frame, predictions, timestamps=NOW_S * 1_000_000, **table)
     assert len(decisions) == rows and decisions.predictions is not None
     assert decisions.answered.any() and decisions.overridden.any() and decisions.refused.any()
+    ends = decisions.intervals()
     for row in range(rows):
         one = client.decide(
             frame.iloc[row].to_dict(),
@@ -168,6 +169,7 @@ def test_tables_are_decided_as_their_rows_and_arrive_so(
         )
         assert (ACTIONS[decisions.actions[row]], decisions.rule(row)) == (one.action, one.rule)
         assert decisions.reasons(row) == one.reasons
+        assert one.interval == (ends[0][row], ends[1][row])
         served = decisions.predictions[row]
         assert math.isnan(served) if one.prediction is None else served == one.prediction
     keys = client.log_predictions(frame, predictions, decisions=decisions, **table)
@@ -238,7 +240,7 @@ def test_without_rules_predictions_are_answered_as_they_are_and_counted(world: A
     decisions = client.decide_many({"size": [1, 2]}, [400.0, None], timestamps=[5, 6])
     assert decisions.answered.all() and decisions.policy is None and decisions.columns is None
     np.testing.assert_array_equal(decisions.predictions, [400.0, math.nan])
-    assert decisions.rule(0) is None and decisions.reasons(1) == ()
+    assert decisions.rule(0) is None and decisions.reasons(1) == () and np.isnan(decisions.intervals()).all()
     status = client.humility_status()
     assert (status.undecided, status.failed, status.policy, status.revision) == (3, 0, "", 0)
     client.log_prediction({"size": 1}, 400.0, decision=decision)

@@ -72,11 +72,9 @@ _INFINITE = frozenset({"inf", "-inf"})
 
 def lacks_vector(value: Any) -> bool:
     """Whether a value is no vector of finite numbers."""
-    if not read.is_vector(value):
-        return True
     try:
-        return not np.isfinite(read.vector(value, "")).all()
-    except Exception:  # whatever a caller's object does when it is looked at
+        return not read.is_vector(value) or not np.isfinite(read.vector(value, "")).all()
+    except Exception:
         return True
 
 
@@ -151,11 +149,9 @@ def _float(value: Any) -> float:
 
 def _plain(value: Any) -> Any:
     """A value of an unusual type as number, text, boolean or None; None for one that could not be published as such."""
-    if read.is_vector(value):
-        return None
     try:
-        return read.plain(value, "")
-    except Exception:
+        return None if read.is_vector(value) else read.plain(value, "")
+    except Exception:  # whatever a caller's object does when it is looked at
         return None
 
 

@@ -18,6 +18,16 @@ from driftline.reading import categorical_column, dividing_column, number_in, nu
 from streams.baseline import BaselineSegment
 
 
+class Hostile:
+    """Raises whenever it is looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __float__(self) -> float:
+        raise RuntimeError("float")
+
+
 class Colour(StrEnum):
     RED = "red"
 
@@ -59,6 +69,14 @@ def test_a_value_is_read_alone_as_it_is_after_publishing(value: Any) -> None:
 def test_what_cannot_be_published_as_a_value_is_missing(value: Any) -> None:
     assert math.isnan(number_of(value))
     assert text_of(value) is category_of(value) is None
+
+
+@pytest.mark.parametrize("make", [Hostile, lambda: np.ma.masked], ids=["hostile", "masked"])
+def test_what_cannot_even_be_looked_at_is_missing(make: Any) -> None:
+    value = make()
+    assert math.isnan(number_of(value))
+    assert text_of(value) is category_of(value) is None
+    assert lacks_vector(value)
 
 
 @pytest.mark.parametrize(

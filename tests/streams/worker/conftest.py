@@ -348,7 +348,7 @@ def check_replay(samples: Any) -> Callable[[World], None]:
                 emitted[emission.topic].append(decode(encode(emission.record_name, emission.record))[1])
         assert not sources, "every message was applied"
         assert world.state() == state
-        for topic in ("windows", "alerts", "audit", "dead_letters"):
+        for topic in ("windows", "humility", "alerts", "audit", "dead_letters"):
             assert sorted(map(repr, (found.record for found in world.read(topic)))) == sorted(
                 map(repr, emitted[topic])
             ), f"{topic}: what was committed is what follows from the log, once"

@@ -107,6 +107,11 @@ def flags_of(column: CategoricalColumn, holds: Callable[[str], bool], missing: b
     ]
 
 
+def missing_of(column: CategoricalColumn) -> Flags:
+    """Where a category is missing, bool[n]; empty text is."""
+    return flags_of(column, lambda text: False, True) if "" in column.categories else np.asarray(column.codes < 0)
+
+
 def codes_in(index: dict[str, int], column: CategoricalColumn | None, rows: int) -> Codes:
     """Codes int64[n] of a column in a dictionary that grows by what it lacks; -1 for missing and for empty text."""
     if column is None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from driftline.events import CategoricalColumn
-from driftline.humility.batch import Batch, Flags, codes_in, finite_or_nan, flags_of
+from driftline.humility.batch import Batch, Flags, codes_in, finite_or_nan, flags_of, missing_of
 from driftline.humility.certainty import Certainty
 from driftline.humility.novelty import Novel
 from driftline.humility.row import Row, lacks_vector
@@ -293,15 +293,11 @@ class Missing:
         if self._numeric and not batch.whole:
             found += (~batch.finite[self._places]).sum(axis=0)
         for place in self._text:
-            found += flags_of(batch.text(place), _never, True)
+            found += missing_of(batch.text(place))
         for name in self._vectors:
             vectors = batch.columns.vectors.get(name)
             found += np.ones(batch.rows, np.bool_) if vectors is None else ~np.isfinite(vectors).all(axis=1)
         return np.asarray(found >= self._least)
-
-
-def _never(text: str) -> bool:
-    return False
 
 
 @dataclass(frozen=True, slots=True)

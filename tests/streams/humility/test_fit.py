@@ -571,6 +571,15 @@ def test_of_rows_labelled_with_other_probabilities_a_fair_sample_is_drawn(plain:
     assert fit.prior == pytest.approx(0.5, abs=0.06)
 
 
+def test_a_sample_of_which_little_is_fair_is_told_as_such(plain: Baseline) -> None:
+    chance = np.where(np.arange(ROWS) == 1_000, 0.001, 1.0)
+    fit = learn(plain, outcomes=[dataclasses.replace(OUTCOMES, labelling_probability=chance)])
+    risk = next(each for each in fit.shortfalls if each.guarantee == "risk")
+    assert risk.rows < 29
+    assert "labelled rows" in risk.reason
+    assert "labelling_probability" in risk.reason
+
+
 def test_rows_whose_horizon_has_not_passed_are_left_out(plain: Baseline) -> None:
     fit = learn(plain)
     ripe = PREDICTIONS.timestamps_us <= PREDICTIONS.timestamps_us[-1] + 3 * HOUR - DAY

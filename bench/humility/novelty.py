@@ -142,14 +142,15 @@ def _rules(rng: np.random.Generator, sets: int) -> list[Figure]:
             continue
         values, allowed = np.array(found), most_exceeding(len(found), delta)
         # the rate is counted, too: what lies above by less than its own error may be none
-        rows = FRESH_ROWS * (1.0 if "all" in name or "three" in name else float((region == 0).mean()))
+        place = names.index(name) - 1
+        rows = int((region == place).sum()) if 0 <= place < len(REGIONS) else FRESH_ROWS
         slack = 2 * np.sqrt(RATE * (1 - RATE) / rows)
         row = figure(
             f"novelty: fitted sets whose rate exceeds {RATE:g}, {name}",
             float((values > RATE + slack).mean()),
             "share",
             at_most=allowed,
-            note=f"{len(found):,} sets of {ROWS:,} rows, counted on {rows:,.0f} fresh rows, to {slack:.4f}",
+            note=f"{len(found):,} sets of {ROWS:,} rows, counted on {rows:,} fresh rows, to {slack:.4f}",
         )
         figures.append(row)
         table.append(

@@ -237,18 +237,21 @@ MISSES = BaselineStream(
 def baselines(samples: Any) -> dict[str, Baseline]:
     """A baseline with outcomes of each task."""
     found = {}
-    for kind in KINDS:
-        spec = spec_of(kind)
-        reference = World(samples.t0 - 48 * HOUR_US, kind, 99, 2_400)
+    for task in (BINARY, REGRESSION):
+        reference = World(samples.t0 - 48 * HOUR_US, task, 99, 2_400)
         told = list(reference.in_force().values())
         columns = reference.predicted(range(2_400)), reference.outcomes(told)
-        plain = dataclasses.replace(spec, humility=None)
-        found[kind] = build_baseline(plain, "1", [columns[0]], source="test", outcomes=[columns[1]])
-        if spec.humility is not None:
-            fitted = dataclasses.replace(found[kind], humility=fit_of(spec), digest="")
-            fitted = dataclasses.replace(fitted, streams=(*fitted.streams, MISSES))
-            found[kind] = dataclasses.replace(fitted, digest=fitted.content_digest())
+        plain = build_baseline(spec_of(task), "1", [columns[0]], source="test", outcomes=[columns[1]])
+        changed = {"humility": fit_of(spec_of(HUMBLE + task)), "streams": (*plain.streams, MISSES), "digest": ""}
+        fitted = dataclasses.replace(plain, **changed)
+        found |= {task: plain, HUMBLE + task: dataclasses.replace(fitted, digest=fitted.content_digest())}
     return found
+
+
+@pytest.fixture(scope="module")
+def calm() -> dict[Any, Any]:
+    """What undisturbed runs came to, by the test's name, kind and seed."""
+    return {}
 
 
 class Runner:
@@ -374,17 +377,20 @@ def test_final_numbers_do_not_depend_on_order_duplicates_splits_or_restarts(
     baselines: dict[str, Baseline],
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch_checkpoints: None,
+    calm: dict[Any, Any],
     task: str,
     plan: dict[str, Any],
     seed: int,
 ) -> None:
     world = World(samples.t0, task, seed, baseline=baselines[task])
-    expected = plain_run(samples, world, baselines[task])
+    if ("order", task, seed) not in calm:
+        calm["order", task, seed] = plain_run(samples, world, baselines[task]).final_parts()
+    expected = calm["order", task, seed]
     messy = messy_run(samples, world, baselines[task], tmp_path_factory.mktemp("store") / "s", plan)
-    assert messy.final_parts() == expected.final_parts()
-    declared = [name for name in expected.final_parts() if not is_of_humility(name[1])]
+    assert messy.final_parts() == expected
+    declared = [name for name in expected if not is_of_humility(name[1])]
     assert len(declared) == 4 * len(set((world.times_us // (1800 * 10**6)).tolist()))
-    assert (len(declared) < len(expected.final_parts())) == task.startswith(HUMBLE)
+    assert (len(declared) < len(expected)) == task.startswith(HUMBLE)
 
 
 @pytest.fixture(scope="module")
@@ -607,27 +613,26 @@ def run_in_step(runner: Runner, slow: SlowTracker, kills: set[int], keep_index: 
 
 @pytest.mark.parametrize("kind", [HUMBLE + BINARY, HUMBLE + REGRESSION])
 @settings(max_examples=6, phases=(Phase.explicit, Phase.generate))
-@given(seed=st.integers(0, 100), kills=st.sets(st.integers(0, 40), max_size=4), keep_index=st.booleans())
+@given(seed=st.integers(0, 2), kills=st.sets(st.integers(0, 40), max_size=4), keep_index=st.booleans())
 def test_rows_nobody_decided_are_issued_the_tracked_quantile_of_their_moment_whatever_is_lost(
     samples: Any,
     baselines: dict[str, Baseline],
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch_checkpoints: None,
+    calm: dict[Any, Any],
     kind: str,
     seed: int,
     kills: set[int],
     keep_index: bool,
 ) -> None:
-    world, slow = World(samples.t0, kind, seed), None
-    runs = []
-    for killed_at in (set(), kills):
-        slow = SlowTracker(world)
-        directory = tmp_path_factory.mktemp("store") / "s"
-        runs.append(run_in_step(Runner(samples, world, baselines[kind], directory), slow, killed_at, keep_index))
-    calm, runner = runs
-    found = runner.final_parts()
-    assert found == calm.final_parts()
-    assert slow is not None
+    world = World(samples.t0, kind, seed)
+    if ("quantiles", kind, seed) not in calm:
+        undisturbed = Runner(samples, world, baselines[kind], None)
+        calm["quantiles", kind, seed] = run_in_step(undisturbed, SlowTracker(world), set(), True).final_parts()
+    slow = SlowTracker(world)
+    runner = Runner(samples, world, baselines[kind], tmp_path_factory.mktemp("store") / "s")
+    found = run_in_step(runner, slow, kills, keep_index).final_parts()
+    assert found == calm["quantiles", kind, seed]
     assert slow.misses > 10
     policy = Policy.of(spec_of(kind).to_record(), baselines[kind].to_record())
     assert policy is not None

@@ -81,8 +81,8 @@ class Follower:
        again after every change. Half of a topic is never decided by.
     4. What is known then goes to the file.
 
-    While Kafka is away what was known stays. All partitions are read: which of them has a record depends on its key,
-    and both topics of rules have one partition unless somebody wants it otherwise.
+    While Kafka is away, or a topic of rules is missing, what was known stays. All partitions are read: which of them
+    has a record depends on its key, and both topics of rules have one partition unless somebody wants it otherwise.
 
     Attributes:
         known: What is known now; replaced whole, so that any thread may read it at any time.
@@ -106,6 +106,7 @@ class Follower:
         self._file = file
         topics = settings.topics
         self._names = {topics.deployments: SPECIFICATION, topics.baselines: BASELINE, topics.humility: STATE}
+        self._rules_topics = (topics.deployments, topics.baselines)
         self._records = Records(deployment_id)
         self._source = NOWHERE
         self._current_us = 0
@@ -152,7 +153,7 @@ class Follower:
         known = self.known
         found = known.of(version)
         heard = HumilityStatus(
-            following=self._reachable and self._read_all.is_set() and not self._stop.is_set(),
+            following=self._reachable and self._complete() and not self._stop.is_set(),
             source=self._source,
             revision=known.revision,
             policy="",
@@ -255,6 +256,11 @@ class Follower:
         except KafkaException as error:
             self._look_at = math.inf
             self._lose(str(error))
+            return
+        gone = [topic for topic in self._rules_topics if not any(topic == place[0] for place in found)]
+        if gone and self.known.revision:  # a broker that has just started knows of no topics: rules do not end so
+            self._look_at = math.inf
+            self._lose(f"there is no topic {' and no topic '.join(map(repr, gone))}")
             return
         self._well(_AWAY)
         self._well(_FAILED)

@@ -118,7 +118,14 @@ class World:
         new = [NewTopic(getattr(self.topics, name), count, 1, config=compacted) for name, count in names.items()]
         new += [NewTopic(self.topics.predictions, 7, 1), NewTopic(self.topics.outcomes, 7, 1)]
         admin = AdminClient({"bootstrap.servers": self.settings.bootstrap_servers})
-        for future in admin.create_topics(new).values():
+        there = admin.list_topics(timeout=30).topics
+        for future in admin.create_topics([topic for topic in new if topic.topic not in there]).values():
+            future.result(30)
+
+    def delete(self, *names: str) -> None:
+        """Topics, by the name of their property."""
+        admin = AdminClient({"bootstrap.servers": self.settings.bootstrap_servers})
+        for future in admin.delete_topics([getattr(self.topics, name) for name in names]).values():
             future.result(30)
 
     def publish(self, *records: dict[str, Any] | tuple[str, bytes], transaction: bool | None = None) -> None:

@@ -64,6 +64,21 @@ def test_what_was_deleted_meanwhile_does_not_come_back_from_the_file(
     assert other.decide({}, 1.0).answered
 
 
+def test_a_topic_that_is_missing_ends_no_rules(world: Any, eventually: Callable[..., None]) -> None:
+    """A broker that has just started knows of no topics."""
+    learned(world)
+    world.delete("deployments", "baselines")
+    client = world.client()
+    assert client.decide({}, 1.0).refused
+    eventually(lambda: "there is no topic" in client.humility_status().trouble, 20)
+    status = client.humility_status()
+    assert (status.revision, status.source, status.following) == (1, "cache", False)
+    world.create()
+    world.publish(world.spec(revision=2), world.baseline())
+    eventually(lambda: client.humility_status().revision == 2, 20)
+    assert client.humility_status().trouble == ""
+
+
 @pytest.mark.parametrize("damage", [0, 9, 45, 200, -1, "cut", "empty", "directory"])
 def test_a_damaged_file_counts_as_absent(world: Any, damage: int | str, caplog: pytest.LogCaptureFixture) -> None:
     learned(world)

@@ -43,7 +43,7 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     """All figures on novelty."""
     return [
         *_thresholds(np.random.default_rng([seed, 1]), 3_000 if quick else 20_000),
-        *_rules(np.random.default_rng([seed, 2]), 40 if quick else 400),
+        *_rules(np.random.default_rng([seed, 2]), 40 if quick else 300),
     ]
 
 

@@ -61,7 +61,7 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     """All figures on selective risk."""
     return [
         *_sequences(np.random.default_rng([seed, 3]), 600 if quick else 5_000),
-        *_rules(np.random.default_rng([seed, 4]), 60 if quick else 600),
+        *_rules(np.random.default_rng([seed, 4]), 60 if quick else 400),
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from driftline.codec import encode
-from driftline.events import CategoricalColumn, PredictionColumns
+from driftline.events import CategoricalColumn, HumilityColumns, PredictionColumns
 from driftline.settings import KafkaSettings
 from driftline.topics import Topics, record_key
 from services.deployments.reference import (
@@ -180,3 +180,16 @@ def test_merging_keeps_every_value_in_its_row() -> None:
     assert not np.isnan(first.prediction[:3]).any()
     assert np.isnan(first.vectors["e"][3:]).all()
     assert (first.vectors["e"][:3] == 1).all()
+
+
+def test_merging_keeps_what_challengers_said_and_leaves_out_what_was_decided() -> None:
+    decided = HumilityColumns("p", 1, np.zeros(3, np.uint8), np.zeros(3, np.uint64))
+    a = dataclasses.replace(
+        batch(range(3)), challenger_predictions={"v2": np.array([1.0, np.nan, 3.0])}, humility=decided
+    )
+    labels = CategoricalColumn(["x"], np.array([0, -1, 0], np.int32))
+    b = dataclasses.replace(batch(range(3, 6)), challenger_labels={"v2": labels})
+    (both,) = merged([a, b])
+    np.testing.assert_array_equal(both.challenger_predictions["v2"], [1, np.nan, 3] + [np.nan] * 3)
+    assert both.challenger_labels["v2"].values() == [None] * 3 + ["x", None, "x"]
+    assert both.humility is None and merged([a])[0].humility is None

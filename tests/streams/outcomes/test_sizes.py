@@ -11,6 +11,7 @@ from driftline.codec import encode
 from streams.baseline import BaselineSegment
 from streams.errors import BaselineError
 from streams.outcomes.frames import Frame, frame_of
+from streams.outcomes.rulebook import Rulebook
 from streams.outcomes.sizes import MOST_WINDOW_BYTES, check_parts, fitting, most_parts, part_bytes, too_many_parts
 from streams.outcomes.windows import PerformanceWindow, performance_summary
 from streams.specification import BINARY, MULTICLASS, REGRESSION, OutcomeSpec
@@ -100,3 +101,33 @@ def test_a_frame_counts_only_what_fits(samples: Any) -> None:
     object.__setattr__(baseline, "segments", (segment(100), segment(3, "few")))
     frame = frame_of(spec, baseline, 1, 0)
     assert frame is not None and [each.name for each in frame.segments] == ["few"]
+
+
+@pytest.mark.parametrize(("classes", "decisions", "rules"), [(2, 4, 64), (100, 4, None), (400, 0, 0)])
+def test_parts_by_decision_and_rule_take_the_room_that_segmentations_leave(
+    classes: int, decisions: int, rules: int | None
+) -> None:
+    layout = PerformanceLayout(MULTICLASS, tuple(f"c{n}" for n in range(classes)))
+    segments = fitting(
+        layout, (BaselineSegment("side", "side", ("up", "down")), BaselineSegment("rule:a", "x", ("in",)))
+    )
+    asked = Rulebook("p", "", ("a", *(f"r{n}" for n in range(63))), ("",), (float("nan"),), "")
+    frame = Frame(1, "1", "b", 0, 1, 1, 2, 0, layout, segments, asked)
+    parts = [*frame.decision_parts, *(name for _, name in frame.rule_parts)]
+    taken = sum(len(segment.parts) for segment in segments)
+    assert len(frame.decision_parts) == decisions
+    assert taken + len(parts) + bool(decisions) <= max(most_parts(layout), 0)
+    if rules is None:
+        assert 0 < len(frame.rule_parts) < 64
+    else:
+        assert len(frame.rule_parts) == rules
+    assert frame.rule_parts[:1] in ((), ((0, "rule:a=fired"),))
+    plain = Frame(1, "1", "b", 0, 1, 1, 2, 0, layout, segments)
+    assert plain.decision_parts == () and plain.rule_parts == ()
+
+
+def test_a_segmentation_that_is_called_as_the_decisions_are_keeps_its_parts() -> None:
+    layout = PerformanceLayout(BINARY, ("no", "yes"))
+    segments = (BaselineSegment("decision", "decision", ("refused",)),)
+    frame = Frame(1, "1", "b", 0, 1, 1, 2, 0, layout, segments, Rulebook("p", "", ("a",), ("",), (0.5,), ""))
+    assert frame.decision_parts == () and frame.rule_parts == ()

@@ -83,7 +83,7 @@ class Certainty:
                 return None
             name = next(iter(classes), self._positive)
             classes = {name: s, f"not {name}": 1.0 - s}
-        return tuple(sorted(name for name, p in classes.items() if 1.0 - p <= q)) if classes else None
+        return tuple(sorted([name for name, p in classes.items() if 1.0 - p <= q])) if classes else None
 
     def _is_pair(self, known: int) -> bool:
         return self._binary and known < 2

@@ -21,6 +21,9 @@ from driftline.humility.layout import Layout
 from driftline.humility.row import Row
 from driftline.joint import SCORE_GRID, WINSOR, joint_distance
 
+_CALM = 1e60
+"""Differences of numbers up to here, divided by scales down to its reciprocal, do not overflow."""
+
 
 def novelty_scores(fit: HumilityFit, columns: PredictionColumns) -> Floats:
     """The novelty score of every row of a batch, float64[n], by what was learnt; -infinity without any column."""
@@ -95,28 +98,27 @@ class Novel:
             self._low[place], self._high[place] = low, high
             self._bins[place].append(bins)
         self._all_usual = b"\x01" * width
-        self._places = tuple(place for place, _ in texts)
-        self._categories = tuple(categories for _, categories in texts)
-        self._usual = tuple(categories.usual(lowest) for categories in self._categories)
+        self._texts = tuple((place, categories.usual(lowest), categories) for place, categories in texts)
         self._joint = joint
+        self._is_calm = joint is not None and joint.is_calm(self._low, self._high)
 
     # One row
 
     def holds_of(self, row: Row) -> bool:
         """Whether a row's score is above its threshold."""
         threshold = self._thresholds[row.part]
-        texts = row.texts if self._places else ()
-        for place, usual, categories in zip(self._places, self._usual, self._categories, strict=True):
-            text = texts[place]
+        for place, usual, categories in self._texts:
+            text = row.texts[place]
             if text not in usual and categories.of_one(text) > threshold:
                 return True
         if not self._width:
             return False
         x = row.x[: self._width]
-        usual_x = ((self._low <= x) & (x < self._high)).tobytes()
-        if usual_x != self._all_usual and self._unusual(x, usual_x, threshold):
+        where_usual = ((self._low <= x) & (x < self._high)).tobytes()
+        is_usual = where_usual == self._all_usual
+        if not is_usual and self._unusual(x, where_usual, threshold):
             return True
-        return self._joint is not None and self._joint.of_one(x, row.whole) > threshold
+        return self._joint is not None and self._joint.of_one(x, row.whole, is_usual and self._is_calm) > threshold
 
     def _unusual(self, x: Floats, usual: bytes, threshold: float) -> bool:
         place = usual.find(0)
@@ -133,7 +135,7 @@ class Novel:
         """Which rows' scores are above their thresholds, bool[n]."""
         thresholds = self._by_part[batch.parts]
         found = batch.no()
-        for place, categories in zip(self._places, self._categories, strict=True):
+        for place, _, categories in self._texts:
             found |= categories.of(batch.text(place)) > thresholds
         if not self._width:
             return found
@@ -214,14 +216,29 @@ class _Joint:
         """Surprise float64[n] of rows, float64[S, n]."""
         return self._bins.of(joint_distance(self._arrays, x[: self._size]))
 
-    def of_one(self, x: Floats, whole: bool) -> float:
-        """Surprise of a row, float64[S]: the same steps, and the squares added up in the same order."""
+    def is_calm(self, low: Floats, high: Floats) -> bool:
+        """Whether no number can overflow on the way, where values lie between bounds float64[N]."""
+        numbers = np.concatenate((low[: self._size], high[: self._size], self._centre))
+        return bool((np.abs(numbers) < _CALM).all() and (self._arrays["scale"] > 1 / _CALM).all())
+
+    def of_one(self, x: Floats, whole: bool, calm: bool) -> float:
+        """Surprise of a row, float64[S]: the same steps, and the squares added up in the same order.
+
+        Args:
+            x: The row.
+            whole: Nothing is missing.
+            calm: Nothing can overflow, about which numpy would have to be told to keep quiet.
+        """
         values: NDArray[np.float64] = x[: self._size]
         if not whole:
             values = np.where(np.isnan(values), self._centre, values)  # a missing value has the score 0
+        if calm:
+            return self._bins.of_one(self._distance(values))
         with np.errstate(all="ignore"):
-            scores = np.rint(np.minimum(np.maximum((values - self._centre) / self._scale, self._floor), self._ceiling))
-            independent = self._whiten.dot(scores - self._mean)
-            squares = np.add.accumulate(independent * independent)
-        distance = math.sqrt(squares.item(self._size - 1) / self._size) * SCORE_GRID
-        return self._bins.of_one(distance)
+            return self._bins.of_one(self._distance(values))
+
+    def _distance(self, values: Floats) -> float:
+        scores = np.rint(np.minimum(np.maximum((values - self._centre) / self._scale, self._floor), self._ceiling))
+        independent = self._whiten.dot(scores - self._mean)
+        squares = np.add.accumulate(independent * independent)
+        return math.sqrt(squares.item(self._size - 1) / self._size) * SCORE_GRID

@@ -108,15 +108,18 @@ def test_the_distance_of_one_row_has_the_bits_it_has_in_a_batch(row: np.ndarray,
     others = sample[:, :4].copy()
     others[:, place] = row
     distance = joint_distance(derived, others)[place]
+    wide = [NoveltyColumn(name, "numeric", (-1e9, 1e9), (), (9.0, 0.0, 9.0, 0.0)) for name in names]
     # one edge at the distance itself, and one just above it, tell its bits
-    for edge, expected in ((distance, 1.0), (np.nextafter(distance, np.inf), 0.0)):
+    for edge, expected in ((distance, True), (np.nextafter(distance, np.inf), False)):
         column = NoveltyColumn("", "joint", (float(edge),), (), (0.0, 1.0, 9.0))
         arrays_of = {name: tuple(values.tolist()) for name, values in derived.arrays.items()}
-        fit = HumilityFit("", "", 0, 0, 0, 0, 0.95, novelty=(column,), joint=arrays_of, joint_columns=names)
-        layout = Layout("other", None, None)
-        novel = Novelty(fit, layout).above([0.5])
-        read = RowReader(layout).read(dict(zip(names, row.tolist(), strict=True)), *[None] * 6, 0, None, 0)
-        assert novel.holds_of(read) == (expected > 0.5)
+        for columns in ((column,), (*wide, column)):
+            fit = HumilityFit("", "", 0, 0, 0, 0, 0.95, novelty=columns, joint=arrays_of, joint_columns=names)
+            layout = Layout("other", None, None)
+            novel = Novelty(fit, layout).above([0.5])
+            read = RowReader(layout).read(dict(zip(names, row.tolist(), strict=True)), *[None] * 6, 0, None, 0)
+            is_wild = len(columns) > 1 and bool((np.abs(row) >= 1e9).any())
+            assert novel.holds_of(read) == (expected or is_wild)
 
 
 def test_wild_values_raise_no_warning() -> None:

@@ -88,6 +88,7 @@ class Meaning:
         self._numeric = [feature.name for feature in spec.features if feature.kind == NUMERIC]
         self._all = [feature.name for feature in spec.features]
         self._codes: dict[str, dict[str, float]] = {}
+        self._known: dict[tuple[Condition, bool], Formula] = {}
         self._leaves: Mapping[str, Callable[[Condition], Formula]] = {
             UNCERTAIN_PREDICTION: self._uncertain,
             OUTLYING_INPUT: self._outlying,
@@ -111,14 +112,17 @@ class Meaning:
         """The values that a column can have."""
         return self._domains.get(column, EVERYTHING)
 
-    def formula(self, condition: Condition) -> Formula:
-        """What a condition says."""
-        parts = tuple(map(self.formula, condition.conditions))
-        if condition.trigger == ALL_OF:
-            return Both(parts)
-        if condition.trigger == ANY_OF:
-            return Either(parts)
-        return negation(parts[0]) if condition.trigger == NOT else self._leaves[condition.trigger](condition)
+    def formula(self, condition: Condition, *, holds: bool = True) -> Formula:
+        """What a condition says, or what is so exactly where it does not hold."""
+        if condition.trigger == NOT:
+            return self.formula(condition.conditions[0], holds=not holds)
+        if condition.trigger in (ALL_OF, ANY_OF):
+            parts = tuple(self.formula(each, holds=holds) for each in condition.conditions)
+            return Both(parts) if (condition.trigger == ALL_OF) == holds else Either(parts)
+        if (condition, holds) not in self._known:  # one that looks at all features is large
+            found = self._leaves[condition.trigger](condition)
+            self._known[condition, holds] = found if holds else negation(found)
+        return self._known[condition, holds]
 
     def _uncertain(self, leaf: Condition) -> Formula:
         """What is not known is uncertain."""

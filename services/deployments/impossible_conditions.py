@@ -133,7 +133,7 @@ class Conditions:
         if not self._search.can_hold(formula):
             why = self._why(condition, ALL_OF, "exclude each other") or self._range(condition)
             yield self._flaw(path, f"can never hold{why}: change it, or leave it out", of_key=True)
-        elif not self._search.can_hold(self._meaning.formula(Condition(NOT, (condition,)))):
+        elif not self._search.can_hold(self._meaning.formula(condition, holds=False)):
             why = self._why(condition, ANY_OF, "leave nothing out") or self._range(condition)
             yield self._flaw(path, f"holds for every prediction{why}: change it, or leave it out", of_key=True)
 
@@ -141,10 +141,7 @@ class Conditions:
         """Which two conditions are to blame, where it is two."""
         if condition.trigger != combination:
             return ""
-        formulas = [
-            self._meaning.formula(each if combination == ALL_OF else Condition(NOT, (each,)))
-            for each in condition.conditions
-        ]
+        formulas = [self._meaning.formula(each, holds=combination == ALL_OF) for each in condition.conditions]
         for (i, one), (j, other) in itertools.combinations(enumerate(formulas, 1), 2):
             if not self._search.can_hold(one, other):
                 return f", its conditions {i} and {j} {words}"

@@ -12,7 +12,7 @@ from services.deployments.form import Form
 from services.deployments.humility import Humility, HumilityGuarantees, HumilityRule
 from services.deployments.humility_logic import Meaning, needs_of
 from services.deployments.impossible_conditions import Conditions, not_declared
-from services.deployments.regions import Formula, Search
+from services.deployments.regions import Search
 from services.deployments.specification import Specification
 from services.deployments.wording import did_you_mean, shown
 from streams.outcomes.decided import DECISION, rule_of
@@ -38,15 +38,14 @@ def impossible_humility(form: Form, specification: Specification) -> Iterator[Fl
     meaning = Meaning(specification.to_spec())
     search = Search(meaning.domain)
     conditions = Conditions(form, specification, meaning, search)
-    sound: dict[int, tuple[Rule, Formula]] = {}
+    sound: dict[int, Rule] = {}
     for index, rule in enumerate(humility.rules):
         path: Path = ("humility", "rules", index)
         found = [*conditions.flaws((*path, "when"), rule.when), *_impossible_action(form, specification, path, rule)]
         yield from found
         if not found:
-            spec = rule.to_spec()
-            sound[index] = (spec, meaning.formula(spec.when))
-    yield from _in_vain(form, sound, search)
+            sound[index] = rule.to_spec()
+    yield from _in_vain(form, sound, meaning, search)
 
 
 def _asked(guarantees: HumilityGuarantees) -> bool:
@@ -165,23 +164,28 @@ def _listed(names: list[str]) -> str:
     return ", ".join(repr(name[:40]) for name in names[:8]) + (" …" if len(names) > 8 else "")
 
 
-def _in_vain(form: Form, rules: dict[int, tuple[Rule, Formula]], search: Search) -> Iterator[Flaw]:
+def _in_vain(form: Form, rules: dict[int, Rule], meaning: Meaning, search: Search) -> Iterator[Flaw]:
     """Rules that can never act, because another acts before them whenever they fire.
 
     Not those that another one shadows only while its own part of the fit is there: they act when it is not.
     """
-    acting = [index for index, (rule, _) in rules.items() if rule.action != RECORD and not rule.dry_run]
-    order = sorted(acting, key=lambda index: (rules[index][0].priority, index))
+    acting = [index for index, rule in rules.items() if rule.action != RECORD and not rule.dry_run]
+    order = sorted(acting, key=lambda index: (rules[index].priority, index))
     for position, index in enumerate(order):
-        rule, formula = rules[index]
+        rule = rules[index]
         for earlier in order[:position]:
-            other, before = rules[earlier]
-            if needs_of(other) <= needs_of(rule) and search.implies(formula, before):
-                equal = search.implies(before, formula)
+            other = rules[earlier]
+            if needs_of(other) <= needs_of(rule) and _follows(other, rule, meaning, search):
+                equal = _follows(rule, other, meaning, search)
                 line = form.document.mark(("humility", "rules", earlier, "name")).line
                 message = _why_in_vain(rule, other, line, equal=equal)
                 yield form.flaw(("humility", "rules", index, "when"), message)
                 break
+
+
+def _follows(rule: Rule, other: Rule, meaning: Meaning, search: Search) -> bool:
+    """Whether a rule is certain to fire where the other one does."""
+    return not search.can_hold(meaning.formula(other.when), meaning.formula(rule.when, holds=False))
 
 
 def _why_in_vain(rule: Rule, other: Rule, line: int, *, equal: bool) -> str:

@@ -117,56 +117,65 @@ def negation(formula: Formula) -> Formula:
 
 
 class Search:
-    """Decides formulas with a number of steps for all of them together: a hostile one must not take for ever.
+    """Decides formulas, each with a number of steps and all with another: a hostile one must not take for ever.
 
     Args:
         domain: The values that a column can have at all.
-        steps: How many parts of formulas are looked at.
+        steps: How many parts of formulas are looked at for one question.
+        all_steps: For all of them.
     """
 
-    def __init__(self, domain: Callable[[Column], Region], steps: int = 100_000) -> None:
+    def __init__(self, domain: Callable[[Column], Region], steps: int = 20_000, all_steps: int = 300_000) -> None:
         self._domain = domain
-        self._left = steps
+        self._steps, self._all_left, self._left = steps, all_steps, 0
 
     def can_hold(self, *formulas: Formula) -> bool:
         """Whether formulas can hold together; also true where that could not be decided."""
-        return self._extend({}, list(formulas), [], _MOST_CHOICES)
-
-    def implies(self, formula: Formula, other: Formula) -> bool:
-        """Whether the second is certain to hold where the first does."""
-        return not self.can_hold(formula, negation(other))
+        given = self._left = min(self._steps, self._all_left)
+        found = self._extend({}, list(formulas), [], _MOST_CHOICES)
+        self._all_left -= given - max(self._left, 0)
+        return found
 
     def _extend(self, known: dict[Column, Region], todo: list[Formula], open_: list[Either], choices: int) -> bool:
-        known, open_ = dict(known), list(open_)
+        """Whether what is known can be extended to all that is to do and one part of each that is open."""
+        known = dict(known)
         self._left -= len(known) // 16
         while todo or open_:
             self._left -= 1
             if self._left < 0 or not choices:
                 return True
-            if not todo:
-                return self._branch(known, open_, choices)
-            formula = todo.pop()
-            if isinstance(formula, Both):
-                todo.extend(formula.parts)
-            elif isinstance(formula, Either):
-                open_.append(formula)
-            else:
-                self._left -= len(formula.region.intervals) // 16
-                region = self._known(known, formula.column).intersection(formula.region)
-                if region.is_empty:
+            if todo:
+                if not self._take(known, todo, open_):
                     return False
-                known[formula.column] = region
+                continue
+            left = [self._fitting(known, either) for either in open_]
+            todo = [parts[0] for parts in left if len(parts) == 1]
+            open_ = [Either(parts) for parts in left if len(parts) != 1]
+            if not todo:
+                chosen = min(open_, key=lambda either: len(either.parts))
+                rest = [either for either in open_ if either is not chosen]
+                return any(self._extend(known, [part], list(rest), choices - 1) for part in chosen.parts)
         return True
 
-    def _branch(self, known: dict[Column, Region], open_: list[Either], choices: int) -> bool:
-        """Try the alternatives of the choice that what is known leaves the fewest of."""
-        left = []
-        for either in open_:
-            self._left -= len(either.parts)
-            left.append(tuple(part for part in either.parts if self._fits(known, part)))
-        chosen = min(range(len(left)), key=lambda index: len(left[index]))
-        rest = [Either(parts) for index, parts in enumerate(left) if index != chosen]
-        return any(self._extend(known, [part], rest, choices - 1) for part in left[chosen])
+    def _take(self, known: dict[Column, Region], todo: list[Formula], open_: list[Either]) -> bool:
+        """Take the last thing to do into what is known, or its parts; False where it cannot be."""
+        formula = todo.pop()
+        if isinstance(formula, Both):
+            todo.extend(formula.parts)
+        elif isinstance(formula, Either):
+            open_.append(formula)
+        else:
+            self._left -= len(formula.region.intervals) // 16
+            region = self._known(known, formula.column).intersection(formula.region)
+            if region.is_empty:
+                return False
+            known[formula.column] = region
+        return True
+
+    def _fitting(self, known: dict[Column, Region], either: Either) -> tuple[Formula, ...]:
+        """The parts that what is known leaves."""
+        self._left -= len(either.parts)
+        return tuple(part for part in either.parts if self._fits(known, part))
 
     def _fits(self, known: dict[Column, Region], part: Formula) -> bool:
         if not isinstance(part, Lies):

@@ -17,6 +17,7 @@ from driftline.settings import KafkaSettings
 from streams.baseline import Baseline
 from streams.clients import MOVING, MOVING_SECONDS, offset_range, plain_consumer
 from streams.errors import StreamsError
+from streams.humility.judge import check_rules
 from streams.specification import DeploymentSpec
 
 READ_TIMEOUT_SECONDS = 30.0
@@ -128,6 +129,7 @@ class Catalogue:
             if message.topic() == self._topics.deployments and name == "DeploymentSpec":
                 spec = DeploymentSpec.from_record(record)
                 spec.check()
+                check_rules(spec)
                 self.specs[spec.deployment_id] = spec
             elif message.topic() == self._topics.baselines and name == "Baseline":
                 baseline = Baseline.from_record(record)

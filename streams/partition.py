@@ -27,7 +27,7 @@ from streams.decoding import Decoded
 from streams.deployment import NO_SLOT, Deployment, Version, baseline_fields, extended, numeric_features
 from streams.detectors import check_detectors, outcome_streams
 from streams.followers import Followers, followed_values
-from streams.humility.judge import Judged
+from streams.humility.judge import Judged, check_rules
 from streams.humility.refit import REASON, continue_evidence, is_refit
 from streams.humility.watch import HumilityWatch, totals_of
 from streams.identities import Identities
@@ -120,6 +120,7 @@ class Partition:
         """
         spec.check()
         check_detectors(spec.detectors)
+        check_rules(spec)
         deployment = self._deployments.get(spec.deployment_id)
         offset = self.position[self._topics.predictions]
         if deployment is None:

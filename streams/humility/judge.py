@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 
 from driftline.events import NOT_DECIDED, CategoricalColumn, Floats, HumilityColumns, PredictionColumns
 from driftline.humility.policy import Decided, Policy
-from driftline.humility.rules import ALARM_MONITORS, IN_ALARM, INTERVAL_WIDTH, OVERRIDDEN, SET_SIZE, Rule
+from driftline.humility.rules import (
+    ALARM_MONITORS,
+    IN_ALARM,
+    INTERVAL_WIDTH,
+    MOST_RULES,
+    OVERRIDDEN,
+    SET_SIZE,
+    Rule,
+)
 from streams.baseline import Baseline
 from streams.errors import StreamsError
 from streams.humility.source import policy_from, policy_source
@@ -262,6 +270,24 @@ class Judge:
 def policy_of(spec: DeploymentSpec, baseline: Baseline) -> Policy | None:
     """The policy of a specification and a baseline; None where nothing is asked for."""
     return None if spec.humility is None else policy_from(policy_source(spec, baseline))
+
+
+def check_rules(spec: DeploymentSpec) -> None:
+    """Refuse rules that cannot be followed; the edges check more, and say it with line and column.
+
+    Raises:
+        StreamsError: Says what is wrong.
+    """
+    if spec.humility is None:
+        return
+    if len(spec.humility.rules) > MOST_RULES:
+        raise StreamsError(
+            f"deployment {spec.deployment_id!r}: at most {MOST_RULES} humility rules, came {len(spec.humility.rules)}"
+        )
+    try:
+        Policy.of(spec.to_record(), None)
+    except Exception as error:  # whatever a record may hold
+        raise StreamsError(f"deployment {spec.deployment_id!r}: the humility rules make no sense: {error!r}") from error
 
 
 def alarms_looked_at(rules: Sequence[Rule]) -> int:

@@ -23,6 +23,7 @@ from driftline.events import CategoricalColumn, OutcomeColumns
 from driftline.humility.rules import ANSWERED, HumilitySpec
 from driftline.topics import humility_key
 from streams.baseline import Baseline
+from streams.errors import StreamsError
 from streams.messages import Message
 from streams.outcomes.store import PendingStore
 from streams.reference import build_baseline
@@ -456,3 +457,19 @@ def test_budget_is_that_of_the_operations(samples: Any, fitted: Any) -> None:
     monitors = machine.partition._deployments["d"].versions["1"].monitors.monitors
     assert "humility" in monitors
     assert monitors["humility"].threshold_nats == monitors["service"].threshold_nats
+
+
+def test_rules_that_no_stream_could_follow_are_refused_whole(samples: Any, humble: Any, fitted: Any) -> None:
+    spec, baseline = fitted
+    machine = samples.machine(spec, baseline).apply(samples.message(humble.rows(10), 0))
+    before = machine.digest()
+    rule = spec.humility.rules[0]
+    many = [dataclasses.replace(rule, name=f"r{number}") for number in range(65)]
+    wild = [dataclasses.replace(rule, when=dataclasses.replace(rule.when, columns=None))]
+    for rules, message in ((many, "at most 64 humility rules, came 65"), (wild, "make no sense")):
+        with pytest.raises(StreamsError, match=message):
+            machine.put(with_rules(spec, rules))
+        assert machine.digest() == before
+    # as many as there may be are followed
+    machine.put(with_rules(spec, many[:64], revision=2))
+    machine.apply(samples.message(humble.rows(10, first=10, at=10), 1))

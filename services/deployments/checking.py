@@ -21,6 +21,12 @@ from services.deployments.specification import Specification
 from services.deployments.wording import did_you_mean, either, kind_text, shown
 
 
+_LISTS: Mapping[Path, str] = {
+    ("features",): "a list, or 'name: kind' lines,",
+    ("humility", "rules"): "a list of rules, each beginning with '- name:',",
+}
+
+
 def load_specification(path: FilePath) -> Specification:
     """Read and check a file.
 
@@ -100,8 +106,7 @@ def _message(kind: str, path: Path, value: Any, detail: ErrorDetails) -> str:
         case "float_type" | "int_type" | "int_from_float":
             return f"expected a {'whole ' if kind != 'float_type' else ''}number, came {kind_text(value)}"
         case "list_type":
-            short = " or 'name: kind' lines," if path == ("features",) else ""
-            return f"expected a list,{short} came {kind_text(value)}"
+            return f"expected {_LISTS.get(path, 'a list,')} came {kind_text(value)}"
         case "dict_type" | "model_type":
             return f"expected {_section(path).written}, came {kind_text(value)}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":

@@ -592,6 +592,7 @@ def test_the_fitted_range_of_predictions_needs_its_guarantee() -> None:
             "for which parts guarantees hold, and there is none",
         ),
         ("rules: [{when: in_alarm, action: refuse}]", BINARY, 10, ".rules[0].name", "required, and missing"),
+        ("rules: {a: {when: in_alarm, action: refuse}}", BINARY, 10, ".rules", "a list of rules, each beginning with"),
         ("rules: [{name: a=b, when: in_alarm, action: refuse}]", BINARY, 10, ".rules[0].name", "without '='"),
         ('rules: [{name: "a\\x1b[31m", when: in_alarm, action: refuse}]', BINARY, 10, ".rules[0].name", "printable"),
         (

@@ -20,7 +20,6 @@ from services.deployments.humility_conditions import OneOf
 from services.deployments.specification import Specification
 from services.deployments.wording import did_you_mean, either, kind_text, shown
 
-
 _LISTS: Mapping[Path, str] = {
     ("features",): "a list, or 'name: kind' lines,",
     ("humility", "rules"): "a list of rules, each beginning with '- name:',",

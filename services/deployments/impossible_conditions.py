@@ -215,6 +215,7 @@ class Conditions:
                 message = "which scores are uncertain? Give low, high or both, as in {low: 0.4, high: 0.6}"
                 yield self._flaw(place, message)
             yield from self._ordered(place, fields.score)
+            yield from self._beyond_scores(place, fields.score, "no score lies there")
         bound = fields.confidence or fields.margin
         least = 0.5 if measure == CONFIDENCE and task == BINARY else 0.0
         if bound is not None and bound.low <= least:
@@ -259,6 +260,7 @@ class Conditions:
             yield self._flaw(path, message, of_key=True)
             return
         yield from self._ordered(path, fields)
+        yield from self._beyond_scores(path, fields, "every score lies outside")
         if fields.low is None and fields.high is None:
             yield from self._without_guarantee(path, "novelty", "0.01", "which range is fitted", _TYPED_IN)
 
@@ -303,6 +305,15 @@ class Conditions:
         if bounds.low is not None and bounds.high is not None and bounds.low > bounds.high:
             message = f"expected a number from low, {bounds.low:g}, on, came {bounds.high:g}"
             yield self._flaw((*path, "high"), message)
+
+    def _beyond_scores(self, path: Path, bounds: Bounds, what: str) -> Iterator[Flaw]:
+        """Bounds of a binary classification that all of its scores lie on one side of."""
+        if self._specification.task != BINARY:
+            return
+        if bounds.low is not None and bounds.low > 1:
+            yield self._flaw((*path, "low"), f"{what}: expected a number from 0 to 1, came {bounds.low:g}")
+        if bounds.high is not None and bounds.high < 0:
+            yield self._flaw((*path, "high"), f"{what}: expected a number from 0 to 1, came {bounds.high:g}")
 
     def _without_guarantee(self, path: Path, name: str, example: str, what: str, other: str = "") -> Iterator[Flaw]:
         humility = self._specification.humility

@@ -406,6 +406,19 @@ def test_rules_survive_the_whole_specification() -> None:
             "when.uncertain_prediction.interval_width",
             "have no interval_width",
         ),
+        ("{uncertain_prediction: {score: {low: 1.2, high: 2}}}", "when.uncertain_prediction.score.low", "came 1.2"),
+        (
+            "{uncertain_prediction: {score: {high: -0.5}}}",
+            "when.uncertain_prediction.score.high",
+            "no score lies there",
+        ),
+        ("{prediction_out_of_range: {low: 50}}", "when.prediction_out_of_range.low", "every score lies outside"),
+        ("{prediction_out_of_range: {high: -1}}", "when.prediction_out_of_range.high", "from 0 to 1, came -1"),
+        (
+            "{prediction_out_of_range: {low: -1, high: 2}}",
+            "when.prediction_out_of_range",
+            "can never hold, a score lies",
+        ),
         # what holds never, or always
         ("{all: []}", "when.all", "combines nothing"),
         ("{any: [novel_input, {all: []}]}", "when.any[1].all", "combines nothing"),

@@ -113,7 +113,7 @@ def show_rules(spec: DeploymentSpec, baseline: Baseline | None, policy: Policy |
                 describe_condition(rule.when),
                 _does(rule),
                 _armed(why_unarmed(policy, rule)),
-                *_rate(rule, rates),
+                *_rate(rule, rates, policy),
             )
             for rule in in_order_of_priority(rules)
         ],
@@ -143,9 +143,9 @@ def _armed(why: str) -> str:
     return "in part" if why.startswith("fires only in part") else "no"
 
 
-def _rate(rule: Rule, rates: dict[str, ExpectedRate]) -> tuple[str, str]:
+def _rate(rule: Rule, rates: dict[str, ExpectedRate], policy: Policy | None) -> tuple[str, str]:
     rate = rule_rate(rates, rule)
-    if rate is None:
+    if rate is None or _armed(why_unarmed(policy, rule)) == "no":
         return DASH, DASH
     return share_text(rate.fired, rate.rows), f"{rate.low:.1%}{DASH}{rate.high:.1%}"
 

@@ -6,7 +6,7 @@ by what the model said, so that it does not matter whether the rule was a dry ru
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streams.statistics.performance import shares
 from streams.statistics.performance.metrics import Metric
@@ -97,9 +97,15 @@ def judge(
         replaced: The error of what was served instead, and of what the model had said; None where the rule serves
             nothing, or nobody knows which of several did.
     """
+    found = _by_errors(fired, elsewhere, standard, value)
     harm = None if replaced is None else surely_worse(*replaced)
-    if harm is not None:
-        return Verdict(DROP, f"what it serves is worse than what the model said, by {harm[0]:.3g} to {harm[1]:.3g}")
+    if harm is None:
+        return found
+    reason = f"what it serves is worse than what the model said, by {harm[0]:.3g} to {harm[1]:.3g}"
+    return replace(found, kind=DROP, reason=reason)
+
+
+def _by_errors(fired: Metric | None, elsewhere: Metric | None, standard: Standard, value: Metric | None) -> Verdict:
     if fired is None or elsewhere is None or fired.value is None or elsewhere.value is None:
         return Verdict(TOO_FEW, "no outcome on one of the two sides")
     if min(fired.rows, elsewhere.rows) < FEWEST:

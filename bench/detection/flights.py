@@ -1,8 +1,8 @@
 """The flights of the demonstration: which alarms are real change, and which features stayed quiet.
 
 The files are those of ``make demo``, read as ``driftline publish`` reads them, and go through the worker's state
-machine in messages of 500 rows: March is the reference, April to December is served. Outcomes and single carriers are
-left out: this is about what inputs and predictions show.
+machine in messages of 500 rows: March is the reference, April to December is served. Outcomes, single carriers and
+humility are left out: this is about what inputs and predictions show.
 
 Whether a change is real is decided without the evidence engine, from daily figures (:mod:`services.demo.days`). Only
 lasting changes are real ones; all else counts against the promise, except where the year ends too soon to tell.
@@ -39,7 +39,8 @@ def measure(seed: int, quick: bool) -> list[Figure]:
     del seed, quick  # it takes a quarter of a minute
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder))
-        spec = dataclasses.replace(load_specification(files.specification).to_spec(), segments=(), outcomes=None)
+        spec = load_specification(files.specification).to_spec()
+        spec = dataclasses.replace(spec, segments=(), outcomes=None, humility=None)
         reference = list(read_reference(open_file(files.reference), spec, VERSION))
         served = list(read_predictions(open_file(files.predictions), spec, version=VERSION))
         (days,) = read_days(files, ("March",), NEW_NORMAL)

@@ -38,7 +38,7 @@ def accuracy_figure(months: Sequence[Period], days: Sequence[Period], alarms: Se
     figure.add_scatter(
         x=middles,
         y=[month.estimate.get("value") for month in months],
-        error_y=_error_bars([month.estimate for month in months]),
+        error_y=error_bars([month.estimate for month in months]),
         name="estimate from scores alone",
         mode="lines+markers",
         line={"color": ORANGE, "dash": "dash", "width": 2},
@@ -49,7 +49,7 @@ def accuracy_figure(months: Sequence[Period], days: Sequence[Period], alarms: Se
     figure.add_scatter(
         x=middles,
         y=[month.accuracy["value"] for month in months],
-        error_y=_error_bars([month.accuracy for month in months]),
+        error_y=error_bars([month.accuracy for month in months]),
         name="accuracy of a month",
         mode="lines+markers",
         line={"color": BLUE, "width": 2.5},
@@ -95,7 +95,7 @@ def calibration_figure(period: Period) -> go.Figure:
     figure.add_scatter(
         x=x,
         y=[row["observed"] for row in rows],
-        error_y=_error_bars([{**row, "value": row["observed"]} for row in rows]),
+        error_y=error_bars([{**row, "value": row["observed"]} for row in rows]),
         name=f"after: {period.label}",
         mode="lines+markers",
         line={"color": BLUE, "width": 2.5},
@@ -141,7 +141,7 @@ def delay_figure(delays: Mapping[str, Any], references: Mapping[str, str], perio
     return figure
 
 
-def _error_bars(metrics: Sequence[Numbers]) -> dict[str, Any]:
+def error_bars(metrics: Sequence[Numbers]) -> dict[str, Any]:
     """The intervals around values that have one."""
 
     def side(metric: Numbers, end: str) -> float:

@@ -89,7 +89,7 @@ def watched_streams(settings: KafkaSettings, deployment_id: str, version: str) -
 
 
 def alert_records(settings: KafkaSettings) -> list[Mapping[str, Any]]:
-    """Every ``Alert`` once, in order."""
+    """Every ``Alert`` of all deployments once, in order."""
     by_id = {}
     for message in read_to_end(settings, settings.topics.alerts):
         record = decode(message.value())[1]
@@ -97,10 +97,12 @@ def alert_records(settings: KafkaSettings) -> list[Mapping[str, Any]]:
     return sorted(by_id.values(), key=lambda alert: (alert["detection_time_us"], alert["status"] != "firing"))
 
 
-def firing_and_resolved(settings: KafkaSettings) -> tuple[set[str], set[str]]:
-    """The incidents that were raised, and those that were resolved."""
+def firing_and_resolved(settings: KafkaSettings, deployment_id: str) -> tuple[set[str], set[str]]:
+    """The incidents of a deployment that were raised, and those that were resolved."""
     keys: dict[str, set[str]] = {"firing": set(), "resolved": set()}
     for alert in alert_records(settings):
+        if alert["deployment_id"] != deployment_id:
+            continue
         keys[alert["status"]].add(alert["incident_key"])
     return keys["firing"], keys["resolved"]
 
@@ -114,7 +116,7 @@ def daily_verdicts(
     """What daily figures say of each alarm, by its id.
 
     Args:
-        alerts: ``Alert`` records.
+        alerts: ``Alert`` records of the deployment.
         files: What was published.
         references: The months from which baselines were learnt, by digest.
         second: From when to when the second of them was.
@@ -137,12 +139,13 @@ def verify(commands: Commands) -> Any:
     return result
 
 
-def deployment_counters(settings: KafkaSettings) -> tuple[dict[str, int], int]:
-    """What the streams counted, by name, over all partitions; and the messages or rows they refused."""
-    totals = dict.fromkeys(COUNTERS, 0)
+def deployment_counters(settings: KafkaSettings) -> tuple[dict[str, dict[str, int]], int]:
+    """What the streams counted, by deployment and name, over all partitions; and the messages or rows they refused."""
+    totals: dict[str, dict[str, int]] = {}
     for key, message in latest_by_key(settings, settings.topics.streams_state).items():
         if key.startswith(b"deployment/"):
             fields = decode(message.value())[1]["fields"]
+            counted = totals.setdefault(key.decode().removeprefix("deployment/"), dict.fromkeys(COUNTERS, 0))
             for name in COUNTERS:
-                totals[name] += fields[name]
+                counted[name] += fields[name]
     return totals, sum(position.facts.get("dead_letters", 0) for position in stream_positions(settings))

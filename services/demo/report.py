@@ -16,6 +16,9 @@ from services.alerting.message import describe_alert
 from services.demo.accuracy import FAIRNESS_RATES, groups, lesson, limits, periods, worst
 from services.demo.accuracy_figures import accuracy_figure, calibration_figure, delay_figure
 from services.demo.flights import SCHEDULE, WEATHER
+from services.demo.humility import PROMISED
+from services.demo.humility_figures import coverage_figure, decisions_figure
+from services.demo.humility_tables import ACCURACIES
 from services.demo.looks import LAYOUT
 from services.demo.story import BASELINE_PAGE, PREDICTION_STREAMS, Story
 from services.demo.wording import cause_label, delay_text, when
@@ -41,6 +44,8 @@ def write_report(story: Story, path: Path) -> None:
         "timeline": _timeline(story),
         "accuracy": accuracy_figure(months, periods(story.accuracy_by_day, by="day"), story.concept_alarms),
         "delays": delay_figure(story.delays, story.references, lowest),
+        "decisions": decisions_figure(story.humility.months),
+        "coverage": coverage_figure(story.humility.coverage),
     }
     if lowest is not None:
         figures["calibration"] = calibration_figure(lowest)
@@ -70,6 +75,10 @@ def write_report(story: Story, path: Path) -> None:
         weather=WEATHER,
         account=story.budget["deployments"][0],
         baseline_page=BASELINE_PAGE,
+        humility=story.humility,
+        accuracies=ACCURACIES,
+        promised=PROMISED,
+        humility_alarms=[(alert, describe_alert(dict(alert))) for alert in story.humility_alarms],
         resolved=[alert for alert in story.alerts if alert["status"] == "resolved"],
     )
     path.write_text(page, "utf-8")

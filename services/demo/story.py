@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from services.demo.accuracy import estimate_missed, joined, periods, worst
 from services.demo.days import Verdict
 from services.demo.flights import CLOCKS_GO_BACK, SCHEDULE, WEATHER
+from services.demo.humility import HumilityFacts
 from services.demo.wording import cause_label, when
 from streams.baseline import ASSOCIATION_PREFIX, ERROR, QUALITY_PREFIX, RATE, SCHEMA
 from streams.derived import JOINT_DISTANCE
-from streams.specification import CONCEPT_DRIFT
+from streams.specification import CONCEPT_DRIFT, HUMILITY
 
 BASELINE_PAGE = "demo-baseline.html"
 """The page about the baseline, beside the report."""
@@ -42,21 +43,52 @@ class Step:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Rows of one deployment on their way.
+
+    Attributes:
+        name: The deployment.
+        expected: Predictions that its file has.
+        published: Those that Kafka acknowledged.
+        applied: Those that the streams counted.
+        outcomes_expected: Outcomes that its file has.
+        outcomes_published: Those that Kafka acknowledged.
+        outcomes_applied: Those that the streams took in.
+    """
+
+    name: str
+    expected: int
+    published: int
+    applied: int
+    outcomes_expected: int
+    outcomes_published: int
+    outcomes_applied: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was lost, and nothing counted twice."""
+        return (
+            self.expected == self.published == self.applied
+            and self.outcomes_expected == self.outcomes_published == self.outcomes_applied
+        )
+
+
 @dataclass(frozen=True)
 class Story:
-    """The facts of one run.
+    """The facts of one run. Where no deployment is named it is the classifier's.
 
     Attributes:
         steps: The commands, in order.
-        published: Rows that ``publish predictions`` sent.
-        applied: Rows that the streams counted.
-        outcomes_published: Rows that ``publish outcomes`` sent.
-        outcomes_applied: Outcome rows that the streams took in.
+        flow: Rows of the classifier's deployment.
+        minutes: Rows of the regression's deployment.
         dead_letters: Messages refused.
         months: Such as ``2013-04``, in order.
         psi: Stream to PSI per month.
         daily_psi: Stream to (day, PSI) pairs.
         alerts: ``Alert`` records, in order.
+        minutes_alerts: Those of the regression's deployment.
+        humility: What was decided, what it was worth, and how often intervals held.
         verdicts: Id of a firing alert to what daily figures say of it; None where they can say nothing.
         references: What the references of the baselines are called, by their digest.
         watched: The streams of the baseline in force, by their labels.
@@ -73,15 +105,15 @@ class Story:
     """
 
     steps: Sequence[Step]
-    published: int
-    applied: int
-    outcomes_published: int
-    outcomes_applied: int
+    flow: Flow
+    minutes: Flow
     dead_letters: int
     months: Sequence[str]
     psi: Mapping[str, Sequence[float]]
     daily_psi: Mapping[str, Sequence[tuple[str, float]]]
     alerts: Sequence[Mapping[str, Any]]
+    minutes_alerts: Sequence[Mapping[str, Any]]
+    humility: HumilityFacts
     verdicts: Mapping[str, Verdict | None]
     references: Mapping[str, str]
     watched: Sequence[str]
@@ -101,6 +133,17 @@ class Story:
     def firing(self) -> list[Mapping[str, Any]]:
         """Alarms that were raised."""
         return [alert for alert in self.alerts if alert["status"] == "firing"]
+
+    @property
+    def all_firing(self) -> list[Mapping[str, Any]]:
+        """Alarms that were raised for either deployment."""
+        return [alert for alert in (*self.alerts, *self.minutes_alerts) if alert["status"] == "firing"]
+
+    @property
+    def humility_alarms(self) -> list[Mapping[str, Any]]:
+        """Those that say of either deployment that what humility was fitted to does not hold any more."""
+        found = [alert for alert in self.all_firing if alert["monitor"] == HUMILITY]
+        return sorted(found, key=lambda alert: alert["detection_time_us"])
 
     @property
     def concept_alarms(self) -> list[Mapping[str, Any]]:
@@ -160,17 +203,22 @@ class Story:
         predicted, resolved = joined(self.accuracy)
         lowest = worst(periods(self.accuracy, by="month"))
         checks = {
-            f"published {self.published:,} predictions, but {self.applied:,} were applied": self.published
-            == self.applied,
-            f"published {self.outcomes_published:,} outcomes, but {self.outcomes_applied:,} arrived": (
-                self.outcomes_published == self.outcomes_applied
+            **{_lost(flow): flow.whole for flow in (self.flow, self.minutes)},
+            f"accuracy windows have {predicted:,} of {self.flow.published:,} predictions": (
+                predicted >= _NEARLY_ALL * self.flow.published
             ),
-            f"accuracy windows have {predicted:,} of {self.published:,} predictions": (
-                predicted >= _NEARLY_ALL * self.published
+            f"accuracy windows have {resolved:,} of {self.flow.outcomes_published:,} outcomes": (
+                resolved >= _NEARLY_ALL * self.flow.outcomes_published
             ),
-            f"accuracy windows have {resolved:,} of {self.outcomes_published:,} outcomes": (
-                resolved >= _NEARLY_ALL * self.outcomes_published
+            f"the application decided {dict(self.humility.asked)}, the streams counted {dict(self.humility.counted)}": (
+                self.humility.asked == self.humility.counted
             ),
+            f"{self.humility.disagreeing:,} decisions were not those of the rules": self.humility.disagreeing == 0,
+            "no rule ever acted": all(
+                self.humility.counted.get(action) for action in ("overridden", "refused", "routed")
+            ),
+            "no alarm says that what humility was fitted to does not hold any more": bool(self.humility_alarms),
+            "adaptive intervals are no closer to what is promised than static ones": self.humility.adaptive_helps,
             "no alarm for concept drift": bool(self.concept_alarms),
             "the estimate of the worst month was right: there is nothing to learn from": (
                 lowest is not None and estimate_missed(lowest)
@@ -180,12 +228,12 @@ class Story:
             "a schedule feature raised an alarm": not self.alarmed_features & set(SCHEDULE),
             "no weather feature raised an alarm": bool(self.alarmed_features & set(WEATHER)),
             "the budget's shares add up to more than it promises": bool(self.budget["fleet"]["kept"]),
-            f"the back-test read {self.what_if['rows']:,} rows": self.what_if["rows"] == self.applied,
+            f"the back-test read {self.what_if['rows']:,} rows": self.what_if["rows"] == self.flow.applied,
             "the back-test does not see every alarm that was raised": (
                 sum(alarm["was"] is not None for alarm in self.what_if["alarms"]) == len(self.firing)
             ),
-            "Slack was not told of every alarm": len(self.slack) >= len(self.firing),
-            "PagerDuty was not told of every alarm": len(self.pagerduty) >= len(self.firing),
+            "Slack was not told of every alarm": len(self.slack) >= len(self.all_firing),
+            "PagerDuty was not told of every alarm": len(self.pagerduty) >= len(self.all_firing),
             "the audit record does not verify": bool(self.verification.get("ok")),
             "the altered copy of the audit record was not refused": not self.tampered.get("ok", True),
         }
@@ -194,13 +242,16 @@ class Story:
     def to_json(self) -> dict[str, Any]:
         """Everything, for machines."""
         return {
-            "published": self.published,
-            "applied": self.applied,
-            "outcomes_published": self.outcomes_published,
-            "outcomes_applied": self.outcomes_applied,
+            "published": self.flow.published,
+            "applied": self.flow.applied,
+            "outcomes_published": self.flow.outcomes_published,
+            "outcomes_applied": self.flow.outcomes_applied,
+            "minutes": asdict(self.minutes),
             "dead_letters": self.dead_letters,
             "psi_by_month": {"months": list(self.months), **{name: list(row) for name, row in self.psi.items()}},
             "alerts": [brief(alert, self.verdicts.get(alert["id"])) for alert in self.alerts],
+            "minutes_alerts": [brief(alert, None) for alert in self.minutes_alerts],
+            "humility": self.humility.to_json(),
             "quiet": self.quiet,
             "accuracy": list(self.accuracy),
             "accuracy_by_day": list(self.accuracy_by_day),
@@ -215,6 +266,13 @@ class Story:
             "seconds": round(self.seconds, 1),
             "problems": self.problems(),
         }
+
+
+def _lost(flow: Flow) -> str:
+    return (
+        f"{flow.name}: {flow.expected:,} predictions, {flow.published:,} published, {flow.applied:,} applied; "
+        f"{flow.outcomes_expected:,} outcomes, {flow.outcomes_published:,} published, {flow.outcomes_applied:,} arrived"
+    )
 
 
 def brief(alert: Mapping[str, Any], verdict: Verdict | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from services.demo.accuracy import (
     worst,
 )
 from services.demo.flights import SCHEDULE, WEATHER
+from services.demo.humility_tables import tell_humility
 from services.demo.story import PREDICTION_STREAMS, QUIET_PSI, Story
 from services.demo.wording import cause_label, delay_text, when
+from streams.specification import HUMILITY
 
 _NAMED_CAUSES = 2
 
@@ -33,15 +36,24 @@ _NEXT = (
     "driftline windows show flights --metric accuracy --segment carrier --by month --from 2013-06-01 --to 2013-08-01",
     "driftline windows show flights --metric calibration --by month --from 2013-07-01 --to 2013-08-01",
     "driftline windows show flights --metric fairness --segment carrier --by month --from 2013-07-01 --to 2013-08-01",
+    "driftline humility report flights",
+    "driftline humility report delays",
 )
 
 
 def tell(story: Story, report: Path, console: Console, work_dir: Path | None = None) -> None:
     """Print what happened; ``work_dir`` is where the broker's data were kept, if they were."""
-    applied = "[green]all applied, none twice[/]" if story.published == story.applied else "[red]NOT all applied[/]"
-    console.print(f"\n[bold]{story.published:,}[/] predictions published, {story.applied:,} counted: {applied}.")
-    console.print(f"[bold]{story.outcomes_published:,}[/] outcomes published, {story.outcomes_applied:,} arrived.\n")
+    console.print()
+    for flow in (story.flow, story.minutes):
+        whole = "[green]all counted, none twice[/]" if flow.whole else "[red]NOT all counted[/]"
+        console.print(
+            f"[bold]{safe(flow.name)}[/]: {flow.published:,} predictions published, {flow.applied:,} counted; "
+            f"{flow.outcomes_published:,} outcomes published, {flow.outcomes_applied:,} arrived: {whole}.",
+            highlight=False,
+        )
+    console.print()
     _tell_accuracy(story, console)
+    tell_humility(story, console)
     console.print(_months(story))
     promise = safe(story.firing[0]["false_alarms"]) if story.firing else "the budget"
     names = " and then ".join(story.references.values())
@@ -59,7 +71,7 @@ def tell(story: Story, report: Path, console: Console, work_dir: Path | None = N
     console.print(
         "[dim]real?: what daily figures of the causes say, without the evidence: those of the 30 days from the change\n"
         "on against those of the reference. The times are of 2013, UTC. On 3 November clocks go back: flights leave\n"
-        "at local hours, event time is UTC.[/]\n\n"
+        f"at local hours, event time is UTC. Of delays there are {_of_minutes(story)}.[/]\n\n"
         f"[bold]No alarm:[/] {safe('; '.join(story.quiet))}.\n",
         highlight=False,
     )
@@ -230,10 +242,18 @@ def _promise(story: Story) -> Table:
     return table
 
 
+def _of_minutes(story: Story) -> str:
+    """How many alarms the other deployment had, by monitor."""
+    monitors = Counter(alert["monitor"] for alert in story.minutes_alerts if alert["status"] == "firing")
+    by_monitor = ", ".join(f"{count} {safe(name)}" for name, count in sorted(monitors.items()))
+    return f"{monitors.total()} more" + (f": {by_monitor}" if by_monitor else "")
+
+
 def _alarms(story: Story) -> Table:
-    shown = [alert for alert in story.firing if any(not cause["segment"] for cause in alert["causes"])]
-    others = len(story.firing) - len(shown)
-    title = f"{len(story.firing)} alarms in nine months" + (f", {others} of them of single carriers" if others else "")
+    others = [alert for alert in story.firing if alert["monitor"] != HUMILITY]
+    shown = [alert for alert in others if any(not cause["segment"] for cause in alert["causes"])]
+    title = f"{len(others)} other alarms of flights in nine months"
+    title += f", {len(others) - len(shown)} of them of single carriers" if len(others) > len(shown) else ""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("monitor", "causes", "change began", "noticed", "evidence", "real?"):
         table.add_column(heading)

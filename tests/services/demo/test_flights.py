@@ -10,8 +10,9 @@ import pytest
 
 from driftline.events import CategoricalColumn, OutcomeColumns, PredictionColumns
 from services.demo.accuracy import estimate_missed, joined, mean_absolute_error, periods, worst
-from services.demo.flights import SPECIFICATION, landed_at, load_flights
-from services.demo.replay import DAY_US, by_day
+from services.demo.flights import landed_at, load_flights
+from services.demo.replay import DAY_US, by_time
+from services.demo.specifications import DELAYS_SPECIFICATION, LATE_SPECIFICATION
 from services.deployments.checking import parse_specification
 
 DAY = 15_800
@@ -42,7 +43,7 @@ def test_landing_times_agree_to_the_minute_with_scheduled_arrivals(year: pd.Data
 
 
 def test_no_outcome_takes_longer_than_the_horizon(year: pd.DataFrame) -> None:
-    spec = parse_specification(SPECIFICATION.encode(), "flights.yaml").to_spec()
+    spec = parse_specification(LATE_SPECIFICATION.encode(), "flights.yaml").to_spec()
     assert spec.outcomes is not None
     hours = (year["landed"] - year["scheduled_departure"]).dropna().dt.total_seconds() / 3600
     assert hours.min() > 0
@@ -67,10 +68,12 @@ def test_days_hold_each_row_once_wherever_files_are_cut(columns: type) -> None:
     times = [start, start + 5, start + DAY_US - 1, start + DAY_US, start + 3 * DAY_US, start + 3 * DAY_US + 1]
     for cut in range(len(times) + 1):
         parts = [part for part in (times[:cut], times[cut:]) if part]
-        found = list(by_day(columns(part) for part in parts))
+        found = list(by_time((columns(part) for part in parts), DAY_US))
         assert [day for day, _ in found] == [DAY, DAY + 1, DAY + 3]
         assert [sum(batch.rows for batch in batches) for _, batches in found] == [3, 1, 2]
-    assert list(by_day(iter(()))) == []
+        quarters = list(by_time((columns(part) for part in parts), DAY_US // 4))
+        assert [quarter - 4 * DAY for quarter, _ in quarters] == [0, 3, 4, 12]
+    assert list(by_time(iter(()), DAY_US)) == []
 
 
 def window(
@@ -112,8 +115,10 @@ def test_nothing_is_worst_of_nothing() -> None:
     assert worst([]) is None
 
 
-def test_the_specification_is_accepted_as_it_is_written() -> None:
-    spec = parse_specification(SPECIFICATION.encode(), "flights.yaml").to_spec()
+def test_the_specifications_are_accepted_as_they_are_written() -> None:
+    minutes = parse_specification(DELAYS_SPECIFICATION.encode(), "delays.yaml").to_spec()
+    spec = parse_specification(LATE_SPECIFICATION.encode(), "flights.yaml").to_spec()
+    assert minutes.false_alarms == spec.false_alarms
     assert spec.outcomes is not None
     assert spec.outcomes.fairness == ("carrier",)
     assert [segment.name for segment in spec.segments] == ["carrier"]

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from services.demo.days import EPISODE, LASTING, NONE, UNDECIDED, DailyFigures, Verdict
+from services.demo.humility import Coverage, Decisions, HumilityFacts, RuleFacts
 from services.demo.report import write_report
-from services.demo.story import Step, Story
+from services.demo.story import Flow, Step, Story
 from services.demo.tampering import flip_one_byte
 from services.demo.terminal import tell
 from services.demo.wording import delay_text, when
@@ -167,19 +168,42 @@ CALIBRATION = alert("calibration", key="incident-3", monitor="concept_drift")
 ACCURACY = [window("2013-04-01", 0.78, 0.781), window("2013-05-01", 0.7, 0.79, doubted=True)]
 
 
+ACTIONS = {"answered": 8_000, "overridden": 500, "refused": 1_000, "routed": 500}
+NAMES = ("without", "with", "answered", "overridden", "served", "refused", "routed")
+DECISIONS = Decisions("2013-04", 10_000, ACTIONS, dict.fromkeys(NAMES, metric(0.76)), final=True)
+HUMILITY = HumilityFacts(
+    asked=ACTIONS,
+    counted=dict(ACTIONS),
+    disagreeing=0,
+    months=(DECISIONS,),
+    whole=dataclasses.replace(DECISIONS, label="all"),
+    rules=(RuleFacts(HOSTILE, "route", 600, 500, 250, 300, metric(0.45), metric(0.2), "keep"),),
+    coverage=(
+        Coverage("2013-04", metric(0.87), metric(0.9), 133.0, final=True),
+        Coverage("2013-07", metric(0.83), metric(0.91), None, final=False),
+    ),
+    guarantees={"flights": (f"novel input fires on at most 1 % of {HOSTILE}",)},
+    most_errors=0.2,
+)
+HUMILITY_ALARM = {
+    **alert("humility:rule:storm", key="incident-9", monitor="humility"),
+    "diagnosis_reason": "rule storm fires on 3 % of predictions",
+}
+
+
 @pytest.fixture
 def story() -> Story:
     return Story(
         steps=[Step("driftline deployment apply flights.yaml", 1.0)],
-        published=10_000,
-        applied=10_000,
-        outcomes_published=9_800,
-        outcomes_applied=9_800,
+        flow=Flow("flights", 10_000, 10_000, 10_000, 9_800, 9_800, 9_800),
+        minutes=Flow("delays", 10_000, 10_000, 10_000, 9_800, 9_800, 9_800),
         dead_letters=0,
         months=["2013-04", "2013-05"],
         psi={"carrier": [0.01, 0.02], "temp": [1.0, 2.0]},
         daily_psi={"carrier": [("2013-04-01", 0.01)], "temp": [("2013-04-01", 1.0)]},
         alerts=[alert("temp"), alert("temp", "resolved"), CALIBRATION],
+        minutes_alerts=[HUMILITY_ALARM],
+        humility=HUMILITY,
         verdicts={"incident-1-firing": Verdict(LASTING, HOSTILE)},
         references={"0" * 64: "March", "1" * 64: HOSTILE},
         watched=[
@@ -194,9 +218,9 @@ def story() -> Story:
         },
         budget=BUDGET,
         what_if=what_if(("same", "temp"), ("same", "calibration")),
-        slack=[{"text": HOSTILE}] * 2,
+        slack=[{"text": HOSTILE}] * 3,
         pagerduty=[{"event_action": "trigger", "dedup_key": "k", "payload": {"summary": HOSTILE, "severity": "error"}}]
-        * 2,
+        * 3,
         verification={"ok": True, "records": 3, "message": "3 records stand"},
         tampered={"ok": False, "message": "record 1 was altered"},
         seconds=1.0,
@@ -210,10 +234,16 @@ def test_a_run_that_shows_everything_has_no_problems(story: Story) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"applied": 9}, "9 were applied"),
-        ({"outcomes_applied": 4}, "4 arrived"),
+        ({"flow": Flow("flights", 10_000, 10_000, 9, 9_800, 9_800, 9_800)}, "10,000 published, 9 applied"),
+        ({"flow": Flow("flights", 10_001, 10_000, 10_000, 9_800, 9_800, 9_800)}, "flights: 10,001 predictions"),
+        ({"minutes": Flow("delays", 10_000, 10_000, 10_000, 9_800, 9_800, 4)}, "delays: 10,000 predictions"),
+        ({"humility": dataclasses.replace(HUMILITY, disagreeing=7)}, "7 decisions were not those of the rules"),
+        ({"humility": dataclasses.replace(HUMILITY, counted={**ACTIONS, "routed": 1})}, "the streams counted"),
+        ({"humility": dataclasses.replace(HUMILITY, counted={"answered": 10_000})}, "no rule ever acted"),
+        ({"humility": dataclasses.replace(HUMILITY, coverage=())}, "no closer to what is promised"),
+        ({"minutes_alerts": []}, "what humility was fitted to"),
         ({"accuracy": ACCURACY[:1]}, "accuracy windows have 5,000 of 10,000 predictions"),
-        ({"outcomes_published": 10_100, "outcomes_applied": 10_100}, "accuracy windows have 9,800 of 10,100 outcomes"),
+        ({"flow": Flow("flights", *[10_000] * 3, *[10_100] * 3)}, "accuracy windows have 9,800 of 10,100 outcomes"),
         ({"alerts": [alert("temp")]}, "no alarm for concept drift"),
         ({"accuracy": [ACCURACY[0], window("2013-05-01", 0.7, 0.7, doubted=True)]}, "nothing to learn from"),
         ({"accuracy": [ACCURACY[0], window("2013-05-01", 0.7, 0.79)]}, "wrong, and not marked"),
@@ -290,6 +320,24 @@ def test_an_estimate_that_fails_is_told_beside_the_truth_and_its_alarm(
     assert "A message on Slack: Concept drift" in shown
     assert "driftline up --data-dir kept/run" in shown
     assert "driftline windows show flights --metric accuracy --segment carrier" in shown
+
+
+def test_what_was_decided_and_what_it_was_worth_is_told(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    tell(story, tmp_path / "report.html", Console(width=200))
+    shown = capsys.readouterr().out
+    assert "delays: 10,000 predictions published, 10,000 counted; 9,800 outcomes published, 9,800 arrived" in shown
+    assert re.search(r"2013-04 +10,000 +80\.0% +5\.0% +10\.0% +5\.0% +0\.760", shown)
+    assert f"flights: novel input fires on at most 1 % of {HOSTILE}" in shown
+    assert "So it was in no month; more were wrong in 2013-04 (24.0%)." in shown
+    assert "2 other alarms of flights in nine months" in shown
+    assert "Of delays there are 1 more: 1 humility." in shown
+    assert re.search(rf"{re.escape(HOSTILE)} +route +600 +500 +250 +300 +0\.450 .* keep", shown)
+    assert re.search(r"2013-07 \(open\) +0\.830 \(0\.820–0\.840\) +0\.910 \(0\.900–0\.920\) +–", shown)
+    assert re.search(r"flights +rule storm fires on 3 % of predictions +04-07 23:00 +04-10 17:15", shown)
 
 
 def test_what_other_settings_change_is_told(story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

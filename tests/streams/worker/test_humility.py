@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from driftline.batches import between
+from driftline.codec import encode
 from driftline.events import CategoricalColumn, OutcomeColumns
 from driftline.humility.rules import HumilitySpec
 from streams.baseline import Baseline
 from streams.reference import build_baseline
+from streams.specification import DeploymentSpec
 
 NAMES = ("agrees", "undecided", "stale", "drifts")
 ROUNDS, ROWS = 8, 90
@@ -96,9 +98,13 @@ def last_states(world: Any) -> dict[bytes, Mapping[str, Any]]:
     return {each.key: each.record for each in world.read("humility")}
 
 
-def in_force(world: Any, name: str, digest: bytes) -> bool:
-    records = [fields for (_, key), fields in world.state().items() if key == f"baseline/{name}@1".encode()]
-    return any(digest in fields["record"] for fields in records)
+def in_force(world: Any, what: DeploymentSpec | Baseline) -> bool:
+    """Whether a specification or baseline is in force where its deployment is."""
+    if isinstance(what, Baseline):
+        key, record = f"baseline/{what.deployment_id}@{what.model_version}", encode("Baseline", what.to_record())
+    else:
+        key, record = f"spec/{what.deployment_id}", encode("DeploymentSpec", what.to_record())
+    return any(fields["record"] == record for (_, at), fields in world.state().items() if at == key.encode())
 
 
 def test_workers_that_end_in_any_way_judge_as_an_undisturbed_one(
@@ -126,11 +132,9 @@ def test_workers_that_end_in_any_way_judge_as_an_undisturbed_one(
             fewer_spec = dataclasses.replace(spec, humility=fewer, revision=5)
             other = humble.fitted(fewer_spec, baselines["undecided"], source="other")
             for world in (disturbed, calm):
-                world.put(again, fewer_spec)
-                world.put(other)
-                for name, baseline in (("drifts", again), ("undecided", other)):
-                    digest = baseline.digest.encode()
-                    world.wait(lambda w=world, n=name, d=digest: in_force(w, n, d), supervised=True)
+                for each in (again, fewer_spec, other):
+                    world.put(each)
+                    world.wait(lambda w=world, e=each: in_force(w, e), supervised=True)
         now_us = begin_us + (number + 1) * ROUND_US
         batches = [batch for name in NAMES for batch in predicted(humble, known, name, number, begin_s)]
         outcomes = [told(batch, number) for batch in waiting]

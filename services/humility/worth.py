@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from driftline.codec import Record
 from driftline.humility.rules import ACTIONS, ANSWERED
 from services.humility.counts import in_force_at, stretch_of
-from services.performance.edges import coarsened
+from services.performance.edges import SCORE_AXES
 from services.performance.windows import FINAL, Span, UnreadableWindowError, layout_of, span_of
 from services.windows import Period
 from streams.outcomes.decided import DECISION_PARTS, SERVED, SERVED_PART, is_of_humility, rule_of, rule_part
 from streams.specification import DeploymentSpec
+from streams.statistics.performance.fields import WEIGHTED
 from streams.statistics.performance.metrics import Metric, metrics
 from streams.statistics.performance.pairs import BINARY, MULTICLASS, REGRESSION, PerformanceLayout
 from streams.statistics.performance.sums import Sums, from_fields, merge, subtract
@@ -193,8 +195,8 @@ def read_worth(
     target = common_layout(layouts)
     rules = in_force_at(humility)
     pieces: dict[tuple[int, int], list[Worth]] = {}
-    for record, layout in zip(chosen, layouts, strict=True):
-        worth = _worth(record, layout, target, spec, _rules_of(record, rules), segments=segments)
+    for record in chosen:
+        worth = _worth(record, target, spec, _rules_of(record, rules), segments=segments)
         waiting = pieces.setdefault(stretch_of(record, period, window_us), [])
         waiting.append(worth)
         if len(waiting) >= _AT_ONCE:
@@ -237,7 +239,6 @@ def _rules_of(
 
 def _worth(
     record: Record,
-    layout: PerformanceLayout,
     target: PerformanceLayout,
     spec: DeploymentSpec,
     rules: Iterable[str],
@@ -246,7 +247,7 @@ def _worth(
 ) -> Worth:
     try:
         parts = {
-            part["segment"]: coarsened(layout, from_fields(layout, part["counts"], part["sums"]), target)
+            part["segment"]: from_fields(target, _without_bins(part["counts"]), _without_bins(part["sums"]))
             for part in record["parts"]
             if part["segment"] and (segments or is_of_humility(part["segment"]))
         }
@@ -262,6 +263,15 @@ def _worth(
         final=record["status"] == FINAL,
         baselines=(record["baseline_digest"],),
     )
+
+
+_BINNED = {"ages", *SCORE_AXES}
+_OF_BINS = _BINNED | {f"{WEIGHTED}{name}" for name in _BINNED}
+"""Sums by bin: half a millisecond a part, and nothing that is told here."""
+
+
+def _without_bins(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values for name, values in numbers.items() if name not in _OF_BINS}
 
 
 def with_totals(parts: Mapping[str, Sums], rules: Iterable[str]) -> dict[str, Sums]:

@@ -14,7 +14,7 @@ from streams.statistics.performance.grid import as_weights
 from streams.statistics.performance.pairs import PerformanceLayout
 from streams.statistics.performance.sums import Sums
 
-_SCORE_AXES: Mapping[str, int] = {
+SCORE_AXES: Mapping[str, int] = {
     "predicted_scores": 0,
     "scores": 0,
     "score_sums": 0,
@@ -63,7 +63,7 @@ def coarsened(layout: PerformanceLayout, sums: Sums, target: PerformanceLayout) 
         found["ages"] = _joined(found["ages"], 0, _targets(layout.age_edges_us, target.age_edges_us))
     if len(target.score_edges) != len(layout.score_edges):
         into = _targets(layout.score_edges, target.score_edges)
-        for name, axis in _SCORE_AXES.items():
+        for name, axis in SCORE_AXES.items():
             for twin in (name, f"weighted_{name}"):
                 if twin in found:
                     found[twin] = _joined(found[twin], axis, into)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -166,21 +166,24 @@ def _of_all(value: Any, rows: int) -> Any:
 def _check_lengths(table: PredictionColumns | OutcomeColumns) -> None:
     if not table.rows:
         raise EventError("expected at least one row, came none", reason="empty_batch")
-    for name, column in _lengths(table):
-        if column != table.rows:
-            raise EventError(
-                f"{name!r}: expected {table.rows} rows, one per prediction, came {column}", reason="unequal_columns"
-            )
+    wrong = _other_length(table, table.rows)
+    if wrong is not None:
+        raise EventError(
+            f"{wrong[0]!r}: expected {table.rows} rows, one per prediction, came {wrong[1]}", reason="unequal_columns"
+        )
 
 
-def _lengths(part: Any) -> Iterator[tuple[str, int]]:
-    """Name and length of every column in a table, or in a part of one."""
+def _other_length(part: Any, rows: int) -> tuple[str, int] | None:
+    """Name and length of a column, in a table or in a part of one, that has another length; None if there is none."""
     for name in type(part).__dataclass_fields__:
         value = getattr(part, name)
         for inner, column in value.items() if isinstance(value, Mapping) else ((name, value),):
-            if isinstance(column, CategoricalColumn):
-                yield inner, len(column.codes)
-            elif isinstance(column, np.ndarray):
-                yield inner, len(column)
-            elif isinstance(column, HumilityColumns):
-                yield from ((f"decisions: {of}", length) for of, length in _lengths(column))
+            if isinstance(column, HumilityColumns):
+                wrong = _other_length(column, rows)
+                if wrong is not None:
+                    return f"decisions: {wrong[0]}", wrong[1]
+            elif isinstance(column, (np.ndarray, CategoricalColumn)):
+                length = len(column.codes if isinstance(column, CategoricalColumn) else column)
+                if length != rows:
+                    return inner, length
+    return None

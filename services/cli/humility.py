@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.deployments import complete_deployment
+from services.cli.humility_options import (
+    CUTS,
+    DeploymentArgument,
+    FilesArgument,
+    OutcomesOption,
+    VersionOption,
+    complete_cut,
+    complete_version,
+    fit_on_of,
+    requests_of,
+)
 from services.cli.output import JSON_OPTION, note, print_json, safe, stderr, stdout
 from services.cli.publish import (
     FormatOption,
@@ -24,11 +34,6 @@ from services.cli.publish import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from driftline.humility.rules import HumilitySpec
-    from services.cli.baseline_reading import Request
-    from services.humility.backtest import FitOn
     from services.publish.reading import Selection
     from services.windows import Period
     from streams.specification import DeploymentSpec
@@ -36,54 +41,6 @@ if TYPE_CHECKING:
 humility_app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
 )
-
-PERIODS = ("window", "day", "week", "month")
-CUTS = (*PERIODS, "segment", "rule")
-
-DeploymentArgument = Annotated[
-    str, typer.Argument(metavar="DEPLOYMENT", autocompletion=complete_deployment, help="A deployment in force.")
-]
-FilesArgument = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="FILE",
-        dir_okay=False,
-        help="CSV, Parquet or JSON lines, read as by driftline publish; none: the topics.",
-    ),
-]
-OutcomesOption = Annotated[
-    Path | None,
-    typer.Option("--outcomes", metavar="FILE", dir_okay=False, help="Outcomes in a file of their own, by id."),
-]
-
-
-def complete_version(context: typer.Context, incomplete: str) -> list[str]:
-    """Versions with a baseline for the shell; nothing where Kafka does not answer at once."""
-    from confluent_kafka.admin import AdminClient
-
-    from driftline.errors import DriftlineError
-    from services.cli.context import kafka_settings
-    from services.deployments.baselines import load_baselines
-    from services.kafka import quiet
-
-    try:
-        settings = kafka_settings()
-        AdminClient(quiet(settings.client())).list_topics(timeout=1.0)
-        found = load_baselines(settings, str(context.params.get("deployment_id") or ""))
-        versions = [item.baseline.model_version for item in found]
-        return [version for version in versions if version.startswith(incomplete)]
-    except (DriftlineError, Exception):
-        return []
-
-
-def complete_cut(incomplete: str) -> list[str]:
-    """What a report can be cut by, for the shell."""
-    return [cut for cut in CUTS if cut.startswith(incomplete)]
-
-
-VersionOption = Annotated[
-    str | None, typer.Option("--version", metavar="V", autocompletion=complete_version, help="This model version only.")
-]
 
 
 @humility_app.callback()
@@ -135,7 +92,7 @@ def fit(
 
     checked_version(version)
     selection = selection_of(from_time, to_time, limit)
-    requests = _requests(files, outcomes_file, selection, on_error, file_format)
+    requests = requests_of(files, outcomes_file, selection, on_error, file_format)
     settings = kafka_settings()
     spec = get_deployment(settings, deployment_id).spec
     require_humility(spec)
@@ -301,22 +258,23 @@ def backtest(
 ) -> None:
     """Try changed rules on history: what they would have stopped, caught and cost, beside those in force."""
     from services.cli.context import kafka_settings
-    from services.cli.humility_report import show_backtest
+    from services.cli.humility_backtest import show_backtest
     from services.deployments.baselines import get_baseline
     from services.deployments.store import get_deployment
     from services.humility.backtest import backtest as run
     from services.humility.documents import backtest_document
     from services.humility.history import FileHistory, TopicHistory
+    from services.humility.trying import rules_to_try
     from services.publish.reading import Tally
 
     selection = selection_of(from_time, to_time, None)
-    part = _fit_on(fit_on)
+    part = fit_on_of(fit_on)
     form, errors = checked_format(file_format), on_error_of(on_error)
     if outcomes_file is not None and not files:
         raise typer.BadParameter("has no meaning without files of predictions", param_hint="--outcomes")
     settings = kafka_settings()
     spec = get_deployment(settings, deployment_id).spec
-    tried = _tried(rules, spec)
+    tried = rules_to_try(rules, spec)
     wanted = None if version is None else checked_version(version)
     baseline = get_baseline(settings, deployment_id, wanted).baseline
     named = baseline.model_version
@@ -330,7 +288,7 @@ def backtest(
     if as_json:
         print_json(backtest_document(spec, found))
     else:
-        show_backtest(spec, tried, found)
+        show_backtest(spec, found)
     rejected = history.tally.rejected if isinstance(history, FileHistory) else 0
     refused = history.refused if isinstance(history, TopicHistory) else 0
     if refused:
@@ -340,57 +298,10 @@ def backtest(
         raise typer.Exit(1)
 
 
-def _requests(
-    files: Sequence[Path] | None, outcomes: Path | None, selection: Selection, on_error: str, file_format: str | None
-) -> list[Request]:
-    """Where the reference is, place by place; outcomes in a file of their own are read once."""
-    from services.cli.baseline_reading import Request
-
-    errors, form = on_error_of(on_error), checked_format(file_format)
-    if not files:
-        return [Request(None, outcomes, False, selection, errors, form)]
-    return [
-        Request(file, outcomes if first else None, not first and outcomes is not None, selection, errors, form)
-        for first, file in ((at == 0, file) for at, file in enumerate(files))
-    ]
-
-
 def _period(by: str | None) -> Period:
     from services.windows import PERIODS as KNOWN
 
     return next((period for period in KNOWN if period == by), "month")
-
-
-def _fit_on(text: str | None) -> FitOn | None:
-    """The value of ``--fit-on``."""
-    from services.errors import ServicesError
-    from services.event_time import parse_moment
-    from services.humility.backtest import FitOn
-
-    if text is None:
-        return None
-    stripped = text.strip()
-    if stripped.endswith("%"):
-        try:
-            share = float(stripped[:-1]) / 100
-        except ValueError:
-            share = 0.0
-        if 0 < share < 1:
-            return FitOn(share=share)
-        raise typer.BadParameter(
-            f"expected a share of the time above 0 % and below 100 %, came {text[:40]!r}", param_hint="--fit-on"
-        )
-    try:
-        return FitOn(until_us=parse_moment(stripped))
-    except ServicesError as error:
-        raise typer.BadParameter(f"{error}; or a share of the time, 50%", param_hint="--fit-on") from error
-
-
-def _tried(file: Path, spec: DeploymentSpec) -> HumilitySpec:
-    """The rules in a file, checked against the deployment in force."""
-    from services.humility.trying import rules_to_try
-
-    return rules_to_try(file, spec)
 
 
 def _nothing_yet(spec: DeploymentSpec, version: str | None, selection: Selection) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 
-from driftline.humility.rules import ACTIONS, ANSWERED, HumilitySpec
+from driftline.humility.rules import ACTIONS, ANSWERED
 from services.cli.humility_tables import DASH, error_text, say, share_text
 from services.cli.output import print_table, safe, stdout
 from services.cli.plots import ESTIMATE, LEVEL, UPRIGHT, VALUE, Point, timeline
 from services.cli.windows import interval_text, number_text, period_label
 from services.event_time import rfc3339
-from services.humility.backtest import Backtested
 from services.humility.counts import Counts
 from services.humility.report import Line, RuleLine, Stretch, VersionReport, decision_lines, replaced
 from services.humility.verdict import TOO_FEW, rule_words, surely_worse
@@ -29,7 +27,7 @@ _OPEN = "*"
 
 _FEW = "too few"
 
-_NAMES = {"overridden": "overridden, model's", SERVED: "overridden, as served"}
+NAMES = {"overridden": "overridden, model's", SERVED: "overridden, as served"}
 
 
 def show_report(spec: DeploymentSpec, report: VersionReport, by: str | None, *, plot: bool) -> None:
@@ -43,7 +41,7 @@ def show_report(spec: DeploymentSpec, report: VersionReport, by: str | None, *, 
         if by is not None:
             _show_periods(report.periods, _period(by), is_share=is_share)
     if by in (None, "rule"):
-        show_rule_lines(report.rules, report, is_share=is_share)
+        show_rule_lines(report.rules, with_values=report.with_values, is_share=is_share)
         if by == "rule":
             _show_tests(report.rules, is_share=is_share)
     if by in (None, "month"):
@@ -56,22 +54,25 @@ def show_report(spec: DeploymentSpec, report: VersionReport, by: str | None, *, 
 def _head(spec: DeploymentSpec, report: VersionReport) -> None:
     whole, counts = report.whole, report.whole.counts
     say(
-        f" {_time(whole.start_us)} to {_time(whole.end_us)} by event time, UTC; {counts.rows:,} rows, "
+        f" {time_text(whole.start_us)} to {time_text(whole.end_us)} by event time, UTC; {counts.rows:,} rows, "
         f"{share_text(counts.decided, counts.rows)} decided by their publishers ({counts.stale:,} stale, "
         f"{counts.disagreeing:,} disagreeing)",
         lead=f"{spec.deployment_id}@{report.model_version}",
     )
 
 
-def _time(time_us: int) -> str:
+def time_text(time_us: int) -> str:
+    """A time to the second."""
     return rfc3339(time_us // 1_000_000 * 1_000_000)
 
 
-def _loss_title(*, is_share: bool) -> str:
+def loss_title(*, is_share: bool) -> str:
+    """What an error is called at the head of a table."""
     return "error" if is_share else "MAE"
 
 
-def _limits(metric: Metric | None, *, is_share: bool) -> str:
+def limits_text(metric: Metric | None, *, is_share: bool) -> str:
+    """The interval of an error."""
     if metric is None or metric.low is None or metric.high is None:
         return DASH
     if not is_share:
@@ -79,7 +80,8 @@ def _limits(metric: Metric | None, *, is_share: bool) -> str:
     return f"{metric.low:.1%}{DASH}{metric.high:.1%}"
 
 
-def _error(worth: PartWorth, *, is_share: bool, provisional: bool = False) -> str:
+def error_cell(worth: PartWorth, *, is_share: bool, provisional: bool = False) -> str:
+    """The error of a part, marked where it is provisional."""
     text = error_text(None if worth.loss is None else worth.loss.value, is_share=is_share)
     return text + (_OPEN if provisional and text != DASH else "")
 
@@ -89,18 +91,18 @@ def _known(worth: PartWorth) -> str:
 
 
 def _show_decisions(lines: Sequence[Line], stretch: Stretch, report: VersionReport, *, is_share: bool) -> None:
-    title, values = _loss_title(is_share=is_share), report.with_values
+    title, values = loss_title(is_share=is_share), report.with_values
     heads = ["decision", "rows", "share", "known", title, "95 %", *(["value a row", "95 % of it"] if values else [])]
     print_table(
         heads,
         [
             (
-                _NAMES.get(line.name, line.name),
+                NAMES.get(line.name, line.name),
                 "" if line.rows is None else f"{line.rows:,}",
                 "" if line.rows is None else share_text(line.rows, stretch.counts.rows),
                 _known(line.worth),
-                _error(line.worth, is_share=is_share, provisional=stretch.provisional),
-                _limits(line.worth.loss, is_share=is_share),
+                error_cell(line.worth, is_share=is_share, provisional=stretch.provisional),
+                limits_text(line.worth.loss, is_share=is_share),
                 *(_value(line.worth) if values else ()),
             )
             for line in lines
@@ -114,14 +116,12 @@ def _value(worth: PartWorth) -> tuple[str, str]:
     return (DASH, DASH) if value is None else (number_text(value.value), interval_text(value.low, value.high))
 
 
-def show_rule_lines(
-    rules: Sequence[RuleLine], report: VersionReport | Backtested, *, is_share: bool, title: str | None = None
-) -> None:
+def show_rule_lines(rules: Sequence[RuleLine], *, with_values: bool, is_share: bool, title: str | None = None) -> None:
     """Print what each rule did, what it caught and cost, and the verdict on it."""
     if not rules:
         say("no rule was in force")
         return
-    loss, values = _loss_title(is_share=is_share), report.with_values
+    loss, values = loss_title(is_share=is_share), with_values
     heads = ["rule", "does", "fired", "share", loss, "elsewhere", *(["caught", "cost"] if is_share else [])]
     heads += [*(["value"] if values else []), "verdict"]
     print_table(
@@ -132,8 +132,8 @@ def show_rule_lines(
                 _does(rule),
                 f"{rule.fired:,}",
                 share_text(rule.fired, rule.judged),
-                _error(rule.where_fired, is_share=is_share),
-                _error(rule.elsewhere, is_share=is_share),
+                error_cell(rule.where_fired, is_share=is_share),
+                error_cell(rule.elsewhere, is_share=is_share),
                 *((_count(rule.where_fired.wrong), _count(rule.where_fired.right)) if is_share else ()),
                 *((_value(rule.where_fired)[0],) if values else ()),
                 _FEW if rule.verdict.kind == TOO_FEW else rule.verdict.kind,
@@ -155,15 +155,15 @@ def _count(number: int | None) -> str:
 
 def _show_tests(rules: Sequence[RuleLine], *, is_share: bool) -> None:
     """Print what the verdicts rest on."""
-    loss = _loss_title(is_share=is_share)
+    loss = loss_title(is_share=is_share)
     print_table(
         ["rule", "outcomes", f"{loss} where it fired", f"{loss} elsewhere", "difference", "times"],
         [
             (
                 rule.name,
                 f"{rule.where_fired.resolved:,}",
-                _limits(rule.where_fired.loss, is_share=is_share),
-                _limits(rule.elsewhere.loss, is_share=is_share),
+                limits_text(rule.where_fired.loss, is_share=is_share),
+                limits_text(rule.elsewhere.loss, is_share=is_share),
                 _difference(rule),
                 DASH if rule.verdict.lift is None else f"{rule.verdict.lift[0]:.2f}",
             )
@@ -187,7 +187,7 @@ def _difference(rule: RuleLine) -> str:
 
 def _show_periods(periods: Sequence[Stretch], period: Period, *, is_share: bool) -> None:
     shown = periods[-_SHOWN:]
-    loss = _loss_title(is_share=is_share)
+    loss = loss_title(is_share=is_share)
     heads = ["from", "rows", *ACTIONS, "known"]
     print_table(
         heads,
@@ -207,8 +207,8 @@ def _show_periods(periods: Sequence[Stretch], period: Period, *, is_share: bool)
                     for name in (DECISION_PARTS[ANSWERED], AS_SERVED, DECIDED)
                     for worth in [each.part(name)]
                     for text in (
-                        _error(worth, is_share=is_share, provisional=each.provisional),
-                        _limits(worth.loss, is_share=is_share),
+                        error_cell(worth, is_share=is_share, provisional=each.provisional),
+                        limits_text(worth.loss, is_share=is_share),
                     )
                 ),
             )
@@ -229,7 +229,7 @@ def _show_segments(report: VersionReport, *, is_share: bool) -> None:
     if not report.segments:
         say("no parts of the traffic are watched: declare segments in the specification")
         return
-    loss = _loss_title(is_share=is_share)
+    loss = loss_title(is_share=is_share)
     heads = ["part", "rows", *ACTIONS, "known", f"{loss}, all", "95 %"]
     print_table(
         heads,
@@ -238,8 +238,8 @@ def _show_segments(report: VersionReport, *, is_share: bool) -> None:
                 part,
                 *_shares(counts),
                 _known(worth),
-                _error(worth, is_share=is_share, provisional=report.whole.provisional),
-                _limits(worth.loss, is_share=is_share),
+                error_cell(worth, is_share=is_share, provisional=report.whole.provisional),
+                limits_text(worth.loss, is_share=is_share),
             )
             for part, counts, worth in report.segments
         ],
@@ -262,9 +262,9 @@ def _show_coverage(spec: DeploymentSpec, months: Sequence[Stretch]) -> None:
                 period_label(each.start_us, "month"),
                 f"{adaptive.rows:,}",
                 _coverage(adaptive, each),
-                _limits(adaptive, is_share=True),
+                limits_text(adaptive, is_share=True),
                 _coverage(static, each),
-                _limits(static, is_share=True),
+                limits_text(static, is_share=True),
             )
             for each, pair in found
             if pair is not None
@@ -289,7 +289,7 @@ def _show_plots(spec: DeploymentSpec, report: VersionReport, period: Period, *, 
         for each in report.periods
     ]
     _plot(
-        f"{_loss_title(is_share=is_share)} among answered predictions",
+        f"{loss_title(is_share=is_share)} among answered predictions",
         errors,
         report.periods,
         period,
@@ -345,8 +345,8 @@ def _notes(report: VersionReport, by: str | None) -> None:
         if whole.provisional:
             say(f"{_OPEN} provisional: outcomes may still come, and those so far are no fair sample of all", dim=True)
         if by in (None, "rule"):
-            say(f"{_BENEFIT}; {rule_words(report.standard, with_values=report.with_values)}", dim=True)
-    _say_harm(whole, is_share=loss_name(report.task) == ERROR)
+            say(f"{BENEFIT}; {rule_words(report.standard, with_values=report.with_values)}", dim=True)
+    say_harm(whole, is_share=loss_name(report.task) == ERROR)
     if len(report.policies) > 1:
         say(
             f"{len(report.policies)} sets of rules and fits were in force in this time; a rule is known by its name, "
@@ -357,7 +357,8 @@ def _notes(report: VersionReport, by: str | None) -> None:
         say(f"{report.left_out:,} accuracy windows of another task or other classes are left out", dim=True)
 
 
-def _say_harm(stretch: Stretch, *, is_share: bool) -> None:
+def say_harm(stretch: Stretch, *, is_share: bool) -> None:
+    """Say where overrides serve worse answers than those they replace."""
     pair = replaced(stretch.worth)
     if pair is not None and surely_worse(*pair) is not None:
         served, own = (error_text(each.value, is_share=is_share) for each in pair)
@@ -368,52 +369,4 @@ def _say_harm(stretch: Stretch, *, is_share: bool) -> None:
         )
 
 
-_BENEFIT = "caught: wrong predictions on which a rule fired, cost: right ones, whichever rule acted"
-
-
-def show_backtest(spec: DeploymentSpec, tried: HumilitySpec, found: Backtested) -> None:
-    """Print rules that were tried beside those in force."""
-    is_share = loss_name(found.task) == ERROR
-    now, would = found.now, found.would
-    fit = "by the fit in force" if not found.fit else f"both fitted to {found.fit}"
-    say(
-        f" {_time(now.stretch.start_us)} to {_time(now.stretch.end_us)} by event time, UTC; {found.rows:,} rows, {fit}",
-        lead=f"{spec.deployment_id}@{found.model_version}",
-    )
-    _show_sides(found, is_share=is_share)
-    show_rule_lines(now.rules, found, is_share=is_share, title="Rules in force")
-    show_rule_lines(would.rules, found, is_share=is_share, title="Rules that are tried")
-    moved = found.rows - int(found.moved.trace())
-    say(f" {moved:,} of {found.rows:,} ({share_text(moved, found.rows)})", lead="decided otherwise:")
-    for before, row in zip(ACTIONS, found.moved.tolist(), strict=True):
-        told = [f"{rows:,} {after}" for after, rows in zip(ACTIONS, row, strict=True) if rows and after != before]
-        if told:
-            say(f"  now {before}, would be: {', '.join(told)}")
-    _say_harm(would.stretch, is_share=is_share)
-    for text in would.unarmed:
-        say(text, lead="Unarmed: ")
-    if would.unarmed and not found.fit:
-        say("fit both sets of rules to the first part of history: --fit-on 50%", dim=True)
-    for text in found.notes:
-        say(text, dim=True)
-    if found.repeated:
-        say(f"{found.repeated:,} repeated rows counted once", dim=True)
-    say(f"{_BENEFIT}; {rule_words(found.standard, with_values=found.with_values)}", dim=True)
-
-
-def _show_sides(found: Backtested, *, is_share: bool) -> None:
-    loss = _loss_title(is_share=is_share)
-    heads = ["decision", "now", "share", loss, "95 %", "would", "its share", f"its {loss}", "its 95 %"]
-    rows = []
-    sides = (found.now.stretch, found.would.stretch)
-    for one, other in zip_longest(*map(decision_lines, sides)):
-        cells: list[str] = [_NAMES.get(one.name, one.name)]
-        for line, stretch in zip((one, other), sides, strict=True):
-            cells += [
-                "" if line.rows is None else f"{line.rows:,}",
-                "" if line.rows is None else share_text(line.rows, stretch.counts.rows),
-                _error(line.worth, is_share=is_share),
-                _limits(line.worth.loss, is_share=is_share),
-            ]
-        rows.append(cells)
-    print_table(heads, rows, numbers=heads[1:])
+BENEFIT = "caught: wrong predictions on which a rule fired, cost: right ones, whichever rule acted"

@@ -214,3 +214,18 @@ def test_times_with_the_same_rules_are_one(made: Any) -> None:
             (9 * HOUR_US, 10 * HOUR_US, ("a",)),
         ]
     }
+
+
+def test_outcomes_of_a_sample_weigh_as_many_rows_as_they_stand_for(made: Any, make_record: Make) -> None:
+    rng = np.random.default_rng(4)
+    scores, actual, weights = rng.random(300), rng.random(300) < 0.5, rng.choice([1.0, 4.0], 300)
+    record = make_record(LAYOUT, scores, actual, weights=weights, start_us=MARCH_US,
+                         parts={DECISION_PARTS[0]: np.ones(300, bool), rule_part("storm"): scores > 0.7})  # fmt: skip
+    counted = [made.window({"storm": (1, 0)}, rows=300, actions=(300, 0, 0, 0), window_start_us=MARCH_US)]
+    found = report(made.spec(), "1", counted, [record], {})
+    wrong = (scores >= 0.5) != actual
+    assert found.whole.part(DECIDED).loss.value == pytest.approx(np.average(wrong, weights=weights))
+    (rule,) = found.rules
+    for worth, mask in ((rule.where_fired, scores > 0.7), (rule.elsewhere, scores <= 0.7)):
+        assert worth.loss.value == pytest.approx(np.average(wrong[mask], weights=weights[mask]))
+        assert worth.wrong == wrong[mask].sum()

@@ -18,7 +18,7 @@ from services.cli.output import print_table
 from services.humility.backtest import Backtested
 from services.humility.report import decision_lines
 from services.humility.verdict import rule_words
-from services.humility.worth import ERROR, loss_name
+from services.humility.worth import DECIDED, ERROR, loss_name
 from streams.specification import DeploymentSpec
 
 
@@ -29,7 +29,7 @@ def show_backtest(spec: DeploymentSpec, found: Backtested) -> None:
     fit = "by the fit in force" if not found.fit else f"both fitted to {found.fit}"
     say(
         f" {time_text(now.stretch.start_us)} to {time_text(now.stretch.end_us)} by event time, UTC; "
-        f"{found.rows:,} rows, {fit}",
+        f"{found.rows:,} rows, {share_text(now.stretch.part(DECIDED).resolved, found.rows)} with an outcome, {fit}",
         lead=f"{spec.deployment_id}@{found.model_version}",
     )
     _show_sides(found, is_share=is_share)
@@ -50,7 +50,8 @@ def show_backtest(spec: DeploymentSpec, found: Backtested) -> None:
         say(text, dim=True)
     if found.repeated:
         say(f"{found.repeated:,} repeated rows counted once", dim=True)
-    say(f"{BENEFIT}; {rule_words(found.standard, with_values=found.with_values)}", dim=True)
+    say(BENEFIT, dim=True)
+    say(rule_words(found.standard, with_values=found.with_values), dim=True)
 
 
 def _show_sides(found: Backtested, *, is_share: bool) -> None:

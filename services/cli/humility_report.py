@@ -345,7 +345,8 @@ def _notes(report: VersionReport, by: str | None) -> None:
         if whole.provisional:
             say(f"{_OPEN} provisional: outcomes may still come, and those so far are no fair sample of all", dim=True)
         if by in (None, "rule"):
-            say(f"{BENEFIT}; {rule_words(report.standard, with_values=report.with_values)}", dim=True)
+            say(BENEFIT, dim=True)
+            say(rule_words(report.standard, with_values=report.with_values), dim=True)
     say_harm(whole, is_share=loss_name(report.task) == ERROR)
     if len(report.policies) > 1:
         say(

@@ -88,8 +88,8 @@ def _rules(facts: HumilityFacts) -> Table:
             safe(rule.name),
             rule.action,
             *counts,
-            limits(rule.error),
-            limits(rule.elsewhere),
+            _share(rule.error),
+            _share(rule.elsewhere),
             f"[bold]{rule.verdict}[/]",
         )
     return table

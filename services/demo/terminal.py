@@ -45,10 +45,10 @@ def tell(story: Story, report: Path, console: Console, work_dir: Path | None = N
     """Print what happened; ``work_dir`` is where the broker's data were kept, if they were."""
     console.print()
     for flow in (story.flow, story.minutes):
-        whole = "[green]all counted, none twice[/]" if flow.whole else "[red]NOT all counted[/]"
+        whole = "[green]all, and none twice[/]" if flow.whole else "[red]NOT all[/]"
         console.print(
-            f"[bold]{safe(flow.name)}[/]: {flow.published:,} predictions published, {flow.applied:,} counted; "
-            f"{flow.outcomes_published:,} outcomes published, {flow.outcomes_applied:,} arrived: {whole}.",
+            f"[bold]{safe(flow.name)}[/]: {flow.published:,} predictions and {flow.outcomes_published:,} outcomes "
+            f"published, {flow.applied:,} and {flow.outcomes_applied:,} counted: {whole}.",
             highlight=False,
         )
     console.print()
@@ -71,7 +71,7 @@ def tell(story: Story, report: Path, console: Console, work_dir: Path | None = N
     console.print(
         "[dim]real?: what daily figures of the causes say, without the evidence: those of the 30 days from the change\n"
         "on against those of the reference. The times are of 2013, UTC. On 3 November clocks go back: flights leave\n"
-        f"at local hours, event time is UTC. Of delays there are {_of_minutes(story)}.[/]\n\n"
+        f"at local hours, event time is UTC.\nOf delays there are {_of_minutes(story)}.[/]\n\n"
         f"[bold]No alarm:[/] {safe('; '.join(story.quiet))}.\n",
         highlight=False,
     )

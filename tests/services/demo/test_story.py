@@ -329,7 +329,7 @@ def test_what_was_decided_and_what_it_was_worth_is_told(
 
     tell(story, tmp_path / "report.html", Console(width=200))
     shown = capsys.readouterr().out
-    assert "delays: 10,000 predictions published, 10,000 counted; 9,800 outcomes published, 9,800 arrived" in shown
+    assert "delays: 10,000 predictions and 9,800 outcomes published, 10,000 and 9,800 counted: all" in shown
     assert re.search(r"2013-04 +10,000 +80\.0% +5\.0% +10\.0% +5\.0% +0\.760", shown)
     assert f"flights: novel input fires on at most 1 % of {HOSTILE}" in shown
     assert "So it was in no month; more were wrong in 2013-04 (24.0%)." in shown

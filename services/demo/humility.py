@@ -150,6 +150,17 @@ class HumilityFacts:
             f"{', '.join(kept) or 'no month'}; more were wrong in {', '.join(broken) or 'no month'}."
         )
 
+    @property
+    def overrides(self) -> str:
+        """Whether what was served instead of the model's answer was better, in a sentence; empty where nothing was."""
+        served, model = (self.whole.accuracy[name]["value"] for name in ("served", "overridden"))
+        if served is None or model is None:
+            return ""
+        return (
+            f"Where another answer was served instead of the model's it was right in {served:.3f}; the model would have "
+            f"been in {model:.3f}."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Everything, for machines."""
         return asdict(self)

@@ -32,7 +32,7 @@ def tell_humility(story: Story, console: Console) -> None:
         "[dim]Asked by the application before each answer, and decided again by the streams: "
         f"{sum(facts.asked.values()):,} decisions, {facts.disagreeing:,} otherwise.\n"
         "right without: all that the model said; right with: what was served, be it the usual answer.\n"
-        f"{_overrides(facts)}[/]\n",
+        f"{safe(facts.overrides)}[/]\n",
         highlight=False,
     )
     console.print(f"[bold]{safe(facts.certificate)}[/]\n", highlight=False)
@@ -68,11 +68,6 @@ def _add_decisions(table: Table, month: Decisions) -> None:
     actions = [f"{rows / month.rows:.1%}" if month.rows else "–" for rows in month.actions.values()]
     right = [_share(month.accuracy[of]) for of in ACCURACIES[:_ROOM]]
     table.add_row(month.label + ("" if month.final else " (open)"), f"{month.rows:,}", *actions, *right)
-
-
-def _overrides(facts: HumilityFacts) -> str:
-    served, model = facts.whole.accuracy["served"], facts.whole.accuracy["overridden"]
-    return f"Where that was served it was right in {_share(served)}; the model would have been in {_share(model)}."
 
 
 def _rules(facts: HumilityFacts) -> Table:

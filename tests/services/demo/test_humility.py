@@ -107,6 +107,7 @@ def test_reports_are_told_as_shares_of_right_answers() -> None:
         ("route, dry run", 0, 20, 30),
     ]
     assert [month.width for month in facts.coverage] == [120.0, None]
+    assert facts.overrides.endswith("it was right in 0.750; the model would have been in 0.700.")
     assert facts.certificate.endswith("So it was in 2013-03; more were wrong in no month.")
     assert facts.guarantees == {LATE: ("fires on at most 1 % of unchanged traffic",)}
 

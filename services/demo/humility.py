@@ -157,8 +157,8 @@ class HumilityFacts:
         if served is None or model is None:
             return ""
         return (
-            f"Where another answer was served instead of the model's it was right in {served:.3f}; the model would have "
-            f"been in {model:.3f}."
+            f"Where another answer was served instead of the model's it was right in {served:.3f}; the model would "
+            f"have been in {model:.3f}."
         )
 
     def to_json(self) -> dict[str, Any]:

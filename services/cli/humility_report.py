@@ -41,7 +41,7 @@ def show_report(spec: DeploymentSpec, report: VersionReport, by: str | None, *, 
         if by is not None:
             _show_periods(report.periods, _period(by), is_share=is_share)
     if by in (None, "rule"):
-        show_rule_lines(report.rules, with_values=report.with_values, is_share=is_share)
+        show_rule_lines(report.rules, with_values=report.with_values, is_share=is_share, provisional=whole.provisional)
         if by == "rule":
             _show_tests(report.rules, is_share=is_share)
     if by in (None, "month"):
@@ -116,7 +116,14 @@ def _value(worth: PartWorth) -> tuple[str, str]:
     return (DASH, DASH) if value is None else (number_text(value.value), interval_text(value.low, value.high))
 
 
-def show_rule_lines(rules: Sequence[RuleLine], *, with_values: bool, is_share: bool, title: str | None = None) -> None:
+def show_rule_lines(
+    rules: Sequence[RuleLine],
+    *,
+    with_values: bool,
+    is_share: bool,
+    provisional: bool = False,
+    title: str | None = None,
+) -> None:
     """Print what each rule did, what it caught and cost, and the verdict on it."""
     if not rules:
         say("no rule was in force")
@@ -132,8 +139,8 @@ def show_rule_lines(rules: Sequence[RuleLine], *, with_values: bool, is_share: b
                 _does(rule),
                 f"{rule.fired:,}",
                 share_text(rule.fired, rule.judged),
-                error_cell(rule.where_fired, is_share=is_share),
-                error_cell(rule.elsewhere, is_share=is_share),
+                error_cell(rule.where_fired, is_share=is_share, provisional=provisional),
+                error_cell(rule.elsewhere, is_share=is_share, provisional=provisional),
                 *((_count(rule.where_fired.wrong), _count(rule.where_fired.right)) if is_share else ()),
                 *((_value(rule.where_fired)[0],) if values else ()),
                 _FEW if rule.verdict.kind == TOO_FEW else rule.verdict.kind,
@@ -157,11 +164,12 @@ def _show_tests(rules: Sequence[RuleLine], *, is_share: bool) -> None:
     """Print what the verdicts rest on."""
     loss = loss_title(is_share=is_share)
     print_table(
-        ["rule", "outcomes", f"{loss} where it fired", f"{loss} elsewhere", "difference", "times"],
+        ["rule", "outcomes", "known", "where it fired", "elsewhere", "difference", "times"],
         [
             (
                 rule.name,
                 f"{rule.where_fired.resolved:,}",
+                _known(rule.where_fired),
                 limits_text(rule.where_fired.loss, is_share=is_share),
                 limits_text(rule.elsewhere.loss, is_share=is_share),
                 _difference(rule),
@@ -169,8 +177,8 @@ def _show_tests(rules: Sequence[RuleLine], *, is_share: bool) -> None:
             )
             for rule in rules
         ],
-        numbers=("outcomes", f"{loss} where it fired", f"{loss} elsewhere", "difference", "times"),
-        title="95 % intervals that the verdicts rest on",
+        numbers=("outcomes", "known", "where it fired", "elsewhere", "difference", "times"),
+        title=f"95 % intervals of the {loss} that the verdicts rest on",
     )
     for rule in rules:
         say(

@@ -348,7 +348,11 @@ def test_a_report_is_cut_by_periods_parts_and_rules_and_no_table_is_too_wide(wor
         tables = [line for line in out.splitlines() if line.startswith(" ")]
         assert tables and max(map(len, tables)) <= WIDTH and "answered" in out and "refused" in out and "routed" in out
     status, out, _ = call("humility", "report", "delays", *UNTIL, "--by", "rule")
-    assert status == 0 and "error where it fired" in out and "storm: keep, it finds errors; acted on 2" in flat(out)
+    assert (
+        status == 0
+        and "intervals of the error that the verdicts rest on" in out
+        and "storm: keep, it finds errors; acted on 2" in flat(out)
+    )
     status, out, _ = call("humility", "report", "delays", *UNTIL, "--plot", "--version", "3")
     assert "error among answered predictions" in out and "○ static" in out and "┤" in out
     assert "no window with humility of version '4'" in call("humility", "report", "delays", "--version", "4")[1]

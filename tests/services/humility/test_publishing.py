@@ -32,7 +32,7 @@ def test_a_fit_does_not_replace_a_baseline_that_was_put_in_force_meanwhile(
     fitted = sealed(first, humility=HumilityFit("d", "march.csv", 2, 1, 0, 1, 0.95))
     for baseline in (first, second):
         assert publish_baseline(settings, baseline, actor="ada")
-    with pytest.raises(DeploymentError, match="was put in force meanwhile: expected .*run the command again"):
+    with pytest.raises(DeploymentError, match=r"was put in force meanwhile: expected .*run the command again"):
         publish_baseline(settings, fitted, actor="bob", replacing=first)
     assert get_baseline(settings, "delays", "1").baseline.digest == second.digest
     assert publish_baseline(settings, fitted, actor="bob", replacing=second)

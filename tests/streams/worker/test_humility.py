@@ -6,7 +6,9 @@ import dataclasses
 import random
 import shutil
 import signal
+import socket
 import time
+import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
@@ -187,7 +189,8 @@ def test_rules_that_a_publisher_knows_first_are_in_force_before_what_it_decided_
     first, second = (humble.rows(50, first=50 * k, at=50 * k, deployment_id=name) for k in range(2))
     last = humble.rows(1, first=10**6, at=1800, deployment_id=name)
     world.put(spec, baseline)
-    world.start()
+    port = free_port()
+    world.start("--metrics-port", str(port))
     publish(world, [humble.decided(spec, baseline, first)], samples.t0 + ROUND_US)
     world.wait_applied()
     world.put(again)
@@ -204,3 +207,13 @@ def test_rules_that_a_publisher_knows_first_are_in_force_before_what_it_decided_
         if each.name == "HumilityWindow" and each.record["status"] == "final"
     ]
     assert [sum(part[field] for part in parts) for field in ("decided", "stale", "disagreeing")] == [100, 0, 0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        told_to_prometheus = answer.read().decode()
+    place = f'deployment="{name}",partition="0",version="1"'
+    assert f"driftline_humility_decided_total{{{place}}} 100.0" in told_to_prometheus
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

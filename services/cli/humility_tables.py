@@ -26,7 +26,7 @@ from services.humility.guarantees import (
     is_current,
     percent,
     rule_rate,
-    shortfall_text,
+    shortfall_texts,
     why_unarmed,
 )
 from services.humility.showing import Lately, Shown
@@ -92,8 +92,8 @@ def show_guarantees(spec: DeploymentSpec, baseline: Baseline) -> None:
             ],
             numbers=("rows",),
         )  # fmt: skip
-    for shortfall in fit.shortfalls:
-        say(shortfall_text(shortfall), lead="Not guaranteed: ")
+    for text in shortfall_texts(fit):
+        say(text, lead="Not guaranteed: ")
     for sentence in caveats(fit):
         say(sentence, dim=True)
 
@@ -162,7 +162,7 @@ def show_versions(spec: DeploymentSpec, shown: Sequence[Shown]) -> None:
 
 def _show_version(spec: DeploymentSpec, shown: Shown) -> None:
     if shown.baseline is None:
-        say("no baseline yet: driftline baseline build DEPLOYMENT FILE --version V")
+        say(f"no baseline yet: driftline baseline build {spec.deployment_id} FILE --version V")
     else:
         stdout.print()
         say(f" baseline {shown.baseline.digest[:12]}", lead=f"{spec.deployment_id}@{shown.model_version}")

@@ -90,7 +90,7 @@ def get_baseline(settings: KafkaSettings, deployment_id: str, version: str | Non
             close = difflib.get_close_matches(version or "", found, 3) or list(found)
             hint = f"there is one for {', '.join(map(repr, close))}"
         else:
-            hint = "build one: driftline baseline build DEPLOYMENT FILE --version V"
+            hint = f"build one: driftline baseline build {deployment_id} FILE --version {version or 'V'}"
         raise DeploymentError(f"there is no baseline for {named!r}: {hint}")
     return found[version]
 

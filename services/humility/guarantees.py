@@ -137,9 +137,13 @@ def group_rows(fit: HumilityFit) -> list[tuple[str, str, int, str]]:
     return sorted(rows, key=lambda row: (row[0] != "", row[0]))
 
 
-def shortfall_text(shortfall: Shortfall) -> str:
-    """What a guarantee lacks, in one sentence."""
-    of = f" of {shortfall.segment}" if shortfall.segment else ""
+def shortfall_texts(fit: HumilityFit) -> list[str]:
+    """What guarantees lack, in a sentence each."""
+    return [_shortfall_text(each, _of_group(fit)) for each in fit.shortfalls]
+
+
+def _shortfall_text(shortfall: Shortfall, pooled: str) -> str:
+    of = f" of {shortfall.segment}" if shortfall.segment else pooled
     needed = (
         f", it takes {shortfall.needed:,} calibration rows, there are {shortfall.rows:,}" if shortfall.needed else ""
     )

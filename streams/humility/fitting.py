@@ -186,17 +186,21 @@ class Fitting:
         wrong = np.zeros(len(self.history.rows), bool)
         wrong[resolved.rows[errors]] = True
         rows = np.sort(resolved.rows[judged & self.history.calibrates[resolved.rows]])
-        learns = confidences[~self.history.calibrates]
+        learns = np.flatnonzero(~self.history.calibrates)
 
         def compute(chosen: Integers) -> Certificate | Uncertified | RowsNeeded:
-            thresholds = certificate_thresholds(learns, len(chosen), most, self.wanted.confidence)
+            # a group's own thresholds: the strictest of a surer one would answer too few of its rows to pass
+            like = learns[np.isin(self.groups.codes[learns], self.groups.codes[chosen])]
+            own = like if np.isfinite(confidences[like]).any() else learns
+            thresholds = certificate_thresholds(confidences[own], len(chosen), most, self.wanted.confidence)
             return certify(confidences[chosen], wrong[chosen], thresholds, most, self.wanted.confidence)
 
         grouped = by_group(self.groups, rows, compute)
-        self._tell(RISK, grouped, f"an error of at most {most:g} with confidence {self.wanted.confidence:g}")
         for name, count, found in grouped.found:
             if isinstance(found, Uncertified):
                 self._lacks(RISK, name, RowsNeeded(count, found.needed), _why_uncertified(found, most))
+        # after what was tried: a rule that is not armed is told the first of them
+        self._tell(RISK, grouped, f"an error of at most {most:g} with confidence {self.wanted.confidence:g}")
         if all(isinstance(found, Uncertified) for _, _, found in grouped.found):
             return fit  # a rule that would refuse everything is not armed
         certificates = tuple(

@@ -30,7 +30,7 @@ from services.humility.guarantees import (
     in_order_of_priority,
     percent,
     rule_rate,
-    shortfall_text,
+    shortfall_texts,
     why_unarmed,
 )
 from streams.baseline import HUMILITY_ROLE
@@ -95,9 +95,14 @@ def test_groups_are_listed_behind_what_holds_of_all_others_and_shortfalls_say_wh
     assert group_rows(groups)[3][3] == "nothing is certified"
     assert "in parts without a guarantee of their own" in guarantee_sentences(groups, BINARY)[0]
     assert "each statement on a group" in caveats(groups)[-1]
-    text = shortfall_text(Shortfall("novelty", "c=\x1b[31m", 12, 299, "too few"))
-    assert text == ("no guarantee of novelty of c=\\x1b[31m, it takes 299 calibration rows, there are 12: too few")
-    assert shortfall_text(Shortfall("risk", "", 0, 0, "never")) == "no guarantee of selective risk: never"
+    lacking = (Shortfall("novelty", "c=\x1b[31m", 12, 299, "too few"), Shortfall("risk", "", 0, 0, "never"))
+    assert shortfall_texts(dataclasses.replace(groups, shortfalls=lacking)) == [
+        "no guarantee of novelty of c=\\x1b[31m, it takes 299 calibration rows, there are 12: too few",
+        "no guarantee of selective risk in parts without a guarantee of their own: never",
+    ]
+    assert shortfall_texts(dataclasses.replace(FIT, shortfalls=lacking[1:])) == [
+        "no guarantee of selective risk: never"
+    ]
 
 
 @given(st.floats(1e-9, 1))

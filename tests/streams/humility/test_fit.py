@@ -390,6 +390,32 @@ def test_a_group_of_which_nothing_can_be_certified_is_not_judged_by_the_others(p
     assert not unsure[part == "a"].all()
 
 
+def test_a_group_that_is_less_sure_than_the_others_is_tried_at_thresholds_of_its_own(plain: Baseline) -> None:
+    """Part b is never surer than 0.7, and always right: the strictest thresholds of all rows answer none of it."""
+    part = np.array(PREDICTIONS.categorical["c"].values())
+    assert PREDICTIONS.prediction is not None
+    score = np.where(part == "b", 0.3 + 0.4 * PREDICTIONS.prediction, PREDICTIONS.prediction)
+    columns = dataclasses.replace(PREDICTIONS, prediction=score)
+    outcomes = outcomes_of(columns, np.where(part == "b", score >= 0.5, ACTUAL))
+    fit = learn(plain, spec_of(Guarantees(max_error=MOST, segment="c")), batches=[columns], outcomes=[outcomes])
+    of_group = {each.segment: each for each in fit.certificates}
+    assert of_group["c=b"].answered == of_group["c=b"].rows
+    assert of_group["c=b"].threshold in np.maximum(score, 1 - score)[~CALIBRATES & (part == "b")]
+    assert of_group["c=a"].threshold in np.maximum(score, 1 - score)[~CALIBRATES & (part == "a")]
+
+
+def test_where_no_group_is_certified_the_rule_is_told_what_was_tried_of_all_rows(plain: Baseline) -> None:
+    """And not that the rows of no group are too few: all rows stand in for those."""
+    coin = np.random.default_rng(5).random(ROWS) < 0.5
+    spec = spec_of(Guarantees(max_error=MOST, segment="c"))
+    fit = learn(plain, spec, outcomes=[outcomes_of(PREDICTIONS, coin)])
+    assert fit.certificates == ()
+    policy = policy_of(spec, dataclasses.replace(plain, humility=fit))
+    assert policy is not None
+    (told,) = [text for text in policy.unarmed if "'unsure'" in text]
+    assert "surest calibration rows are errors" in told
+
+
 def test_a_segmentation_without_parts_is_told(plain: Baseline) -> None:
     spec = spec_of(Guarantees(novelty_rate=RATE, segment="nowhere"), rules=())
     fit = learn(plain, spec)

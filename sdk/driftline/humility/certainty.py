@@ -8,6 +8,7 @@ probability of one class only, that is its score.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
@@ -27,11 +28,13 @@ class Certainty:
         task: What the model does.
         positive_class: Of a binary classifier: the class that the score speaks of.
         score: The score that adaptive quantiles are of (:mod:`driftline.humility.fit`); empty for none.
+        classes: All classes, where the specification lists them.
     """
 
-    def __init__(self, task: str, positive_class: str | None, score: str = "") -> None:
+    def __init__(self, task: str, positive_class: str | None, score: str = "", classes: Collection[str] = ()) -> None:
         self._binary, self._regression = task == BINARY, task == REGRESSION
         self._positive = "positive" if positive_class is None else positive_class
+        self._listed = classes if len(classes) == 2 else ()
         self._score = score
 
     # One row
@@ -82,11 +85,14 @@ class Certainty:
             if s != s:
                 return None
             name = next(iter(classes), self._positive)
-            classes = {name: s, f"not {name}": 1.0 - s}
+            classes = {name: s, self._other_than(name): 1.0 - s}
         return tuple(sorted([name for name, p in classes.items() if 1.0 - p <= q])) if classes else None
 
     def _is_pair(self, known: int) -> bool:
         return self._binary and known < 2
+
+    def _other_than(self, name: str) -> str:
+        return next((other for other in self._listed if name in self._listed and other != name), f"not {name}")
 
     def _score_of(self, row: Row) -> float:
         """Of a binary prediction: the one probability that is given, or the score."""

@@ -8,7 +8,7 @@ that whoever reads the event can decide again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -71,6 +71,7 @@ class Policy:
         segment: Segment | None,
         digest: str,
         revision: int,
+        classes: Sequence[str] = (),
     ) -> None:
         self.digest, self.revision, self.rules = digest, revision, asked.rules
         armed = Armed.of(asked, fit)
@@ -78,7 +79,7 @@ class Policy:
         starts = {} if covered is None else {each.segment: each.quantile for each in covered.coverage_starts}
         self.start_quantiles: dict[str, float] = starts
         self.groups: tuple[str, ...] = ("", *(group for group in starts if group))
-        self._certainty = Certainty(task, positive_class, "" if covered is None else covered.coverage_score)
+        self._certainty = Certainty(task, positive_class, "" if covered is None else covered.coverage_score, classes)
         self._has_sets = covered is not None and covered.coverage_score == ONE_MINUS_PROBABILITY
         self._layout = Layout(task, positive_class, segment)
         compiler = Compiler(asked, armed, features, self._layout, self._certainty)
@@ -141,6 +142,7 @@ class Policy:
             segment=next((segment for segment in segments if segment.name == guarantees.segment), None),
             digest=digest,
             revision=spec["revision"],
+            classes=(spec.get("outcomes") or {}).get("classes") or (),
         )
 
     def decide_row(

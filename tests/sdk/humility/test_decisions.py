@@ -246,6 +246,17 @@ def test_the_prediction_set_has_the_classes_that_are_probable_enough(row: dict[s
     assert by.decide_row({}, **row).prediction_set == expected
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [(["no", "yes"], ("no",)), ([], ("not yes",)), (["no", "never"], ("not yes",)), (["a", "b", "yes"], ("not yes",))],
+)
+def test_the_other_class_has_its_name_where_the_specification_lists_both(
+    classes: list[str], expected: tuple[str, ...]
+) -> None:
+    by = policy(fit=coverage_fit(ONE_MINUS_PROBABILITY), guarantees=COVERAGE, outcomes={"classes": classes})
+    assert by.decide_row({}, 0.25).prediction_set == expected
+
+
 # The policy
 
 

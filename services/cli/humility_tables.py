@@ -155,7 +155,7 @@ def show_versions(spec: DeploymentSpec, shown: Sequence[Shown]) -> None:
     assert spec.humility is not None
     say(f" revision {spec.revision}", lead=spec.deployment_id)
     for sentence in guarantee_words(spec.humility.guarantees):
-        say(sentence.removeprefix("guaranteed: "), lead="Asked for: ")
+        say(sentence.removeprefix("asked for: "), lead="Asked for: ")
     for each in shown:
         _show_version(spec, each)
 

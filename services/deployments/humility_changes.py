@@ -89,24 +89,24 @@ def field_text(value: Any) -> Any:
 
 
 def in_words(humility: HumilitySpec | None) -> list[str]:
-    """What is guaranteed, and the rules in order, a sentence each."""
+    """What is to be guaranteed, and the rules in order, a sentence each."""
     return [] if humility is None else [*guarantee_words(humility.guarantees), *map(describe, humility.rules)]
 
 
 def guarantee_words(given: Guarantees) -> list[str]:
-    """What ``driftline humility fit`` is to guarantee, a sentence each."""
+    """What ``driftline humility fit`` is to guarantee, a sentence each; whether it can, only the rows say."""
     sure, told = f"with confidence {_percent(given.confidence)}", []
     if given.novelty_rate is not None:
-        told.append(f"guaranteed: novel inputs are at most {_percent(given.novelty_rate)} of unchanged traffic, {sure}")
+        told.append(f"asked for: novel inputs are at most {_percent(given.novelty_rate)} of unchanged traffic, {sure}")
     if given.max_error is not None:
         beyond = "" if given.tolerance is None else f" (further off than {given.tolerance:g})"
         told.append(
-            f"guaranteed: at most {_percent(given.max_error)} of what is certified is wrong{beyond} while nothing "
+            f"asked for: at most {_percent(given.max_error)} of what is certified is wrong{beyond} while nothing "
             f"changes, {sure}"
         )
     if given.coverage is not None:
         told.append(
-            f"guaranteed: adaptive intervals and prediction sets hold {_percent(given.coverage)} of the actual values "
+            f"asked for: adaptive intervals and prediction sets hold {_percent(given.coverage)} of the actual values "
             "in the long run, whatever changes"
         )
     if told and given.segment is not None:

@@ -109,7 +109,7 @@ def show_document(spec: DeploymentSpec, shown: Sequence[Shown]) -> Mapping[str, 
     return {
         "deployment": spec.deployment_id,
         "revision": spec.revision,
-        "asked": guarantee_words(spec.humility.guarantees),
+        "asked": [words.removeprefix("asked for: ") for words in guarantee_words(spec.humility.guarantees)],
         "rules": [
             {
                 "rule": rule.name,

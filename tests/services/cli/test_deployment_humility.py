@@ -40,7 +40,7 @@ def test_rules_are_told_in_words_where_they_are_applied_compared_and_shown(run: 
     assert status == 0
     assert "Humility: storm: when 'temp' is below -10, refuse the prediction" in out
     assert "Humility: <!channel> [red]x[/]: when the input is novel, route it to desk (dry run)" in out
-    assert "Humility: guaranteed: novel inputs are at most 1 % of unchanged traffic, with confidence 95 %" in out
+    assert "Humility: asked for: novel inputs are at most 1 % of unchanged traffic, with confidence 95 %" in out
     assert "Note: rule '<!channel> [red]x[/]' never fires: novel_input: nothing has been fitted yet" in out
     assert "Note: run `driftline baseline build delays`, which fits the rules as well" in out
     assert run("deployment", "diff", file)[0] == 0

@@ -85,10 +85,10 @@ def test_a_difference_names_guarantees() -> None:
 def test_guarantees_are_told_in_words() -> None:
     assert guarantee_words(Guarantees()) == []
     assert guarantee_words(Guarantees(0.01, 0.1, 15.0, 0.9, 0.95, "by_carrier")) == [
-        "guaranteed: novel inputs are at most 1 % of unchanged traffic, with confidence 95 %",
-        "guaranteed: at most 10 % of what is certified is wrong (further off than 15) while nothing changes, with "
+        "asked for: novel inputs are at most 1 % of unchanged traffic, with confidence 95 %",
+        "asked for: at most 10 % of what is certified is wrong (further off than 15) while nothing changes, with "
         "confidence 95 %",
-        "guaranteed: adaptive intervals and prediction sets hold 90 % of the actual values in the long run, whatever "
+        "asked for: adaptive intervals and prediction sets hold 90 % of the actual values in the long run, whatever "
         "changes",
         "each of them for every part of 'by_carrier' that has the rows for it",
     ]

@@ -160,7 +160,7 @@ def _nothing(deployment: str, version: str, topic: str, selection: Selection, fo
     if not found.versions:
         return (
             f"{asked}, and none of any other version{refused}: publish predictions first, choose an earlier --from, or "
-            "build the baseline from a file"
+            "give a file"
         )
     largest = sorted(found.versions.items(), key=lambda item: -item[1].rows)[:5]
     listed = "; ".join(f"version {name[:80]!r}: {span}" for name, span in largest)

@@ -24,7 +24,7 @@ from driftline.events import OutcomeColumns, PredictionColumns, checked_name
 from driftline.humility import cache, follow
 from driftline.humility.deciding import Decider
 from driftline.humility.decision import Decision
-from driftline.humility.decisions import Decisions, row_decision
+from driftline.humility.decisions import Decisions, check_rows_of, row_decision
 from driftline.humility.follow import Follower, HumilityStatus
 from driftline.registry import Registry
 from driftline.sender import GRACE_SECONDS, Sender, abandon_all, close_all
@@ -408,8 +408,9 @@ class Client:
             KafkaUnavailableError: The policy is ``block`` and the time is over.
         """
         try:
-            if decisions is not None and decisions.columns is not None and timestamps is None:
-                timestamps = decisions.timestamps_us
+            if decisions is not None and decisions.columns is not None:
+                check_rows_of(decisions, row_count(features, prediction_ids, prediction))
+                timestamps = decisions.timestamps_us if timestamps is None else timestamps
             table = prediction_table(
                 features,
                 prediction,

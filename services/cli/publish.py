@@ -175,13 +175,13 @@ def selection_of(from_time: str | None, to_time: str | None, limit: int | None) 
     from services.publish.reading import Selection
 
     try:
-        return Selection(
-            None if from_time is None else parse_moment(from_time),
-            None if to_time is None else parse_moment(to_time),
-            limit,
-        )
+        from_us = None if from_time is None else parse_moment(from_time)
+        to_us = None if to_time is None else parse_moment(to_time)
     except ServicesError as error:
         raise typer.BadParameter(str(error), param_hint="--from/--to") from error
+    if from_us is not None and to_us is not None and from_us >= to_us:
+        raise typer.BadParameter(f"expected a time before --to {to_time}, came {from_time}", param_hint="--from")
+    return Selection(from_us, to_us, limit)
 
 
 def on_error_of(text: str) -> OnError:

@@ -72,10 +72,8 @@ def _novelty(fit: HumilityFit) -> list[str]:
 
 def _risk(fit: HumilityFit, task: str) -> list[str]:
     found = next((each for each in fit.certificates if not each.segment), None)
-    if found is None or fit.max_error is None:
-        return []
-    if math.isinf(found.threshold):
-        return [f"selective risk{_of_group(fit)}: nothing could be certified, and nothing is answered as certified"]
+    if found is None or fit.max_error is None or math.isinf(found.threshold):
+        return []  # what could not be certified stands under what is not guaranteed
     sure = "confidence" if task != REGRESSION else "confidence (minus the width of the model's interval)"
     error = "error" if task != REGRESSION else f"share of errors above {fit.tolerance or 0:g}"
     return [

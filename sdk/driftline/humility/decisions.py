@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from driftline import columns as read
 from driftline.batches import RowDecision
+from driftline.errors import EventError
 from driftline.events import CategoricalColumn, Floats, HumilityColumns, PredictionColumns, Times
 from driftline.humility.decision import Decided, Decision, Reason
 from driftline.humility.policy import Policy
@@ -203,3 +204,17 @@ def row_decision(decision: Decision) -> RowDecision | None:
         decision.prediction if overridden else None,
         decision.prediction_label if overridden else None,
     )
+
+
+def check_rows_of(decisions: Decisions, rows: int) -> None:
+    """Refuse decisions of another table than the one that is logged, of so many rows; 0 where nobody can tell.
+
+    Raises:
+        EventError: There are more or fewer decisions than rows.
+    """
+    if rows and len(decisions) != rows:
+        raise EventError(
+            f"decisions: expected {rows}, one per row of the table they were made for, came {len(decisions)}: "
+            "decide and log the same table",
+            reason="unequal_columns",
+        )

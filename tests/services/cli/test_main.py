@@ -83,6 +83,7 @@ def test_every_command_explains_itself_with_an_example(capsys: pytest.CaptureFix
         (["publish", "predictions", "d", "f.csv", "--speed", "fast"], 2, "expected a number above 0 or max"),
         (["publish", "predictions", "d", "f.csv", "--on-error", "panic"], 2, "expected stop or skip"),
         (["publish", "predictions", "d", "f.csv", "--from", "soon"], 2, "expected a date"),
+        (["windows", "show", "d", "--from", "2026-02-01", "--to", "2026-01-01"], 2, "expected a time before --to"),
         (["publish", "predictions", "d", "f.csv", "--version", "a@b"], 2, "without '#' and '@'"),
         (["windows", "show", "d", "--by", "year"], 2, "expected window, day, week, month"),
         (["windows", "show", "d", "--effects", "some"], 2, "expected usual or all"),

@@ -2,7 +2,8 @@
 
 The confidence of a prediction is its largest class probability; of a binary score s of the positive class
 max(s, 1 - s); of a regression minus the width of the model's own interval. Where a binary prediction comes with the
-probability of one class only, that is its score.
+probability of one class only, that is its score. Where the largest probability is above one it is none, and what is
+not known is uncertain.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from driftline.humility.layout import BINARY, REGRESSION
 from driftline.humility.row import Row
 
 _NAN = math.nan
+
+_CERTAIN = 1.0 + 1e-6
+"""A probability may be larger than one by the rounding of single precision."""
 
 
 class Certainty:
@@ -99,6 +103,10 @@ class Certainty:
         return next(iter(row.classes.values()), row.prediction)
 
     def _top_two_of(self, row: Row) -> tuple[float, float]:
+        top, second = self._largest_two_of(row)
+        return (top, second) if top <= _CERTAIN else (_NAN, _NAN)
+
+    def _largest_two_of(self, row: Row) -> tuple[float, float]:
         classes = row.classes
         if self._is_pair(len(classes)):
             s = self._score_of(row)
@@ -164,6 +172,11 @@ class Certainty:
         return count < 2, np.where(count == 1, single, batch.prediction)
 
     def _top_two(self, batch: Batch) -> tuple[Floats, Floats]:
+        top, second = self._largest_two(batch)
+        possible = top <= _CERTAIN
+        return np.where(possible, top, np.nan), np.where(possible, second, np.nan)
+
+    def _largest_two(self, batch: Batch) -> tuple[Floats, Floats]:
         classes = batch.classes
         top = second = np.full(batch.rows, np.nan)
         if len(classes) == 1:

@@ -312,7 +312,7 @@ def test_decisions_of_other_rows_are_refused_by_name(world: Any) -> None:
     client = world.client(strict=True)
     assert client.wait_for_humility(20)
     decisions = client.decide_many({"size": [1.0, 2.0]}, [1.0, 2.0])
-    with pytest.raises(EventError, match="decisions: expected 3, one per row .* came 2"):
+    with pytest.raises(EventError, match=r"decisions: expected 3, one per row .* came 2"):
         client.log_predictions({"size": [1.0, 2.0, 3.0]}, [1.0, 2.0, 3.0], decisions=decisions)
     with pytest.raises(EventError, match=r"challengers.*a@b"):
         client.log_prediction({}, 1.0, challengers={"a@b": 1.0})

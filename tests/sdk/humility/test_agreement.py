@@ -212,7 +212,7 @@ class Literal:
             confidence = self.confidence(row)
             return confidence is None or confidence < low
         classes = sorted(self.classes(row))
-        if self.task == "regression" or len(classes) < 2:
+        if self.task == "regression" or len(classes) < 2 or classes[-1] > 1 + 1e-6:
             return True
         return classes[-1] - classes[-2] < low
 
@@ -228,7 +228,8 @@ class Literal:
         if self.task == "regression":
             low, high = number(row.prediction_low), number(row.prediction_high)
             return None if low is None or high is None else -(high - low)
-        return max(self.classes(row), default=None)
+        confidence = max(self.classes(row), default=None)
+        return None if confidence is None or confidence > 1 + 1e-6 else confidence
 
     def width(self, row: Given) -> float | None:
         low, high, q = number(row.prediction_low), number(row.prediction_high), self.quantile(row)

@@ -118,6 +118,9 @@ def test_a_score_that_is_no_number_is_uncertain(unknown: float) -> None:
         ({"probabilities": {"yes": 0.1}}, False),
         ({"probabilities": {"yes": NAN}, "prediction": 0.9}, False),
         ({"probabilities": {"yes": NAN, "no": None}}, True),
+        ({"probabilities": {"yes": 1.9, "no": -0.9}}, True),
+        ({"probabilities": {"yes": 1.0000001, "no": 0.0}}, False),
+        ({"prediction": -0.2}, True),
         ({}, True),
     ],
 )

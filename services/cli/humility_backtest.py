@@ -42,8 +42,10 @@ def show_backtest(spec: DeploymentSpec, found: Backtested) -> None:
         if told:
             say(f"  now {before}, would be: {', '.join(told)}")
     say_harm(would.stretch, is_share=is_share)
+    for text in now.unarmed:
+        say(text, lead="Unarmed in force: ")
     for text in would.unarmed:
-        say(text, lead="Unarmed: ")
+        say(text, lead="Unarmed of those that are tried: ")
     if would.unarmed and not found.fit:
         say("fit both sets of rules to the first part of history: --fit-on 50%", dim=True)
     for text in found.notes:

@@ -31,6 +31,7 @@ from services.humility.guarantees import (
 )
 from services.humility.showing import Lately, Shown
 from streams.baseline import Baseline
+from streams.humility.fit import run_texts
 from streams.specification import DeploymentSpec
 
 DASH = "–"
@@ -94,6 +95,8 @@ def show_guarantees(spec: DeploymentSpec, baseline: Baseline) -> None:
         )  # fmt: skip
     for text in shortfall_texts(fit):
         say(text, lead="Not guaranteed: ")
+    for text in run_texts(baseline):
+        say(text, lead="Note: ")
     for sentence in caveats(fit):
         say(sentence, dim=True)
 

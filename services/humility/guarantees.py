@@ -16,6 +16,7 @@ from driftline.humility.wording import printable
 from services.event_time import rfc3339
 from streams.baseline import HUMILITY_ROLE, Baseline
 from streams.humility.evidence import ABSTAINED, DISAGREEMENT, OVERRIDDEN_STREAM, RULE_PREFIX
+from streams.humility.reference import runs
 from streams.specification import REGRESSION, DeploymentSpec
 from streams.statistics.humility import tracker_bound
 from streams.statistics.performance.shares import wilson
@@ -246,6 +247,7 @@ def fit_document(spec: DeploymentSpec, baseline: Baseline, policy: Policy | None
                 if fit.coverage_starts and math.isfinite(bound := tracker_bound(fit.score_range, fit.step, known))
             },
             "shortfalls": [dataclasses.asdict(each) for each in fit.shortfalls],
+            "dependent_rows": runs(baseline),
         },
         "guarantees": guarantee_sentences(fit, spec.task),
         "caveats": caveats(fit),

@@ -117,9 +117,15 @@ def fit_texts(baseline: Baseline) -> list[str]:
         f"humility cannot guarantee {each.guarantee} of {each.segment or pooled}: {each.reason}"
         for each in fit.shortfalls
     ]
-    for name, rows in runs(baseline).items():
-        texts.append(
+    return [*map(printable, texts), *run_texts(baseline)]
+
+
+def run_texts(baseline: Baseline) -> list[str]:
+    """A sentence for each rule that fires in runs: its guarantee is worth less."""
+    return [
+        printable(
             f"{name} comes in runs: {rows:.0f} neighbouring rows tell as much of it as one that is independent; "
             "calibration rows are worth fewer than they are, and the confidence in its rate is less than is said"
         )
-    return list(map(printable, texts))
+        for name, rows in runs(baseline).items()
+    ]

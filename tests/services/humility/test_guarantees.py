@@ -142,4 +142,5 @@ def test_expected_rates_are_those_of_the_calibration_rows(made: Any) -> None:
     document = fit_document(spec, fitted, policy_of(spec, fitted))
     assert document["rules"][0]["expected"]["fired"] == 20 and not document["fit"]["of_these_rules"]
     assert document["fit"]["coverage_off_by_at_most"]["1000"] == pytest.approx(0.021)
+    assert document["fit"]["dependent_rows"] == {}
     assert fit_document(spec, baseline, None) == {"fit": None}

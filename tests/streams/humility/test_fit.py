@@ -25,7 +25,7 @@ from driftline.humility.rules import Condition, Guarantees, HumilitySpec, Overri
 from services.publish.reading import take
 from streams.baseline import HUMILITY_ROLE, Baseline
 from streams.errors import BaselineError
-from streams.humility.fit import asks_for_humility, fit_humility, fit_texts, learn_fit
+from streams.humility.fit import asks_for_humility, fit_humility, fit_texts, learn_fit, run_texts
 from streams.humility.history import History
 from streams.humility.judge import policy_of
 from streams.humility.refit import is_refit
@@ -630,7 +630,7 @@ def test_rows_that_come_in_runs_are_told_to_be_worth_fewer() -> None:
     bare = Baseline("d", "1", 0, ())
     found = fit_humility(spec, bare, [dataclasses.replace(PREDICTIONS, numeric=numeric)], [], source="file")
     (text,) = fit_texts(found)
-    assert text.startswith("rule far comes in runs")
+    assert text.startswith("rule far comes in runs") and run_texts(found) == [text]
     independent = fit_humility(spec, bare, [PREDICTIONS], [], source="file")
     assert fit_texts(independent) == []
 

@@ -254,8 +254,9 @@ class Follower:
             found = {(topic, number) for topic in self._names for number in self._partitions(topic)}
             predictions = [] if self._shard is None else self._partitions(self._settings.topics.predictions)
         except KafkaException as error:
-            self._look_at = math.inf
-            self._lose(str(error))
+            if not self._stop.is_set():
+                self._look_at = math.inf
+                self._lose(str(error))
             return
         gone = [topic for topic in self._rules_topics if not any(topic == place[0] for place in found)]
         if gone and self.known.revision:  # a broker that has just started knows of no topics: rules do not end so
@@ -281,8 +282,10 @@ class Follower:
         """The partitions of a topic; none where it does not exist.
 
         Raises:
-            KafkaException: Kafka does not answer, or does not tell.
+            KafkaException: Kafka does not answer, or does not tell, or nobody wants to know any more.
         """
+        if self._stop.is_set():
+            raise KafkaException(KafkaError(KafkaError._DESTROY))  # each question may take a second
         metadata = self._consumer.list_topics(topic, _ANSWER_SECONDS).topics[topic]
         if metadata.error is not None and metadata.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise KafkaException(metadata.error)

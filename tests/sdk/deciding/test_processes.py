@@ -68,7 +68,7 @@ def test_forking_while_threads_decide_neither_hangs_nor_breaks(world: Any) -> No
             while not stop.is_set():
                 client.decide({}, 1.0)
                 time.sleep(0.0001)
-        threads = [threading.Thread(target=decide) for _ in range(3)]
+        threads = [threading.Thread(target=decide, daemon=True) for _ in range(3)]
         for thread in threads: thread.start()
         for child in range(8):
             time.sleep(0.2 if child % 2 else 0.01)
@@ -76,6 +76,9 @@ def test_forking_while_threads_decide_neither_hangs_nor_breaks(world: Any) -> No
             if pid == 0:
                 client.decide({"size": 1.0}, 1.0)
                 client.close()
+                deadline = time.monotonic() + 10  # the thread may wait for an answer of a busy broker
+                while followers() and time.monotonic() < deadline:
+                    time.sleep(0.05)
                 os._exit(0 if not followers() else 1)
             assert os.waitpid(pid, 0)[1] == 0
         stop.set()

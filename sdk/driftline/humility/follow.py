@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import threading
@@ -204,6 +205,8 @@ class Follower:
         self._records.clear()
         self._forget_position()
         with HANDLES:
+            # list_topics imports it: a child that is forked meanwhile would wait for that import for ever
+            importlib.import_module("confluent_kafka.admin")
             self._consumer = self._new_consumer()
         try:
             while not self._stop.is_set():

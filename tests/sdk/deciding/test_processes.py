@@ -70,6 +70,7 @@ def test_forking_while_threads_decide_neither_hangs_nor_breaks(world: Any) -> No
                 time.sleep(0.0001)
         threads = [threading.Thread(target=decide, daemon=True) for _ in range(3)]
         for thread in threads: thread.start()
+        assert client.wait_for_humility(20)
         for child in range(8):
             time.sleep(0.2 if child % 2 else 0.01)
             pid = os.fork()

@@ -130,16 +130,6 @@ def calibrating(rows: int) -> Mask:
     return np.asarray(np.array([bin(number).count("1") % 2 for number in range(BLOCKS)], bool)[block])
 
 
-def conformal_p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
-    """(1 + number of calibration scores that are at least as large) / (m + 1), float64[n].
-
-    A later row of the same source has a p-value of at most a with probability at most a, over calibration sets.
-    """
-    ordered = np.sort(np.asarray(calibration, np.float64))
-    larger = len(ordered) - np.searchsorted(ordered, np.asarray(scores, np.float64), "left")
-    return np.asarray((1 + larger) / (len(ordered) + 1))
-
-
 def marginal_rank(rows: int, rate: float) -> int:
     """Largest rank k whose rate is at most ``rate`` on average over calibration sets of so many rows; 0 for none."""
     return min(math.floor(rate * (rows + 1) + 1e-9), rows)

@@ -19,10 +19,10 @@ from driftline.errors import CodecError, DriftlineError
 from driftline.settings import KafkaSettings
 from services.alerting.incidents import FIRING, RESOLVED
 from services.alerting.logs import configure_logging
-from services.alerting.message import describe_alert, format_time, monitor_title
-from services.alerting.readings import stream_label
 from services.alerting.service import AlertingService
 from services.alerting.settings import DATABASE_URL, AlertingSettings, load_destinations
+from services.alerting.words.message import describe_alert, format_time, monitor_title
+from services.alerting.words.readings import stream_label
 from services.cli.output import JSON_OPTION, fail, note, print_json, print_table, safe, stdout
 from services.kafka import read_to_end
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from services.alerting.errors import AlertingError
 from services.alerting.metrics import Metrics
-from services.alerting.outbox import Outbox
+from services.alerting.notify.outbox import Outbox
 from services.alerting.store import Store
 
 HOST = "127.0.0.1"

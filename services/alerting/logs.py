@@ -6,8 +6,8 @@ import json
 import logging
 import sys
 
-from services.alerting.delivery import Redactor
-from services.alerting.text import clean
+from services.alerting.channels.base import Redactor
+from services.alerting.words.text import clean
 
 
 class _Lines(logging.Formatter):

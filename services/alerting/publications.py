@@ -10,7 +10,7 @@ import asyncio
 import logging
 
 from driftline.settings import KafkaSettings
-from services.alerting.outbox import Outbox
+from services.alerting.notify.outbox import Outbox
 from services.alerting.records import Publication
 from services.kafka import ClusterError, Publisher
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record, encode
-from services.alerting.text import clean, shorten
+from services.alerting.words.text import clean, shorten
 from services.kafka import cloud_event_headers
 
 SOURCE = "alerting"

@@ -20,18 +20,18 @@ import aiohttp
 import sqlalchemy as sa
 
 from driftline.settings import KafkaSettings
+from services.alerting.channels.base import Channel, Redactor, http_session
+from services.alerting.channels.pagerduty import PagerDutyChannel
+from services.alerting.channels.slack import SlackChannel
 from services.alerting.database import Database, open_database, sole_owner
-from services.alerting.delivery import Channel, Redactor, http_session
-from services.alerting.dispatcher import Dispatcher
 from services.alerting.errors import AlertingError
 from services.alerting.health import HealthServer
 from services.alerting.intake import Intake
 from services.alerting.metrics import Metrics
-from services.alerting.outbox import DEAD, SENT, Outbox
-from services.alerting.pagerduty import PagerDutyChannel
+from services.alerting.notify.dispatcher import Dispatcher
+from services.alerting.notify.outbox import DEAD, SENT, Outbox
 from services.alerting.publications import PublicationLoop
 from services.alerting.settings import AlertingSettings, Destination, PagerDutySettings
-from services.alerting.slack import SlackChannel
 from services.alerting.store import Store
 
 log = logging.getLogger("driftline.alerting")

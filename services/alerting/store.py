@@ -19,7 +19,7 @@ from driftline.topics import Topics
 from services.alerting import database as db
 from services.alerting.database import Database
 from services.alerting.incidents import FIRING, RESOLVED, TRIGGER, Change, Decision, decide, takes
-from services.alerting.outbox import enqueue, publish
+from services.alerting.notify.outbox import enqueue, publish
 from services.alerting.records import Publication, alert_evidence, audit_event, digest
 from services.alerting.settings import AlertingSettings
 

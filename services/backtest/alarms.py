@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from driftline.codec import Record
-from services.alerting.readings import stream_label
+from services.alerting.words.readings import stream_label
 
 Verdict = Literal["same", "earlier", "later", "new", "gone"]
 VERDICTS: tuple[Verdict, ...] = ("same", "earlier", "later", "new", "gone")

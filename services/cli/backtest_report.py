@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from services.alerting.message import format_span
+from services.alerting.words.message import format_span
 from services.backtest.accuracy import Accuracy, open_windows
 from services.backtest.alarms import VERDICTS, MonitorCount, Pair, by_monitor
 from services.cli.output import note, print_table, safe, stdout

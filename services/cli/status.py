@@ -130,7 +130,7 @@ def _line(name: str, text: str) -> None:
 
 
 def _incident(alert: dict[str, Any]) -> None:
-    from services.alerting.readings import stream_label
+    from services.alerting.words.readings import stream_label
 
     color = _COLORS.get(alert["severity"], "red")
     first = f", first cause {safe(stream_label(alert['causes'][0]))}" if alert["causes"] else ""

@@ -182,15 +182,18 @@ class RecordingReceiver:
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=4 * _MAX_BODY)
-        app.router.add_post("/v2/enqueue", self._pagerduty)
-        app.router.add_post("/services/{path:.*}", self._slack_webhook)
-        app.router.add_post("/api/chat.postMessage", self._slack_post)
-        app.router.add_post("/api/chat.update", self._slack_update)
+        self._add_routes(app)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, HOST, self._asked_port)
         await site.start()
         self.port = self._runner.addresses[0][1]
+
+    def _add_routes(self, app: web.Application) -> None:
+        app.router.add_post("/v2/enqueue", self._pagerduty)
+        app.router.add_post("/services/{path:.*}", self._slack_webhook)
+        app.router.add_post("/api/chat.postMessage", self._slack_post)
+        app.router.add_post("/api/chat.update", self._slack_update)
 
     # The services
 

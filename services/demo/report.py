@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.offline
 
-from services.alerting.message import describe_alert
+from services.alerting.words.message import describe_alert
 from services.demo.accuracy import FAIRNESS_RATES, groups, lesson, limits, periods, worst
 from services.demo.accuracy_figures import accuracy_figure, calibration_figure, delay_figure
 from services.demo.flights import SCHEDULE, WEATHER

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from services.alerting.message import describe_alert
+from services.alerting.words.message import describe_alert
 from services.cli.output import safe
 from services.demo.accuracy import (
     FAIRNESS_RATES,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.alerting.delivery import (
+from services.alerting.channels.base import (
     MAX_RETRY_AFTER_SECONDS,
     Again,
     Failed,
@@ -20,10 +20,10 @@ from services.alerting.delivery import (
     proxy_for,
     retry_after,
 )
-from services.alerting.dispatcher import BACK_OFF_MOST_SECONDS, TokenBucket, back_off_seconds
-from services.alerting.outbox import Claim
+from services.alerting.notify.dispatcher import BACK_OFF_MOST_SECONDS, TokenBucket, back_off_seconds
+from services.alerting.notify.outbox import Claim
 from services.alerting.settings import PAGERDUTY_PACE, Pace
-from services.alerting.slack import SlackChannel
+from services.alerting.channels.slack import SlackChannel
 from services.demo.receivers import SLACK_POST, SLACK_WEBHOOK, Answer
 
 NOW = dt.datetime(2024, 5, 1, 12, 0, 0, tzinfo=dt.UTC)

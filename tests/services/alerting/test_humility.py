@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.codec import decode, encode
-from services.alerting.message import describe_alert
-from services.alerting.pagerduty import trigger_event
-from services.alerting.readings import reading
-from services.alerting.slack import slack_message
-from services.alerting.text import REPLACEMENT
+from services.alerting.words.message import describe_alert
+from services.alerting.channels.pagerduty import trigger_event
+from services.alerting.words.readings import reading
+from services.alerting.channels.slack import slack_message
+from services.alerting.words.text import REPLACEMENT
 from services.demo.receivers import pagerduty_problems, slack_problems
 from streams.counting import MISCOVERAGE
 from streams.humility.evidence import ABSTAINED, DISAGREEMENT, OVERRIDDEN_STREAM, RULE_PREFIX

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.codec import SCHEMAS, decode, encode
-from services.alerting.message import describe_alert, format_span, format_time
-from services.alerting.pagerduty import MAX_BODY_BYTES, dedup_key, resolve_event, trigger_event
-from services.alerting.readings import reading
-from services.alerting.slack import slack_message
-from services.alerting.statements import percent
-from services.alerting.text import clean, shorten, web_link
+from services.alerting.words.message import describe_alert, format_span, format_time
+from services.alerting.channels.pagerduty import MAX_BODY_BYTES, dedup_key, resolve_event, trigger_event
+from services.alerting.words.readings import reading
+from services.alerting.channels.slack import slack_message
+from services.alerting.words.statements import percent
+from services.alerting.words.text import clean, shorten, web_link
 from services.demo.receivers import pagerduty_problems, slack_problems
 from streams.statistics.layouts import ASSOCIATION, QUALITY
 

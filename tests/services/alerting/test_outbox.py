@@ -14,7 +14,7 @@ from driftline.topics import Topics
 from services.alerting import database as db
 from services.alerting.errors import DatabaseError
 from services.alerting.incidents import Change, decide
-from services.alerting.outbox import Outbox
+from services.alerting.notify.outbox import Outbox
 from services.alerting.settings import AlertingSettings
 from services.alerting.store import Incoming, Store
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.codec import decode, encode
-from services.alerting.message import describe_alert
-from services.alerting.outcomes import mean_rank, rate_move
-from services.alerting.pagerduty import trigger_event
-from services.alerting.readings import reading
-from services.alerting.slack import slack_message
+from services.alerting.words.message import describe_alert
+from services.alerting.words.outcomes import mean_rank, rate_move
+from services.alerting.channels.pagerduty import trigger_event
+from services.alerting.words.readings import reading
+from services.alerting.channels.slack import slack_message
 from services.demo.receivers import pagerduty_problems, slack_problems
 
 NOMINAL = [0.0, 0.005, *([0.099] * 10), 0.005, 0.0, 0.0]

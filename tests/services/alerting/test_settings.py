@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.alerting.delivery import Redactor
+from services.alerting.channels.base import Redactor
 from services.alerting.errors import AlertingSettingsError
 from services.alerting.settings import (
     PAGERDUTY_URL,

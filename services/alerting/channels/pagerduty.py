@@ -19,12 +19,12 @@ from typing import Any
 import aiohttp
 
 from driftline.codec import Record
-from services.alerting.delivery import Outcome, Pacer, Redactor, Sent, network_error, outcome_of_status, proxy_for
+from services.alerting.channels.base import Outcome, Pacer, Redactor, Sent, network_error, outcome_of_status, proxy_for
 from services.alerting.incidents import TRIGGER
-from services.alerting.message import describe_alert, stream_line
-from services.alerting.outbox import Claim
+from services.alerting.notify.outbox import Claim
 from services.alerting.settings import PagerDutySettings
-from services.alerting.text import clean, shorten
+from services.alerting.words.message import describe_alert, stream_line
+from services.alerting.words.text import clean, shorten
 
 MAX_BODY_BYTES = 512 * 1024
 MAX_SUMMARY = 1024
@@ -48,7 +48,7 @@ class PagerDutyChannel:
         return f"PagerDutyChannel({self._settings.name!r})"
 
     async def send(self, claim: Claim, pace: Pacer) -> Outcome:
-        """Send a trigger or a resolve. See :class:`services.alerting.delivery.Channel`."""
+        """Send a trigger or a resolve. See :class:`services.alerting.channels.base.Channel`."""
         event = trigger_event(claim.alert) if claim.kind == TRIGGER else resolve_event(claim.alert)
         body = json.dumps({"routing_key": self._settings.routing_key.get_secret_value(), **event}).encode()
         url = self._settings.url

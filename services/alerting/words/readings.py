@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from driftline.codec import Record
-from services.alerting.humility import humility_name, humility_statements, humility_unit
-from services.alerting.outcomes import (
+from services.alerting.words.humility import humility_name, humility_statements, humility_unit
+from services.alerting.words.outcomes import (
     OUTCOME_ROLES,
     moved_text,
     outcome_name,
@@ -21,8 +21,8 @@ from services.alerting.outcomes import (
     rate_reading,
     waiting,
 )
-from services.alerting.statements import Statement, expected_share, percent, statement
-from services.alerting.text import Line, Value, line, value
+from services.alerting.words.statements import Statement, expected_share, percent, statement
+from services.alerting.words.text import Line, Value, line, value
 from streams.baseline import (
     ASSOCIATION_ROLE,
     ERROR,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from driftline.codec import Record
-from services.alerting.statements import Statement
-from services.alerting.text import Value, command, value
+from services.alerting.words.statements import Statement
+from services.alerting.words.text import Value, command, value
 from streams.counting import MISCOVERAGE
 from streams.humility.evidence import ABSTAINED, DISAGREEMENT, OVERRIDDEN_STREAM, RULE_PREFIX, YES
 

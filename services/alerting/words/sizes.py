@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from driftline.codec import Record
-from services.alerting.outcomes import OUTCOME_ROLES
-from services.alerting.readings import counted, moved, stream_name, telling, unit
-from services.alerting.statements import percent
-from services.alerting.text import Line, line, value
+from services.alerting.words.outcomes import OUTCOME_ROLES
+from services.alerting.words.readings import counted, moved, stream_name, telling, unit
+from services.alerting.words.statements import percent
+from services.alerting.words.text import Line, line, value
 from streams.baseline import (
     ASSOCIATION_ROLE,
     ERROR,

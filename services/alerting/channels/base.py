@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from services.alerting.outbox import Claim
-from services.alerting.text import clean, shorten
+from services.alerting.channels.delivery import Delivery
+from services.alerting.words.text import clean, shorten
 
 CONNECT_SECONDS = 5.0
 MAX_RETRY_AFTER_SECONDS = 3600.0
@@ -32,9 +32,15 @@ _RETRIED_STATUSES = frozenset({408, 425, 429})
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """It arrived; ``receipt`` is what the channel wants to see again at the resolve."""
+    """It arrived.
+
+    Attributes:
+        receipt: What the channel wants to see again with later messages of the thread; added to what is there.
+        repeated: It was found there already: an earlier attempt had arrived, and nothing was sent now.
+    """
 
     receipt: Mapping[str, Any] = field(default_factory=dict)
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class Again:
 
     Attributes:
         error: Why, for people.
+        doubtful: It may have arrived all the same: the request had gone out and no answer came.
         retry_after_seconds: What the receiver asked for.
         too_fast: The receiver is busy with us (429): the whole destination must wait.
     """
@@ -50,6 +57,7 @@ class Again:
     error: str
     retry_after_seconds: float | None = None
     too_fast: bool = False
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +74,13 @@ Pacer = Callable[[], Awaitable[None]]
 
 
 class Channel(Protocol):
-    """A way to a destination."""
+    """A way to a receiver."""
 
-    async def send(self, claim: Claim, pace: Pacer) -> Outcome:
+    async def send(self, delivery: Delivery, pace: Pacer) -> Outcome:
         """Send a message. Errors of the network come back as an :data:`Outcome`."""
+
+    async def close(self) -> None:
+        """Release what it holds."""
 
 
 def outcome_of_status(status: int, headers: Mapping[str, str], body: str, now: dt.datetime) -> Outcome | None:

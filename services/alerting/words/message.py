@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record
-from services.alerting.humility import humility_steps, humility_words
-from services.alerting.outcomes import concept_words, labels_words, outcome_steps
-from services.alerting.readings import moved, reading, stream_name, telling, unit
-from services.alerting.sizes import how_bad, number_text, sizes
-from services.alerting.statements import Statement, percent
-from services.alerting.text import Line, Value, command, line, value, web_link
+from services.alerting.words.humility import humility_steps, humility_words
+from services.alerting.words.outcomes import concept_words, labels_words, outcome_steps
+from services.alerting.words.readings import moved, reading, stream_name, telling, unit
+from services.alerting.words.sizes import how_bad, number_text, sizes
+from services.alerting.words.statements import Statement, percent
+from services.alerting.words.text import Line, Value, command, line, value, web_link
 from streams.baseline import LABELS_ROLE
 from streams.detectors import ERROR, LOSS, MONITOR_PREFIX, RESIDUAL
 from streams.specification import CONCEPT_DRIFT, FAIRNESS, HUMILITY, LABELS

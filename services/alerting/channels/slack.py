@@ -30,7 +30,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from driftline.codec import Record
-from services.alerting.delivery import (
+from services.alerting.channels.base import (
     Again,
     Failed,
     Outcome,
@@ -42,10 +42,10 @@ from services.alerting.delivery import (
     proxy_for,
 )
 from services.alerting.incidents import TRIGGER
-from services.alerting.message import AlertText, describe_alert
-from services.alerting.outbox import Claim
+from services.alerting.notify.outbox import Claim
 from services.alerting.settings import SlackSettings
-from services.alerting.text import Line, Value, clean, shorten
+from services.alerting.words.message import AlertText, describe_alert
+from services.alerting.words.text import Line, Value, clean, shorten
 
 MAX_HEADER = 150
 MAX_SECTION = 3000
@@ -106,7 +106,7 @@ class SlackChannel:
         return f"SlackChannel({self._settings.name!r})"
 
     async def send(self, claim: Claim, pace: Pacer) -> Outcome:
-        """Send a trigger or a resolve. See :class:`services.alerting.delivery.Channel`."""
+        """Send a trigger or a resolve. See :class:`services.alerting.channels.base.Channel`."""
         try:
             if self._webhook is not None:
                 return await self._post_webhook(self._webhook, claim, pace)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from driftline.codec import Record
-from services.alerting.statements import Statement, expected_share, statement
-from services.alerting.text import Line, Value, command, line, value
+from services.alerting.words.statements import Statement, expected_share, statement
+from services.alerting.words.text import Line, Value, command, line, value
 from streams.baseline import FAIRNESS_ROLE, LABELS_ROLE, OUTCOME_ROLE
 from streams.outcomes.evidence import (
     CALIBRATION,

@@ -1,7 +1,4 @@
-"""The tables, and how the database is opened.
-
-Everything in it but the state of sending can be rebuilt from the topic ``alerts``.
-"""
+"""Opening the database, and holding it."""
 
 from __future__ import annotations
 
@@ -14,98 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from services.alerting.database.tables import metadata
 from services.alerting.errors import DatabaseError
 
-SCHEMA_VERSION = 1
-
-metadata = sa.MetaData()
-
-positions = sa.Table(
-    "positions",
-    metadata,
-    sa.Column("topic", sa.Text, primary_key=True),
-    sa.Column("partition", sa.Integer, primary_key=True),
-    sa.Column("next_offset", sa.BigInteger, nullable=False),
-    # Alerts before this offset were there before the service was; see AlertingSettings.history.
-    sa.Column("history_end", sa.BigInteger, nullable=False),
-    sa.Column("history_told", sa.Boolean, nullable=False),
-)
-
-alerts = sa.Table(
-    "alerts",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("record", sa.LargeBinary, nullable=False),
-    sa.Column("topic", sa.Text, nullable=False),
-    sa.Column("partition", sa.Integer, nullable=False),
-    sa.Column("offset", sa.BigInteger, nullable=False),
-    sa.Column("seen_ms", sa.BigInteger, nullable=False),
-)
-
-incidents = sa.Table(
-    "incidents",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("incident_key", sa.Text, nullable=False),
-    sa.Column("episode", sa.BigInteger, nullable=False),
-    sa.Column("deployment_id", sa.Text, nullable=False),
-    sa.Column("model_version", sa.Text, nullable=False),
-    sa.Column("monitor", sa.Text, nullable=False),
-    sa.Column("severity", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("change_time_us", sa.BigInteger, nullable=False),
-    # Event time. None where the record that says so was never seen.
-    sa.Column("opened_us", sa.BigInteger),
-    sa.Column("resolved_us", sa.BigInteger),
-    sa.Column("firing_alert_id", sa.Text, sa.ForeignKey("alerts.id")),
-    sa.Column("resolved_alert_id", sa.Text, sa.ForeignKey("alerts.id")),
-    sa.Column("topic", sa.Text, nullable=False),
-    sa.Column("partition", sa.Integer, nullable=False),
-    sa.Column("updated_ms", sa.BigInteger, nullable=False),
-    sa.UniqueConstraint("incident_key", "episode"),
-    sa.Index("incidents_by_status", "status"),
-)
-
-notifications = sa.Table(
-    "notifications",
-    metadata,
-    # The order in which they were decided.
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("key", sa.Text, nullable=False, unique=True),
-    sa.Column("incident_id", sa.Integer, sa.ForeignKey("incidents.id"), nullable=False),
-    # Within a destination, messages of one lane are sent one after the other, in order.
-    sa.Column("lane", sa.Text, nullable=False),
-    sa.Column("destination", sa.Text, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("alert_id", sa.Text, sa.ForeignKey("alerts.id"), nullable=False),
-    sa.Column("urgency", sa.Integer, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("next_attempt_ms", sa.BigInteger, nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("finished_ms", sa.BigInteger),
-    sa.Column("last_error", sa.Text, nullable=False),
-    sa.Column("receipt", sa.JSON, nullable=False),
-    sa.Index("notifications_by_destination", "destination", "status"),
-    sa.Index("notifications_by_incident", "incident_id", "destination"),
-)
-
-destinations = sa.Table(
-    "destinations",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("hold_until_ms", sa.BigInteger, nullable=False),
-)
-
-publications = sa.Table(
-    "publications",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("topic", sa.Text, nullable=False),
-    sa.Column("key", sa.LargeBinary),
-    sa.Column("value", sa.LargeBinary, nullable=False),
-    sa.Column("headers", sa.JSON, nullable=False),
-)
+SCHEMA_VERSION = 2
 
 
 class Database:

@@ -14,9 +14,9 @@ import random
 import time
 from collections.abc import Callable
 
-from services.alerting.delivery import Again, Channel, Failed, Outcome, Sent
+from services.alerting.channels.base import Again, Channel, Failed, Outcome, Sent
 from services.alerting.metrics import Metrics
-from services.alerting.outbox import Claim, Outbox
+from services.alerting.notify.outbox import Claim, Outbox
 from services.alerting.settings import Destination, Pace
 
 log = logging.getLogger("driftline.alerting")

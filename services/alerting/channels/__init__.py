@@ -1,0 +1,1 @@
+"""Ways to reach people: Slack, PagerDuty, e-mail, webhooks, Teams, Opsgenie."""

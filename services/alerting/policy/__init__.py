@@ -1,0 +1,1 @@
+"""The routing file: receivers, roles, the tree of routes, silencing and escalation."""

@@ -1,0 +1,1 @@
+"""The monitor of the monitor: heartbeats, and what would make it blind."""

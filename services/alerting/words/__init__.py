@@ -1,0 +1,1 @@
+"""What an alert or an incident says to people, in plain words."""

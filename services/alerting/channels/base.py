@@ -2,6 +2,9 @@
 
 Error texts are made here from status codes and kinds of exceptions, never from an exception's own text: those of HTTP
 libraries quote addresses, and an address may be the secret.
+
+A failure is *doubtful* where the request had begun to go out and no answer came: then nobody knows whether it arrived.
+Each channel says what it does about that when the message comes to it again.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -25,6 +29,7 @@ CONNECT_SECONDS = 5.0
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """A receiver may ask for patience, not for silence until next year."""
 
+_ANSWER_BYTES = 4096
 _ERROR_CHARACTERS = 300
 # 408 and 425 are the client errors that say "again"; 429 is a matter of pace.
 _RETRIED_STATUSES = frozenset({408, 425, 429})
@@ -52,12 +57,15 @@ class Again:
         doubtful: It may have arrived all the same: the request had gone out and no answer came.
         retry_after_seconds: What the receiver asked for.
         too_fast: The receiver is busy with us (429): the whole destination must wait.
+        receipt: What is to be kept of this attempt all the same, as in :class:`Sent`: the message's next attempt finds
+            it in :attr:`Delivery.receipt` (a mail that some of its readers have got already).
     """
 
     error: str
     retry_after_seconds: float | None = None
     too_fast: bool = False
     doubtful: bool = False
+    receipt: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,7 @@ class Channel(Protocol):
         """Release what it holds."""
 
 
-def outcome_of_status(status: int, headers: Mapping[str, str], body: str, now: dt.datetime) -> Outcome | None:
+def outcome_of_status(status: int, headers: Mapping[str, str], body: str, now: dt.datetime) -> Again | Failed | None:
     """What an HTTP status that is no success means; None for 2xx.
 
     A redirect is not followed, since the secret would go along; it may be a gateway's and pass, so it is tried again.
@@ -120,42 +128,109 @@ def retry_after(value: str | None, now: dt.datetime) -> float | None:
 
 
 def network_error(error: BaseException) -> Again:
-    """What an exception of the HTTP client means, without quoting it."""
+    """What an exception of the HTTP client means, without quoting it.
+
+    For a request of this task through :func:`http_session`: whether it is doubtful is known from how far it had got.
+    """
     if isinstance(error, RedirectRefusedError):
         return Again("a redirect came; redirects are not followed, for they would take the secret elsewhere")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return Again(f"no connection within {CONNECT_SECONDS:.0f} s")
-    if isinstance(error, TimeoutError):
-        return Again("no answer in time")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return Again("the receiver's TLS certificate is not valid")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Again("the receiver's name cannot be resolved")
     if isinstance(error, aiohttp.ClientConnectorError):
         return Again(f"no connection: {error.os_error.strerror or type(error.os_error).__name__}")
+    doubtful = _gone_out.get()
+    if isinstance(error, TimeoutError):
+        return Again("no answer in time", doubtful=doubtful)
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return Again("the receiver closed the connection without an answer")
-    return Again(f"the request failed: {type(error).__name__}")
+        return Again("the receiver closed the connection without an answer", doubtful=doubtful)
+    return Again(f"the request failed: {type(error).__name__}", doubtful=doubtful)
 
 
 class RedirectRefusedError(aiohttp.ClientError):
     """A receiver answered with a redirect."""
 
 
+# Whether the latest request of this task has begun to go out. aiohttp calls its traces within the requesting task.
+_gone_out: ContextVar[bool] = ContextVar("gone_out", default=False)
+
+
 async def _refuse_redirect(*_: object) -> None:
     raise RedirectRefusedError
 
 
-def http_session(timeout_seconds: float) -> aiohttp.ClientSession:
+async def _note_start(*_: object) -> None:
+    _gone_out.set(False)
+
+
+async def _note_going_out(*_: object) -> None:
+    _gone_out.set(True)
+
+
+def http_session(timeout_seconds: float, connector: aiohttp.BaseConnector | None = None) -> aiohttp.ClientSession:
     """A session that never follows a redirect (whatever library uses it), keeps no cookies and has time-outs."""
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_refuse_redirect)  # slack-sdk leaves aiohttp's default, which is to follow
+    trace.on_request_start.append(_note_start)
+    trace.on_request_headers_sent.append(_note_going_out)
     return aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=timeout_seconds, connect=None, sock_connect=CONNECT_SECONDS),
+        connector=connector,
+        timeout=time_out(timeout_seconds),
         trace_configs=[trace],
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )
+
+
+def time_out(seconds: float) -> aiohttp.ClientTimeout:
+    """For a whole request; a connection must come sooner."""
+    return aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=CONNECT_SECONDS)
+
+
+async def ask(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    body: bytes,
+    *,
+    headers: Mapping[str, str],
+    timeout_seconds: float,
+    redact: Redactor,
+    through_proxy: bool = True,
+) -> tuple[str, Again | Failed | None]:
+    """Make a request with a JSON body.
+
+    Args:
+        session: Of :func:`http_session`.
+        method: ``POST``, ``PUT`` …
+        url: Where to.
+        body: JSON, UTF-8.
+        headers: Besides the content's type.
+        timeout_seconds: Of the whole request.
+        redact: For the answer.
+        through_proxy: Whether the environment's proxy is used.
+
+    Returns:
+        The beginning of the answer, redacted, and what is wrong; None where it was 2xx.
+    """
+    try:
+        async with session.request(
+            method,
+            url,
+            data=body,
+            headers={"Content-Type": "application/json; charset=utf-8", **headers},
+            proxy=proxy_for(url) if through_proxy else None,
+            timeout=time_out(timeout_seconds),
+            allow_redirects=False,
+        ) as response:
+            answer = redact((await response.content.read(_ANSWER_BYTES)).decode("utf-8", "replace"))
+            failure = outcome_of_status(response.status, response.headers, answer, dt.datetime.now(dt.UTC))
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        return "", network_error(error)
+    return answer, failure
 
 
 def proxy_for(url: str) -> str | None:

@@ -40,6 +40,8 @@ incidents = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     # open, acknowledged or resolved; "silenced" is not a state of its own but what muting makes of an open one.
     sa.Column("status", sa.Text, nullable=False),
+    # When it was opened first: lists are in this order, which nothing that happens later changes.
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
     # 1, and one more each time it is opened again.
     sa.Column("episode", sa.Integer, nullable=False),
     # The highest among its firing signals; when none fires, the last that was.
@@ -64,6 +66,7 @@ incidents = sa.Table(
     sa.Column("title", sa.Text, nullable=False, server_default=""),
     # One more with each change that people may be told of.
     sa.Column("revision", sa.Integer, nullable=False),
+    sa.Index("incidents_by_creation", "created_ms", "id"),
     sa.Index("incidents_by_status", "status", "updated_ms"),
     sa.Index("incidents_by_deployment", "deployment_id", "updated_ms"),
 )
@@ -86,6 +89,8 @@ signals = sa.Table(
     # What the first causes read: "feature:NAME", "source:NAME"; how incidents of several deployments find each other.
     sa.Column("upstreams", sa.JSON, nullable=False),
     sa.Column("change_time_us", sa.BigInteger, nullable=False),
+    # How far its evidence was above the threshold when it fired; ranks signals of one kind and severity.
+    sa.Column("evidence_nats", sa.Float, nullable=False, server_default=sa.text("0")),
     # Event time. None where the record that says so was never seen.
     sa.Column("opened_us", sa.BigInteger),
     sa.Column("resolved_us", sa.BigInteger),
@@ -98,6 +103,19 @@ signals = sa.Table(
     sa.Index("signals_by_incident", "incident_id"),
     sa.Index("signals_by_status", "status"),
     sa.Index("signals_by_deployment", "deployment_id", "status"),
+)
+
+# Signals by what they read and when it changed: one line for each of a signal's upstreams.
+signal_upstreams = sa.Table(
+    "signal_upstreams",
+    metadata,
+    sa.Column("upstream", sa.Text, primary_key=True),
+    sa.Column("signal_id", sa.Integer, sa.ForeignKey("signals.id"), primary_key=True),
+    sa.Column("incident_id", sa.Text, nullable=False),
+    sa.Column("change_time_us", sa.BigInteger, nullable=False),
+    sa.Column("opened_us", sa.BigInteger, nullable=False),
+    sa.Index("signal_upstreams_by_change", "upstream", "change_time_us"),
+    sa.Index("signal_upstreams_by_detection", "upstream", "opened_us"),
 )
 
 # What happened to an incident, in order: the story that people read, and what the audit was told.

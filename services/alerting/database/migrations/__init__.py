@@ -1,0 +1,1 @@
+"""The layouts of the database, one revision after the other."""

@@ -226,11 +226,19 @@ async def ask(
             timeout=time_out(timeout_seconds),
             allow_redirects=False,
         ) as response:
-            answer = redact((await response.content.read(_ANSWER_BYTES)).decode("utf-8", "replace"))
+            answer = redact(await _beginning(response))
             failure = outcome_of_status(response.status, response.headers, answer, dt.datetime.now(dt.UTC))
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         return "", network_error(error)
     return answer, failure
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> str:
+    """Of the answer. The status has come: whether it arrived does not hang on the rest."""
+    try:
+        return (await response.content.read(_ANSWER_BYTES)).decode("utf-8", "replace")
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return ""
 
 
 def proxy_for(url: str) -> str | None:

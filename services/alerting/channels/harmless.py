@@ -1,0 +1,50 @@
+"""Values from data, for places that read markup, mentions or links into plain text and cannot be told not to.
+
+Slack, Block Kit and HTML have rules of their own and need none of this. Mail programs make a link of every address,
+and what apprise or Opsgenie hand a text to may read Markdown, HTML or mentions. There, a character that would do
+something is shown as its look-alike that does nothing: the text reads the same, and is not meant to be copied.
+"""
+
+from __future__ import annotations
+
+from services.alerting.words.text import Line, Value
+
+_INERT = str.maketrans(
+    {
+        "<": "‹",
+        ">": "›",
+        "@": "＠",
+        "&": "＆",
+        "`": "ˋ",
+        "*": "∗",
+        "[": "［",
+        "]": "］",
+        "|": "ǀ",
+        "~": "∼",
+        "{": "｛",
+        "}": "｝",
+    }
+)
+
+
+def unlinked(text: str) -> str:
+    """The text without anything that a mail program makes a link of: ``https∶//…``, ``www․…``."""
+    text = text.replace("://", "∶//").replace(":\\\\", "∶\\\\")
+    for prefix in ("www.", "WWW.", "Www."):
+        text = text.replace(prefix, f"{prefix[:-1]}․")
+    return text.replace("mailto:", "mailto∶").replace("javascript:", "javascript∶")
+
+
+def inert(text: str) -> str:
+    """The text without anything that Markdown, HTML or a chat program would act upon."""
+    return unlinked(text).translate(_INERT).replace("](", "] (").replace("__", "＿＿").replace("#", "＃")
+
+
+def plain(line: Line) -> str:
+    """A line whose values are :func:`inert`; our own words stay as they are."""
+    return "".join(inert(part) if isinstance(part, Value) else part for part in line.parts)
+
+
+def mail_text(line: Line) -> str:
+    """A line whose values are :func:`unlinked`."""
+    return "".join(unlinked(part) if isinstance(part, Value) else part for part in line.parts)

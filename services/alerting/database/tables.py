@@ -105,6 +105,15 @@ signals = sa.Table(
     sa.Index("signals_by_deployment", "deployment_id", "status"),
 )
 
+# Whose signals an incident has: how it is found by deployment, whoever opened it.
+incident_deployments = sa.Table(
+    "incident_deployments",
+    metadata,
+    sa.Column("deployment_id", sa.Text, primary_key=True),
+    sa.Column("incident_id", sa.Text, sa.ForeignKey("incidents.id"), primary_key=True),
+    sa.Index("incident_deployments_by_incident", "incident_id"),
+)
+
 # Signals by what they read and when it changed: one line for each of a signal's upstreams.
 signal_upstreams = sa.Table(
     "signal_upstreams",

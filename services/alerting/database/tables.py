@@ -190,7 +190,7 @@ thread_incidents = sa.Table(
     sa.Column("thread_id", sa.Integer, sa.ForeignKey("threads.id"), primary_key=True),
     sa.Column("incident_id", sa.Text, sa.ForeignKey("incidents.id"), primary_key=True),
     # What the receiver was last told of it (decided, not yet arrived): "" for nothing yet, firing, acknowledged,
-    # resolved.
+    # silenced, resolved.
     sa.Column("told_status", sa.Text, nullable=False),
     sa.Column("told_revision", sa.Integer, nullable=False),
     sa.Column("told_severity", sa.Text, nullable=False),
@@ -227,14 +227,16 @@ notifications = sa.Table(
     # What is told: [{"incident": ID, "status": …, "revision": …, "episode": …}] as decided.
     sa.Column("incidents", sa.JSON, nullable=False),
     sa.Column("urgency", sa.Integer, nullable=False),  # 0 critical … 3 info
-    sa.Column("status", sa.Text, nullable=False),  # pending, sending, sent, dead, merged (into a later one)
+    sa.Column("status", sa.Text, nullable=False),  # services.alerting.notify.outbox: pending, sending …
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("doubts", sa.Integer, nullable=False),  # attempts whose end nobody knows
     sa.Column("next_attempt_ms", sa.BigInteger, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("finished_ms", sa.BigInteger),
     sa.Column("last_error", sa.Text, nullable=False),
-    sa.Index("notifications_by_receiver", "receiver", "status"),
+    # The next to send is found in these without looking at what is finished, or at what else waits.
+    sa.Index("notifications_by_receiver", "receiver", "status", "urgency", "id"),
+    sa.Index("notifications_by_lane", "receiver", "lane", "status"),
     sa.Index("notifications_by_thread", "thread_id"),
 )
 

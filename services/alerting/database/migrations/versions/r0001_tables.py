@@ -173,7 +173,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key"),
     )
-    op.create_index("notifications_by_receiver", "notifications", ["receiver", "status"], unique=False)
+    op.create_index("notifications_by_lane", "notifications", ["receiver", "lane", "status"], unique=False)
+    op.create_index(
+        "notifications_by_receiver", "notifications", ["receiver", "status", "urgency", "id"], unique=False
+    )
     op.create_index("notifications_by_thread", "notifications", ["thread_id"], unique=False)
     op.create_table(
         "signals",

@@ -32,7 +32,7 @@ ENTRIES = (
     Entry("status", "services.cli.status:status", "Show whether everything runs and keeps up.", _WATCH),
     Entry("windows", "services.cli.windows:windows_app", "Show how far each window is from the baseline.", _WATCH),
     Entry("budget", "services.cli.budget:budget", "Show the promise on false alarms, and what was spent.", _WATCH),
-    Entry("alerts", "services.alerting.commands:alerts_app", "List and answer alerts.", _WATCH),
+    Entry("alerts", "services.alerting.alerts:alerts_app", "List alerts on the topic, and what they say.", _WATCH),
     Entry("backtest", "services.cli.backtest:backtest", "Say which alarms other settings would have raised.", _WATCH),
     Entry("audit", "services.governance.commands:audit", "Replay and verify the audit record.", _PROVE),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from services.alerting.channels.delivery import Delivery
 from services.alerting.incidents.views import ACKNOWLEDGED, RESOLVED, Entry, Incident

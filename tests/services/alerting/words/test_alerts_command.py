@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.alerting.commands import alerts_app
+from services.alerting.alerts import alerts_app
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def upgrade() -> None:
         "incidents",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("episode", sa.Integer(), nullable=False),
         sa.Column("severity", sa.Text(), nullable=False),
         sa.Column("deployment_id", sa.Text(), nullable=False),
@@ -63,6 +64,7 @@ def upgrade() -> None:
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("incidents_by_creation", "incidents", ["created_ms", "id"], unique=False)
     op.create_index("incidents_by_deployment", "incidents", ["deployment_id", "updated_ms"], unique=False)
     op.create_index("incidents_by_status", "incidents", ["status", "updated_ms"], unique=False)
     op.create_table(
@@ -149,6 +151,17 @@ def upgrade() -> None:
     )
     op.create_index("escalations_by_time", "escalations", ["next_ms"], unique=False)
     op.create_table(
+        "incident_deployments",
+        sa.Column("deployment_id", sa.Text(), nullable=False),
+        sa.Column("incident_id", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["incident_id"],
+            ["incidents.id"],
+        ),
+        sa.PrimaryKeyConstraint("deployment_id", "incident_id"),
+    )
+    op.create_index("incident_deployments_by_incident", "incident_deployments", ["incident_id"], unique=False)
+    op.create_table(
         "notifications",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
@@ -174,9 +187,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("key"),
     )
     op.create_index("notifications_by_lane", "notifications", ["receiver", "lane", "status"], unique=False)
-    op.create_index(
-        "notifications_by_receiver", "notifications", ["receiver", "status", "urgency", "id"], unique=False
-    )
+    op.create_index("notifications_by_receiver", "notifications", ["receiver", "status", "urgency", "id"], unique=False)
     op.create_index("notifications_by_thread", "notifications", ["thread_id"], unique=False)
     op.create_table(
         "signals",
@@ -192,6 +203,7 @@ def upgrade() -> None:
         sa.Column("labels", sa.JSON(), nullable=False),
         sa.Column("upstreams", sa.JSON(), nullable=False),
         sa.Column("change_time_us", sa.BigInteger(), nullable=False),
+        sa.Column("evidence_nats", sa.Float(), server_default=sa.false(), nullable=False),
         sa.Column("opened_us", sa.BigInteger(), nullable=True),
         sa.Column("resolved_us", sa.BigInteger(), nullable=True),
         sa.Column("firing_alert_id", sa.Text(), nullable=True),
@@ -228,3 +240,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("thread_id", "incident_id"),
     )
     op.create_index("thread_incidents_by_incident", "thread_incidents", ["incident_id"], unique=False)
+    op.create_table(
+        "signal_upstreams",
+        sa.Column("upstream", sa.Text(), nullable=False),
+        sa.Column("signal_id", sa.Integer(), nullable=False),
+        sa.Column("incident_id", sa.Text(), nullable=False),
+        sa.Column("change_time_us", sa.BigInteger(), nullable=False),
+        sa.Column("opened_us", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["signal_id"],
+            ["signals.id"],
+        ),
+        sa.PrimaryKeyConstraint("upstream", "signal_id"),
+    )
+    op.create_index("signal_upstreams_by_change", "signal_upstreams", ["upstream", "change_time_us"], unique=False)
+    op.create_index("signal_upstreams_by_detection", "signal_upstreams", ["upstream", "opened_us"], unique=False)

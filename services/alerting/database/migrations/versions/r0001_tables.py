@@ -203,7 +203,7 @@ def upgrade() -> None:
         sa.Column("labels", sa.JSON(), nullable=False),
         sa.Column("upstreams", sa.JSON(), nullable=False),
         sa.Column("change_time_us", sa.BigInteger(), nullable=False),
-        sa.Column("evidence_nats", sa.Float(), server_default=sa.false(), nullable=False),
+        sa.Column("evidence_nats", sa.Float(), server_default=sa.text("0"), nullable=False),
         sa.Column("opened_us", sa.BigInteger(), nullable=True),
         sa.Column("resolved_us", sa.BigInteger(), nullable=True),
         sa.Column("firing_alert_id", sa.Text(), nullable=True),

@@ -101,7 +101,7 @@ class Guard:
         if scheme != "https" or port not in PORTS:
             ports = " or ".join(map(str, sorted(PORTS)))
             raise ForbiddenAddressError(
-                f"it goes by {scheme} to port {port}; what is not listed under `allow` is reached by https on port {ports}"
+                f"it goes by {scheme} to port {port}; beyond `allow`, webhooks go by https to port {ports} only"
             )
 
 

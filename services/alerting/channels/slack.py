@@ -1,31 +1,31 @@
-"""Slack: Block Kit messages through slack-sdk, by an incoming webhook or a bot token.
+"""Slack: by a bot's token one message per thread that shows how things are, or by an incoming webhook one per change.
 
-With a token the message of a trigger is updated at the resolve, and answered in its thread; a webhook cannot update, so
-the resolve is a message of its own. Slack knows no idempotency key: **delivery is at least once**, and a message
-whose answer was lost, or whose sender was killed before it noted the answer, is posted a second time.
+With a token:
 
-Limits: header 150 characters, section 3000, field 2000 and ten of them, 50 blocks.
-Source: https://docs.slack.dev/reference/block-kit/blocks and https://docs.slack.dev/apis/web-api/rate-limits
+1. A thread's first message is posted, with our key in its metadata.
+2. Each change updates it in place and is told in its thread. A reminder, and a severity that rose, are shown in the
+   channel too: somebody has to notice.
+3. Slack knows no idempotency key. A message whose answer was lost, or whose sender was killed before it noted the
+   answer, is looked for by our key (``conversations.history``, ``conversations.replies``) before it is posted again.
+   Where the token may not look, it is posted again: **at least once**.
+
+A webhook can neither update nor look: every change is a message of its own, and one in doubt is posted again.
 """
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import datetime as dt
 import logging
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
-from slack_sdk.errors import SlackApiError, SlackClientError, SlackObjectFormationError
-from slack_sdk.models.blocks import (
-    Block,
-    ContextBlock,
-    DividerBlock,
-    HeaderBlock,
-    MarkdownTextObject,
-    PlainTextObject,
-    SectionBlock,
-)
+from slack_sdk.errors import SlackApiError, SlackObjectFormationError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
@@ -41,241 +41,266 @@ from services.alerting.channels.base import (
     outcome_of_status,
     proxy_for,
 )
-from services.alerting.incidents import TRIGGER
-from services.alerting.notify.outbox import Claim
-from services.alerting.settings import SlackSettings
-from services.alerting.words.message import AlertText, describe_alert
-from services.alerting.words.text import Line, Value, clean, shorten
-
-MAX_HEADER = 150
-MAX_SECTION = 3000
-MAX_FIELD = 2000
-MAX_FIELDS = 10
-MAX_BLOCKS = 50
-MAX_CAUSES_TOTAL = 3000
-"""Slack refuses a message of more than about 13,000 characters in all (msg_blocks_too_long), which is not
-documented.
-"""
-
-_MARKS = {"critical": "🔴", "error": "🟠", "warning": "🟡", "info": "🔵"}
-_RESOLVED_MARK = "✅"
-
-# Errors of the Web API (they come with HTTP 200) that pass.
-_PASSING_ERRORS = frozenset(
-    {
-        "internal_error",
-        "fatal_error",
-        "service_unavailable",
-        "request_timeout",
-        "rate_limited",
-        "ratelimited",
-        "timeout",
-    }
+from services.alerting.channels.delivery import Delivery
+from services.alerting.channels.slack_blocks import SlackMessage, reply_message, root_message
+from services.alerting.channels.slack_web import (
+    NETWORK_ERRORS,
+    api_error,
+    error_code,
+    passes,
+    silent_logger,
+    web_client,
 )
+from services.alerting.clock import Clock
+from services.alerting.incidents.views import RESOLVED
+from services.alerting.notify.kinds import Kind
+from services.alerting.policy.model import SEVERITIES, SlackReceiver
+from services.alerting.words.incident import Text, describe
+from services.alerting.words.plots import plot_alternative, plot_png
+from services.alerting.words.text import shorten
+
+log = logging.getLogger("driftline.alerting")
+
+METADATA_EVENT = "driftline_notification"
+
+_FIRST = (Kind.TRIGGER, Kind.DIGEST, Kind.HEARTBEAT, Kind.TEST)
+"""Kinds that are a message of their own, whatever was posted before."""
+
 # The message to update is gone or too old: what it would have said goes into a new one.
 _NOT_UPDATABLE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed", "thread_not_found"})
 
+_LOOK_PAGES = 10
+_PAGE = 200
+_CLOCKS_APART_SECONDS = 300.0
+_ALTERNATIVE_CHARACTERS = 1000
 
-def _silent_logger() -> logging.Logger:
-    """slack-sdk logs the webhook's address, which is a secret, at DEBUG, and looks at the logger's own level only."""
-    logger = logging.getLogger("driftline.alerting.slack_sdk")
-    logger.setLevel(logging.WARNING)
-    logger.disabled = True
-    return logger
+# Drawing is not known to be safe in several threads at once, and there may be several Slack channels.
+_drawing = threading.Lock()
 
 
 class SlackChannel:
-    """Sends to one Slack channel."""
-
-    def __init__(self, settings: SlackSettings, session: aiohttp.ClientSession, redact: Redactor) -> None:
-        self._settings = settings
-        self._redact = redact
-        # Retries are ours: the handlers of slack-sdk sleep inside the request and keep nothing.
-        shared: dict[str, Any] = {"session": session, "retry_handlers": [], "logger": _silent_logger()}
-        self._webhook: AsyncWebhookClient | None = None
-        self._web: AsyncWebClient | None = None
-        if settings.webhook_url is not None:
-            url = settings.webhook_url.get_secret_value()
-            self._webhook = AsyncWebhookClient(url, **shared)
-            self._webhook.proxy = proxy_for(url)  # slack-sdk would ignore NO_PROXY
-        elif settings.token is not None:
-            self._web = AsyncWebClient(settings.token.get_secret_value(), base_url=settings.api_url, **shared)
-            self._web.proxy = proxy_for(settings.api_url)
-
-    def __repr__(self) -> str:
-        return f"SlackChannel({self._settings.name!r})"
-
-    async def send(self, claim: Claim, pace: Pacer) -> Outcome:
-        """Send a trigger or a resolve. See :class:`services.alerting.channels.base.Channel`."""
-        try:
-            if self._webhook is not None:
-                return await self._post_webhook(self._webhook, claim, pace)
-            assert self._web is not None
-            if claim.kind != TRIGGER and claim.trigger_receipt.get("ts") and claim.firing is not None:
-                return await self._update(self._web, claim, claim.firing, pace)
-            return await self._post(self._web, claim.alert, pace)
-        except SlackApiError as error:
-            return self._api_error(error)
-        except SlackObjectFormationError:
-            return Failed("the message breaks a rule of Block Kit and was not sent; please report this")
-        except (aiohttp.ClientError, SlackClientError, TimeoutError, OSError, ValueError) as error:
-            return network_error(error)
-
-    async def _post_webhook(self, client: AsyncWebhookClient, claim: Claim, pace: Pacer) -> Outcome:
-        message = slack_message(claim.alert)
-        await pace()
-        response = await client.send(text=message.text, blocks=message.blocks, unfurl_links=False, unfurl_media=False)
-        now = dt.datetime.now(dt.UTC)
-        return outcome_of_status(response.status_code, response.headers, self._redact(response.body), now) or Sent()
-
-    async def _post(self, client: AsyncWebClient, alert: Record, pace: Pacer, thread: str | None = None) -> Sent:
-        message = slack_message(alert)
-        await pace()
-        response = await client.chat_postMessage(
-            channel=self._settings.channel or "",
-            text=message.text,
-            blocks=message.blocks,
-            thread_ts=thread,
-            unfurl_links=False,
-            unfurl_media=False,
-        )
-        return Sent({"channel": str(response.get("channel", "")), "ts": str(response.get("ts", ""))})
-
-    async def _update(self, client: AsyncWebClient, claim: Claim, firing: Record, pace: Pacer) -> Sent:
-        """Mark the trigger's message as resolved and say so in its thread; in a message of its own where the old one
-        is gone.
-        """
-        receipt = claim.trigger_receipt
-        message = slack_message(firing, resolution=claim.alert)
-        await pace()
-        try:
-            await client.chat_update(
-                channel=receipt["channel"], ts=receipt["ts"], text=message.text, blocks=message.blocks
-            )
-        except SlackApiError as error:
-            if _error_code(error) not in _NOT_UPDATABLE:
-                raise
-            return await self._post(client, claim.alert, pace)
-        return await self._post(client, claim.alert, pace, thread=receipt["ts"])
-
-    def _api_error(self, error: SlackApiError) -> Outcome:
-        """What an answer that is no ``ok`` means."""
-        status, headers = _answer(error)
-        code = _error_code(error)
-        if not 200 <= status < 300:
-            said = self._redact(code or "")
-            return outcome_of_status(status, headers, said, dt.datetime.now(dt.UTC)) or Again("no HTTP status came")
-        if code is None:
-            return Again("the answer is not Slack's: something else answers at its address")
-        what = f"Slack says {shorten(clean(self._redact(code)), 200)}"
-        return Again(what, too_fast="limited" in code) if code in _PASSING_ERRORS else Failed(what)
-
-
-def _answer(error: SlackApiError) -> tuple[int, Mapping[str, str]]:
-    response: Any = error.response
-    status = getattr(response, "status_code", None) or getattr(response, "status", None) or 0
-    return int(status), getattr(response, "headers", {}) or {}
-
-
-def _error_code(error: SlackApiError) -> str | None:
-    """Slack's word for what is wrong; None where the answer is no JSON object with one."""
-    response: Any = error.response
-    data = getattr(response, "data", None)
-    return str(data["error"]) if isinstance(data, Mapping) and data.get("error") else None
-
-
-class SlackMessage:
-    """What is posted: ``blocks``, and ``text`` for notifications and screen readers."""
-
-    def __init__(self, text: str, blocks: Sequence[Block]) -> None:
-        self.text = text
-        self.blocks = list(blocks)
-
-
-def slack_message(alert: Record, resolution: Record | None = None) -> SlackMessage:
-    """The message for an alert.
+    """Sends to one Slack channel.
 
     Args:
-        alert: What is told.
-        resolution: The record that ended it: then the message is that of ``alert``, marked as over.
+        receiver: Where to.
+        session: Of :func:`services.alerting.channels.base.http_session`.
+        redact: Takes secrets out of what Slack says.
+        clock: Of the service.
     """
-    text = describe_alert(alert)
-    over = text.resolved or resolution is not None
-    mark = _RESOLVED_MARK if over else _MARKS[alert["severity"]]
-    headline = str(text.headline) if resolution is None else f"Resolved: {text.headline}"
-    header = escape(f"{mark} {headline}", MAX_HEADER)
-    blocks: list[Block] = [HeaderBlock(text=PlainTextObject(text=header, emoji=False))]
-    if resolution is not None:
-        blocks += _sections(describe_alert(resolution).sentences)
-        blocks.append(DividerBlock())
-    steps = () if text.steps is None or over else (text.steps,)
-    blocks += _sections((*text.sentences, *steps))
-    blocks += _causes(text.causes)
-    fields = [f"*{name}*\n{_code(content)}" for name, content in text.facts[:MAX_FIELDS]]
-    blocks.append(SectionBlock(fields=[_markdown(shorten(field, MAX_FIELD)) for field in fields]))
-    blocks.append(ContextBlock(elements=[_markdown(_what_to_look_at(text))]))
-    told = Line(("Resolved: ", *text.headline.parts)) if resolution is not None else text.summary
-    return SlackMessage(shorten(f"{mark} {markup(told)}", MAX_SECTION), blocks[:MAX_BLOCKS])
+
+    def __init__(
+        self, receiver: SlackReceiver, session: aiohttp.ClientSession, redact: Redactor, clock: Clock | None = None
+    ) -> None:
+        self._receiver = receiver
+        self._session = session
+        self._redact = redact
+        self._clock = clock or Clock()
+        self._answers = receiver.app_token is not None or receiver.signing_secret is not None
+        self._may_upload = True
+        self._said_blind = False
+        self._web = web_client(receiver, session)
+        self._webhook: AsyncWebhookClient | None = None
+        if self._web is None and receiver.webhook_url is not None:
+            url = receiver.webhook_url.get_secret_value()
+            self._webhook = AsyncWebhookClient(url, session=session, retry_handlers=[], logger=silent_logger())
+            self._webhook.proxy = proxy_for(url)  # slack-sdk would ignore NO_PROXY
+
+    def __repr__(self) -> str:
+        return f"SlackChannel({self._receiver.name!r})"
+
+    async def close(self) -> None:
+        """Nothing is held besides the session, which is the caller's."""
+
+    async def send(self, delivery: Delivery, pace: Pacer) -> Outcome:
+        """Send a message. See :class:`services.alerting.channels.base.Channel`."""
+        text = describe(delivery)
+        try:
+            if self._web is not None:
+                outcome = await self._tell(self._web, delivery, text, pace)
+            elif self._webhook is not None:
+                outcome = await self._post_webhook(self._webhook, delivery, text, pace)
+            else:
+                return Failed("the receiver has neither a token nor a webhook")
+        except SlackApiError as error:
+            outcome = api_error(error, self._redact)
+        except SlackObjectFormationError:
+            outcome = Failed("the message breaks a rule of Block Kit and was not sent; please report this")
+        except NETWORK_ERRORS as error:
+            outcome = network_error(error)
+        if isinstance(outcome, Again) and delivery.doubtful:
+            # Nobody has looked whether the earlier attempt arrived, or it could not be found out.
+            return dataclasses.replace(outcome, doubtful=True)
+        return outcome
+
+    async def _post_webhook(self, client: AsyncWebhookClient, delivery: Delivery, text: Text, pace: Pacer) -> Outcome:
+        message = root_message(text, delivery, answers=False)
+        await pace()
+        response = await client.send(text=message.text, blocks=message.blocks, unfurl_links=False, unfurl_media=False)
+        said = self._redact(response.body)
+        return outcome_of_status(response.status_code, response.headers, said, dt.datetime.now(dt.UTC)) or Sent()
+
+    async def _tell(self, client: AsyncWebClient, delivery: Delivery, text: Text, pace: Pacer) -> Outcome:
+        """By a token: post the thread's message, or change it and say in its thread what changed."""
+        receipt = delivery.receipt
+        channel, root = str(receipt.get("channel", "")), str(receipt.get("ts", ""))
+        if delivery.kind in _FIRST or not channel or not root:
+            return await self._begin(client, delivery, text, pace)
+        message = root_message(text, delivery, answers=self._answers)
+        await pace()
+        try:
+            await client.chat_update(channel=channel, ts=root, text=message.text, blocks=message.blocks)
+        except SlackApiError as error:
+            if error_code(error) not in _NOT_UPDATABLE:
+                raise
+            return await self._begin(client, delivery, text, pace)
+        return await self._reply(client, delivery, text, (channel, root), pace)
+
+    async def _begin(self, client: AsyncWebClient, delivery: Delivery, text: Text, pace: Pacer) -> Sent:
+        """Post a message of its own, unless an earlier attempt did."""
+        state = {"severity": _severity(delivery)}
+        if delivery.doubtful and (found := await self._find(client, delivery, self._receiver.channel, "", pace)):
+            return Sent({"channel": self._receiver.channel, "ts": found, **state}, repeated=True)
+        fresh = dataclasses.replace(delivery, receipt={})  # it stands alone: what is new is in it
+        message = root_message(text, fresh, answers=self._answers)
+        answer = await self._post(client, delivery, message, pace, channel=self._receiver.channel)
+        channel, root = str(answer.get("channel", "")), str(answer.get("ts", ""))
+        if delivery.kind in (Kind.TRIGGER, Kind.DIGEST) and text.plots:
+            await self._upload(client, text.plots, channel, root, pace)
+        return Sent({"channel": channel, "ts": root, **state})
+
+    async def _reply(
+        self, client: AsyncWebClient, delivery: Delivery, text: Text, root: tuple[str, str], pace: Pacer
+    ) -> Sent:
+        """Say what changed in the thread, and in the channel too where somebody has to notice."""
+        receipt = {"severity": _severity(delivery)}
+        if delivery.doubtful and await self._find(client, delivery, *root, pace):
+            return Sent(receipt, repeated=True)
+        rose = _rank(receipt["severity"]) < _rank(str(delivery.receipt.get("severity", "")))
+        loud = delivery.kind is Kind.REPEAT or (delivery.kind is Kind.UPDATE and rose)
+        message = reply_message(text, delivery, loud=loud)
+        await self._post(
+            client, delivery, message, pace, channel=root[0], thread_ts=root[1], reply_broadcast=True if loud else None
+        )
+        return Sent(receipt)
+
+    async def _post(
+        self, client: AsyncWebClient, delivery: Delivery, message: SlackMessage, pace: Pacer, **where: Any
+    ) -> Mapping[str, Any]:
+        await pace()
+        payload = {"key": delivery.key, "thread": delivery.thread_key}
+        response = await client.chat_postMessage(
+            text=message.text,
+            blocks=message.blocks,
+            metadata={"event_type": METADATA_EVENT, "event_payload": payload},
+            unfurl_links=False,
+            unfurl_media=False,
+            **where,
+        )
+        return response.data if isinstance(response.data, dict) else {}
+
+    async def _find(
+        self, client: AsyncWebClient, delivery: Delivery, channel: str, root: str, pace: Pacer
+    ) -> str | None:
+        """The ``ts`` of the message that an earlier attempt posted; None where there is none, or where nobody may look.
+
+        Args:
+            client: With the token.
+            delivery: Whose key is looked for.
+            channel: Where.
+            root: In the thread of this message; empty for the channel itself.
+            pace: Before each request.
+        """
+        since = self._clock.real_seconds((delivery.sent_ms - delivery.created_ms) / 1000)
+        asked: dict[str, Any] = {
+            "channel": channel,
+            "oldest": f"{time.time() - since - _CLOCKS_APART_SECONDS:.6f}",
+            "limit": _PAGE,
+            "include_all_metadata": True,
+        }
+        try:
+            for _ in range(_LOOK_PAGES):
+                await pace()
+                if root:
+                    answer = await client.conversations_replies(ts=root, **asked)
+                else:
+                    answer = await client.conversations_history(**asked)
+                if found := _message_with(answer.get("messages") or [], delivery.key):
+                    return found
+                cursor = (answer.get("response_metadata") or {}).get("next_cursor")
+                if not cursor:
+                    return None
+                asked["cursor"] = cursor
+        except SlackApiError as error:
+            status = int(getattr(error.response, "status_code", 0) or 0)
+            if passes(code := error_code(error)) or not 200 <= status < 300:
+                raise
+            if not self._said_blind:
+                self._said_blind = True
+                log.warning(
+                    "%s: Slack does not let us look for messages (%s); one in doubt is posted again. Give the "
+                    "token the scope channels:history (groups:history for a private channel) and the channel by its id",
+                    self._receiver.name,
+                    shorten(self._redact(str(code)), 100),
+                )
+        return None
+
+    async def _upload(
+        self, client: AsyncWebClient, causes: Sequence[Record], channel: str, root: str, pace: Pacer
+    ) -> None:
+        """Put pictures into the thread. Without the scope ``files:write``, and whatever else fails, there are none:
+        the message is sent.
+        """
+        if not self._may_upload:
+            return
+        try:
+            files: list[dict[str, str | None]] = [
+                {"id": await self._put(client, number, cause), "title": "Expected against observed"}
+                for number, cause in enumerate(causes[:2], start=1)
+            ]
+            await pace()
+            await client.files_completeUploadExternal(files=files, channel_id=channel, thread_ts=root)
+        except SlackApiError as error:
+            self._may_upload = passes(error_code(error))
+            log.debug("%s: no picture: %s", self._receiver.name, self._redact(str(error_code(error))))
+        except Exception as error:  # a picture that cannot be drawn must not make the message fail
+            log.debug("%s: no picture: %s", self._receiver.name, type(error).__name__)
+
+    async def _put(self, client: AsyncWebClient, number: int, cause: Record) -> str:
+        picture = await asyncio.to_thread(_draw, cause)
+        answer = await client.files_getUploadURLExternal(
+            filename=f"expected-and-observed-{number}.png",
+            length=len(picture),
+            alt_txt=shorten(plot_alternative(cause), _ALTERNATIVE_CHARACTERS),
+        )
+        url = str(answer["upload_url"])
+        if urlsplit(url).scheme not in {"https", urlsplit(self._receiver.api_url).scheme}:
+            raise ValueError("the address for the picture is not https")
+        async with self._session.post(
+            url, data=picture, headers={"Content-Type": "image/png"}, proxy=proxy_for(url), allow_redirects=False
+        ) as response:
+            response.raise_for_status()
+        return str(answer["file_id"])
 
 
-def _what_to_look_at(text: AlertText) -> str:
-    runbook = f"<{text.runbook_url.replace('|', '%7C').replace('&', '&amp;')}|Runbook> · " if text.runbook_url else ""
-    return f"{runbook}{_code(Value(str(text.command)))}"
+def _draw(cause: Record) -> bytes:
+    with _drawing:
+        return plot_png(cause)
 
 
-def _sections(lines: Sequence[Line]) -> list[Block]:
-    """Lines below each other, in as few sections as they fit."""
-    texts: list[str] = []
-    for marked in map(markup, lines):
-        if texts and len(texts[-1]) + 1 + len(marked) <= MAX_SECTION:
-            texts[-1] += f"\n{marked}"
-        else:
-            texts.append(marked)
-    return [_section(text) for text in texts]
+def _message_with(messages: Sequence[Mapping[str, Any]], key: str) -> str | None:
+    for message in messages:
+        metadata = message.get("metadata") or {}
+        payload = metadata.get("event_payload") or {}
+        if metadata.get("event_type") == METADATA_EVENT and payload.get("key") == key:
+            return str(message.get("ts", ""))
+    return None
 
 
-def _causes(lines: Sequence[Line]) -> list[Block]:
-    """One section per cause; those that would make the message too long for Slack are counted instead."""
-    blocks: list[Block] = []
-    used = 0
-    for rank, marked in enumerate(map(markup, lines), start=1):
-        used += len(marked)
-        if used > MAX_CAUSES_TOTAL:
-            blocks.append(_section(f"_{len(lines) - rank + 1} more, too long to show here_"))
-            break
-        blocks.append(_section(f"*{rank}.* {marked}"))
-    return blocks
+def _severity(delivery: Delivery) -> str:
+    """The most urgent of what is not over; empty when everything is."""
+    left = [incident.severity for incident in delivery.incidents if incident.status != RESOLVED]
+    return min(left, key=_rank, default="")
 
 
-def _section(text: str) -> SectionBlock:
-    return SectionBlock(text=_markdown(shorten(text, MAX_SECTION)))
-
-
-def _markdown(text: str) -> MarkdownTextObject:
-    return MarkdownTextObject(
-        text=text, verbatim=True
-    )  # verbatim: Slack makes no links and mentions out of plain words
-
-
-def markup(text: Line) -> str:
-    """A line in mrkdwn: our words escaped, values from data as code, inside which Slack reads no markup."""
-    return "".join(_code(part) if isinstance(part, Value) else _entities(part) for part in text.parts)
-
-
-def _code(content: str) -> str:
-    return f"`{_entities(content.replace('`', 'ˋ'))}`"
-
-
-def escape(text: str, limit: int) -> str:
-    """Plain text with ``& < >`` as entities, at most ``limit`` characters as sent, no entity cut in two."""
-    escaped = _entities(text)
-    if len(escaped) <= limit:
-        return escaped
-    kept = len(text)
-    while kept and len(escaped := _entities(shorten(text, kept))) > limit:
-        kept -= max((len(escaped) - limit) // 5, 1)
-    return escaped if kept else "…"
-
-
-def _entities(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _rank(severity: str) -> int:
+    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)

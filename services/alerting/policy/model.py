@@ -26,6 +26,11 @@ INCIDENT = "incident"
 ROLE_PREFIX = "role:"
 """In ``notify``: not a receiver but a role."""
 
+PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
+SLACK_API_URL = "https://slack.com/api/"
+OPSGENIE_API_URL = "https://api.opsgenie.com/"
+GIVE_UP_MS = 24 * 3_600_000
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -69,7 +74,7 @@ class PagerDutyReceiver(Receiver):
     """A PagerDuty service: Events API v2, and webhooks v3 back where ``webhook_secrets`` are given."""
 
     routing_key: SecretStr
-    url: str = "https://events.pagerduty.com/v2/enqueue"
+    url: str = PAGERDUTY_URL
     webhook_secrets: tuple[SecretStr, ...] = ()
 
 
@@ -85,12 +90,12 @@ class SlackReceiver(Receiver):
     channel: str = ""
     app_token: SecretStr | None = None
     signing_secret: SecretStr | None = None
-    api_url: str = "https://slack.com/api/"
+    api_url: str = SLACK_API_URL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmailReceiver(Receiver):
-    """Mail by SMTP. ``security``: ``starttls`` (required, never dropped), ``tls`` or, on this machine only, ``none``."""
+    """Mail by SMTP. ``security``: ``starttls`` (required, never dropped), ``tls`` or, on this machine, ``none``."""
 
     host: str
     port: int
@@ -126,7 +131,7 @@ class OpsgenieReceiver(Receiver):
     """Opsgenie's Alert API."""
 
     api_key: SecretStr
-    api_url: str = "https://api.opsgenie.com/"
+    api_url: str = OPSGENIE_API_URL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +150,14 @@ class Test:
         patterns: Compiled from texts, globs or regular expressions.
         negated: As said.
         source: As the file has it, for people.
+        values: The texts, where there are no patterns among them; None otherwise.
     """
 
     label: str
     patterns: tuple[re.Pattern[str], ...]
     negated: bool
     source: str
+    values: tuple[str, ...] | None = None
 
     def __call__(self, labels: Labels) -> bool:
         """Whether it holds."""
@@ -235,7 +242,7 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Of an escalation: who (receivers and roles) is told so long after the incident opened, unless somebody took it."""
+    """Of an escalation: who (receivers and roles) is told so long after the incident opened, if nobody took it."""
 
     after_ms: int
     notify: tuple[str, ...]
@@ -370,7 +377,7 @@ class Policy:
     sources: tuple[Source, ...] = ()
     correlation: Correlation = Correlation()
     watch: Watch = Watch()
-    give_up_ms: int = 24 * 3_600_000
+    give_up_ms: int = GIVE_UP_MS
     backlog_digest: int = 50
     public_url: str = ""
     digest: str = ""

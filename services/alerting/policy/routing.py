@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.alerting.policy.labels import Labels
-from services.alerting.policy.model import Policy, Route
+from services.alerting.policy.model import INCIDENT, Policy, Route
+from services.alerting.policy.roles import resolve, takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,45 @@ class Assignment:
 
 
 def assignments(policy: Policy, labels: Labels) -> tuple[Assignment, ...]:
-    """Everybody who is told of an alert with these labels, each receiver once, in the order of the tree."""
-    raise NotImplementedError
+    """Everybody who is told of an alert with these labels, each receiver once, in the order of the tree.
+
+    1. From the root down, the first route whose match holds takes the alert, and those after it as far as each says
+       ``continue``.
+    2. A route that took it and of whose own routes none did tells those in its ``notify``, roles resolved by the
+       alert's owner.
+    3. A receiver whose ``minimum_severity`` is more urgent than the alert is left out; one that two routes name is told
+       by the first.
+    """
+    found: dict[str, Assignment] = {}
+    for route in taken(policy.route, labels):
+        group = () if INCIDENT in route.group_by else tuple((name, labels.get(name, "")) for name in route.group_by)
+        for receiver, because in resolve(policy, route.notify, labels.get("owner", "")):
+            if receiver not in found and takes(policy.receivers[receiver], labels.get("severity", "")):
+                why = f"{route.path}, {because}" if because else route.path
+                found[receiver] = Assignment(receiver, route.path, group, why)
+    return tuple(found.values())
+
+
+def taken(route: Route, labels: Labels) -> Iterator[Route]:
+    """The routes at or below one whose ``notify`` an alert comes to, given that the route itself takes it."""
+    none = True
+    for inner in route.routes:
+        if inner.match(labels):
+            none = False
+            yield from taken(inner, labels)
+            if not inner.go_on:
+                break
+    if none:
+        yield route
 
 
 def route_at(policy: Policy, path: str) -> Route:
     """The route with a path; the root where a reload has removed it."""
-    raise NotImplementedError
+    return next((route for route in walk(policy.route) if route.path == path), policy.route)
+
+
+def walk(route: Route) -> Iterator[Route]:
+    """A route and all below it, in the order of the file."""
+    yield route
+    for inner in route.routes:
+        yield from walk(inner)

@@ -1,1 +1,1 @@
-"""The monitor of the monitor: heartbeats, and what would make it blind."""
+"""The monitor of the monitor: what Driftline sees of its own parts, and how it says so."""

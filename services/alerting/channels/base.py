@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import email.utils
 import json
+import os
 import re
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -141,13 +142,18 @@ def network_error(error: BaseException) -> Again:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Again("the receiver's name cannot be resolved")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Again(f"no connection: {error.os_error.strerror or type(error.os_error).__name__}")
+        return Again(f"no connection: {system_words(error.os_error)}")
     doubtful = _gone_out.get()
     if isinstance(error, TimeoutError):
         return Again("no answer in time", doubtful=doubtful)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return Again("the receiver closed the connection without an answer", doubtful=doubtful)
     return Again(f"the request failed: {type(error).__name__}", doubtful=doubtful)
+
+
+def system_words(error: OSError) -> str:
+    """What the system calls an error; the error's own text may quote where to."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
 
 
 class RedirectRefusedError(aiohttp.ClientError):

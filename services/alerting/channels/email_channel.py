@@ -25,7 +25,7 @@ from email.utils import parseaddr
 
 import aiosmtplib
 
-from services.alerting.channels.base import Again, Failed, Outcome, Pacer, Redactor, Sent
+from services.alerting.channels.base import Again, Failed, Outcome, Pacer, Redactor, Sent, system_words
 from services.alerting.channels.delivery import Delivery
 from services.alerting.channels.email_message import MESSAGE_ID, compose, domain_of, message_ids
 from services.alerting.errors import AlertingSettingsError
@@ -212,8 +212,7 @@ class EmailChannel:
             return Again("no connection in time")
         if isinstance(error, aiosmtplib.SMTPConnectError):
             cause = error.__cause__
-            why = cause.strerror if isinstance(cause, OSError) and cause.strerror else "refused or closed"
-            return Again(f"no connection: {shorten(clean(why), 100)}")
+            return Again(f"no connection: {system_words(cause) if isinstance(cause, OSError) else 'closed at once'}")
         if isinstance(error, TimeoutError):
             return Again("no answer in time", doubtful=in_doubt)
         if isinstance(error, ssl.SSLError):

@@ -91,8 +91,10 @@ def reading_of(signal: Signal) -> Line | None:
 
 
 def pictures(incident: Incident) -> tuple[Record, ...]:
-    """The causes worth a picture: the strongest of the strongest signals that fire, or the two strongest of one."""
-    ranked = [s.firing["causes"] for s in incident.firing if s.firing is not None]
+    """The causes worth a picture: the strongest of the strongest signals that fire (of all, once none does), or the
+    two strongest of one.
+    """
+    ranked = [s.firing["causes"] for s in incident.firing or incident.signals if s.firing is not None]
     shown = [causes[0] for causes in ranked if causes and reading(causes[0]) is not None]
     if len(shown) == 1 and len(ranked[0]) > 1 and reading(ranked[0][1]) is not None:
         shown.append(ranked[0][1])

@@ -172,7 +172,7 @@ def counted(cause: Record) -> str:
 
 def telling(cause: Record) -> tuple[Statement, int] | None:
     """The most telling statement about a ``Cause``, and of how many rows (or intervals); None when it has no counts."""
-    found = _shares(cause)
+    found = shares(cause)
     if found is None:
         return None
     observed, expected, total = found
@@ -181,8 +181,8 @@ def telling(cause: Record) -> tuple[Statement, int] | None:
 
 def reading(cause: Record) -> Line | None:
     """The most telling statement as shares: '62 % of rows lie above …, expected 10 %'; None without counts."""
-    shares = _shares(cause)
-    group = None if shares is None else rate_reading(cause, *shares[:2])
+    whole = shares(cause)
+    group = None if whole is None else rate_reading(cause, *whole[:2])
     if group is not None:
         return group
     found = telling(cause)
@@ -195,11 +195,11 @@ def reading(cause: Record) -> Line | None:
 
 def moved(cause: Record) -> str:
     """To which side a stream of outcomes moved, in a sentence; empty where to none, and for other streams."""
-    shares = _shares(cause)
-    return "" if shares is None else moved_text(cause, *shares[:2])
+    found = shares(cause)
+    return "" if found is None else moved_text(cause, *found[:2])
 
 
-def _shares(cause: Record) -> tuple[list[float], list[float], int] | None:
+def shares(cause: Record) -> tuple[list[float], list[float], int] | None:
     """Observed and expected share per bin, and how many were observed; None without counts."""
     observed_rows = [max(int(n), 0) for n in cause["observed"]]
     expected = [e if math.isfinite(e) and e > 0 else 0.0 for e in cause["expected"]]

@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import sqlalchemy as sa
+
 from driftline.settings import KafkaSettings
+from services.alerting.crash import crash_point
+from services.alerting.errors import DatabaseError
 from services.alerting.notify.outbox import Outbox
 from services.alerting.records import Publication
 from services.kafka import ClusterError, Publisher
@@ -31,6 +35,8 @@ class PublicationLoop:
         self._publisher: Publisher | None = None
         self._wake = asyncio.Event()
         self._stopping = False
+        self.trouble = ""
+        """Why nothing is published now, for health; empty when all is well."""
 
     def wake(self) -> None:
         """Something may be there to publish. Call on the event loop."""
@@ -42,15 +48,24 @@ class PublicationLoop:
         self._wake.set()
 
     async def run(self) -> None:
-        """Publish until stopped. Errors of the database pass through: they end the service."""
+        """Publish until stopped."""
         while True:
             self._wake.clear()
             last = self._stopping  # asked before looking: what was decided before the stop must be seen
             try:
                 more = await asyncio.to_thread(self._publish_some)
+                self._say("")
             except ClusterError as error:
                 self._publisher = None
-                log.warning("audit events and dead letters wait in the database: %s", error)
+                self._say(f"audit events and dead letters wait in the database: {error}")
+                more = False
+                if not self._stopping:
+                    await asyncio.sleep(_WAIT_SECONDS)
+            except DatabaseError:
+                raise  # the database is another service's now: this one ends
+            except sa.exc.DBAPIError as error:
+                # What was published and could not be deleted is published again: the same event, with the same id.
+                self._say(f"the database failed, so audit events cannot be published: {error.orig}")
                 more = False
                 if not self._stopping:
                     await asyncio.sleep(_WAIT_SECONDS)
@@ -63,6 +78,13 @@ class PublicationLoop:
             except TimeoutError:
                 pass
 
+    def _say(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            log.warning("%s", trouble)
+        elif self.trouble and not trouble:
+            log.info("audit events are published again")
+        self.trouble = trouble
+
     def _publish_some(self) -> bool:
         rows = self._outbox.publications(_BATCH)
         if not rows:
@@ -72,6 +94,7 @@ class PublicationLoop:
         for _, message in rows:
             self._send(self._publisher, message)
         self._publisher.flush()
+        crash_point("publications.before_delete")
         self._outbox.published(rows[-1][0])
         return len(rows) == _BATCH
 

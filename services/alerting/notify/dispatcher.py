@@ -1,9 +1,14 @@
-"""Sends what the outbox says is to be sent, one destination each.
+"""Sends what the outbox says is to be sent, one receiver each.
 
-Within a destination one message is under way at a time. A lane (an incident key) goes on only after its oldest
-message has arrived or was given up, so a resolve is never sent before its trigger. A message that fails waits by
-exponential back-off with jitter, kept in the database, for hours; others of the destination go on, after a pause that
-protects a receiver in trouble.
+Within a receiver one message is under way at a time. A lane goes on only after its oldest message has arrived or was
+given up, so an end is never sent before its beginning. A message that fails waits by exponential back-off with jitter,
+kept in the database, for hours; others of the receiver go on, after a pause that protects a receiver in trouble.
+
+Back-off and giving up are by the service's clock. The pace, and what a receiver asks for with ``Retry-After``, are
+the receiver's, and pass in its time, the wall clock's.
+
+When the database fails (locked, the disk is full), nothing is sent that could not be noted; what was sent while it
+failed is noted as soon as it works again, and never sent a second time for that.
 """
 
 from __future__ import annotations
@@ -13,22 +18,42 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import sqlalchemy as sa
 
 from services.alerting.channels.base import Again, Channel, Failed, Outcome, Sent
-from services.alerting.metrics import Metrics
+from services.alerting.clock import Clock
+from services.alerting.crash import crash_point
+from services.alerting.errors import DatabaseError
 from services.alerting.notify.outbox import Claim, Outbox
-from services.alerting.settings import Destination, Pace
+from services.alerting.policy.model import Pace, PolicyHolder, Receiver
 
 log = logging.getLogger("driftline.alerting")
 
 BACK_OFF_FIRST_SECONDS = 1.0
 BACK_OFF_MOST_SECONDS = 600.0
 PAUSE_MOST_SECONDS = 30.0
-"""After a failure that may be the receiver's own, the destination rests at most so long before another message is
-tried.
+"""After a failure that may be the receiver's own, the receiver rests at most so long before another message is tried.
 """
 
+DATABASE_WAIT_SECONDS = 1.0
 _LONGEST_SLEEP_SECONDS = 60.0
+
+_T = TypeVar("_T")
+
+
+class Counts(Protocol):
+    """What is counted; see :class:`services.alerting.metrics.Metrics`."""
+
+    def attempt(self, receiver: str, kind: str, outcome: Outcome) -> None:
+        """Count an attempt."""
+
+    def delivered(self, receiver: str, seconds: float) -> None:
+        """Count a delivery's time."""
+
+    def in_doubt(self, receiver: str, result: str, count: int = 1) -> None:
+        """Count a message that had been in doubt."""
 
 
 class TokenBucket:
@@ -67,45 +92,50 @@ def back_off_seconds(attempts: int, chance: random.Random) -> float:
 
 
 class Dispatcher:
-    """Sends the messages of one destination until :meth:`stop`.
+    """Sends the messages of one receiver until :meth:`stop`.
 
     Args:
-        destination: Its settings.
-        channel: The way there.
+        receiver: Its settings.
+        channel: The way there; closing it is the caller's.
         outbox: Where messages come from and results go.
-        metrics: What is counted.
-        settled: Called after each attempt's result is kept.
-        give_up_seconds: Age at which a message is given up.
+        policy: In force: when messages are given up.
+        counts: What is counted.
+        settled: Called on the event loop after each attempt's result is kept: there are audit events to publish, and,
+            given True, a thread of a fallback receiver is due.
+        clock: The service's.
         hold_until_ms: Kept back until then, from an earlier run.
-        now_ms: Wall clock: back-off outlives the process.
         chance: For the jitter.
     """
 
     def __init__(
         self,
-        destination: Destination,
+        receiver: Receiver,
         channel: Channel,
         outbox: Outbox,
-        metrics: Metrics,
-        settled: Callable[[], None],
+        policy: PolicyHolder,
+        counts: Counts,
+        settled: Callable[[bool], None],
         *,
-        give_up_seconds: float,
-        hold_until_ms: int,
-        now_ms: Callable[[], int],
-        chance: random.Random,
+        clock: Clock,
+        hold_until_ms: int = 0,
+        chance: random.Random | None = None,
     ) -> None:
-        self._name = destination.name
-        self._bucket = TokenBucket(destination.pace)
+        self.receiver = receiver
+        self._name = receiver.name
+        self._bucket = TokenBucket(receiver.pace)
         self._channel = channel
         self._outbox = outbox
-        self._metrics = metrics
+        self._policy = policy
+        self._counts = counts
         self._settled = settled
-        self._give_up_ms = give_up_seconds * 1000
+        self._clock = clock
         self._hold_until_ms = hold_until_ms
-        self._now_ms = now_ms
-        self._chance = chance
+        self._chance = chance or random.Random()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._broken_off = False
+        self.trouble = ""
+        """Why nothing can be sent now, for health; empty when all is well."""
 
     def wake(self) -> None:
         """Something may be due. Call on the event loop."""
@@ -117,69 +147,148 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Send until stopped. Errors of the database pass through: they end the service."""
+        """Send until stopped."""
         while not self._stopping:
             self._wake.clear()
-            wait_seconds = max((self._hold_until_ms - self._now_ms()) / 1000, self._bucket.wait_seconds())
+            wait_seconds = max(self._real((self._hold_until_ms - self._clock.now_ms()) / 1000), self._bucket_wait())
             if wait_seconds <= 0:
-                claim = await asyncio.to_thread(self._outbox.claim, self._name)
+                claim, wait_seconds = await self._with_database(self._claim) or (None, DATABASE_WAIT_SECONDS)
                 if claim is not None:
+                    crash_point("outbox.claimed")
                     await self._deliver(claim)
                     continue
-                wait_seconds = await self._until_due()
             await self._sleep(wait_seconds)
 
-    async def _until_due(self) -> float:
-        due_ms = await asyncio.to_thread(self._outbox.next_due_ms, self._name)
-        return _LONGEST_SLEEP_SECONDS if due_ms is None else max((due_ms - self._now_ms()) / 1000, 0.001)
+    def _real(self, seconds: float) -> float:
+        return self._clock.real_seconds(seconds)
+
+    def _bucket_wait(self) -> float:
+        return self._bucket.wait_seconds()
+
+    def _claim(self) -> tuple[Claim | None, float]:
+        claim = self._outbox.claim(self._name)
+        if claim is not None:
+            return claim, 0.0
+        due_ms = self._outbox.next_due_ms(self._name)
+        if due_ms is None:
+            return None, _LONGEST_SLEEP_SECONDS
+        return None, max(self._real((due_ms - self._clock.now_ms()) / 1000), 0.001)
 
     async def _sleep(self, seconds: float) -> None:
+        if self._stopping:
+            return
         try:
-            await asyncio.wait_for(self._wake.wait(), min(seconds, _LONGEST_SLEEP_SECONDS))
+            await asyncio.wait_for(self._wake.wait(), min(max(seconds, 0.001), _LONGEST_SLEEP_SECONDS))
         except TimeoutError:
             pass
 
-    async def _deliver(self, claim: Claim) -> None:
+    async def _with_database(self, work: Callable[[], _T]) -> _T | None:
+        """Do something in the database; None if it fails, which is said once."""
         try:
-            outcome = await self._channel.send(claim, self._bucket.take)
+            done = await asyncio.to_thread(work)
+        except DatabaseError:
+            raise  # the database is another service's now: this one ends
+        except sa.exc.DBAPIError as error:
+            why = f"{self._name}: the database failed, so nothing is sent: {error.orig}"
+            if why != self.trouble:
+                log.error("%s", why)
+            self.trouble = why
+            return None
+        if self.trouble:
+            log.info("%s: the database works again", self._name)
+        self.trouble = ""
+        return done
+
+    async def _deliver(self, claim: Claim) -> None:
+        delivery = claim.delivery
+        try:
+            outcome = await self._channel.send(delivery, self._bucket.take)
         except Exception as error:
             # A message that cannot be rendered must not stop the others; the text of an unforeseen error may hold
             # anything.
-            log.error(
-                "%s: %s of alert %s: unforeseen %s", self._name, claim.kind, claim.alert["id"], type(error).__name__
-            )
-            outcome = Again(f"unforeseen {type(error).__name__}")
-        await self._settle(claim, outcome)
-        self._settled()
+            log.exception("%s: %s %s: unforeseen", self._name, delivery.kind.value, delivery.key, exc_info=None)
+            outcome = Again(f"unforeseen {type(error).__name__}", doubtful=True)
+        crash_point("outbox.sent_unwritten")
+        passed_on = await self._settle(claim, outcome)
+        crash_point("outbox.written")
+        self._settled(passed_on)
 
-    async def _settle(self, claim: Claim, outcome: Outcome) -> None:
-        now = self._now_ms()
-        if isinstance(outcome, Again) and now - claim.created_ms >= self._give_up_ms:
-            outcome = Failed(
-                f"given up after {claim.attempts} attempts in {(now - claim.created_ms) / 3.6e6:.1f} h: {outcome.error}"
-            )
-        self._metrics.attempt(self._name, claim.kind, outcome)
-        about = (self._name, claim.kind, claim.alert["id"])
+    async def _settle(self, claim: Claim, outcome: Outcome) -> bool:
+        """Note what came of a message; returns whether a fallback is to be told."""
+        now = self._clock.now_ms()
+        delivery = claim.delivery
+        age_ms = now - delivery.created_ms
+        if isinstance(outcome, Again) and age_ms >= self._policy.current.give_up_ms:
+            hours = age_ms / 3.6e6
+            outcome = Failed(f"given up after {delivery.attempt} attempts in {hours:.1f} h: {outcome.error}")
+        self._counts.attempt(self._name, delivery.kind.value, outcome)
+        about = (self._name, delivery.kind.value, _named(claim))
+        passed_on: list[str] = []
         if isinstance(outcome, Sent):
-            await asyncio.to_thread(self._outbox.sent, claim, outcome.receipt)
-            self._metrics.delivered(self._name, (self._now_ms() - claim.created_ms) / 1000)
-            log.info("%s: %s of alert %s sent", *about)
+            receipt = outcome.receipt
+            await self._until_noted(lambda: self._outbox.sent(claim, receipt))
+            self._counts.delivered(self._name, (self._clock.now_ms() - delivery.created_ms) / 1000)
+            if delivery.doubtful:
+                self._counts.in_doubt(self._name, "found" if outcome.repeated else "repeated")
+            log.info("%s: %s of %s sent", *about)
         elif isinstance(outcome, Failed):
-            await asyncio.to_thread(self._outbox.give_up, claim, outcome.error)
-            log.error("%s: %s of alert %s failed for good: %s", *about, outcome.error)
+            error = outcome.error
+            passed_on = await self._until_noted(lambda: self._outbox.give_up(claim, error)) or []
+            log.error("%s: %s of %s failed for good: %s", *about, error)
         else:
             await self._try_again(claim, outcome, now)
-            log.warning("%s: %s of alert %s, attempt %d: %s", *about, claim.attempts, outcome.error)
+            log.warning("%s: %s of %s, attempt %d: %s", *about, delivery.attempt, outcome.error)
+        return bool(passed_on)
 
     async def _try_again(self, claim: Claim, outcome: Again, now_ms: int) -> None:
-        wait_seconds = back_off_seconds(claim.attempts, self._chance)
+        wait_ms = int(back_off_seconds(claim.delivery.attempt, self._chance) * 1000)
         if outcome.retry_after_seconds is not None:
-            # Exactly what was asked; a receiver that says when it is ready need not be guessed at.
-            wait_seconds = outcome.retry_after_seconds
-        next_ms = now_ms + int(wait_seconds * 1000) + 1
+            # Exactly what was asked, in the receiver's time; one that says when it is ready need not be guessed at.
+            wait_ms = int(outcome.retry_after_seconds * 1000 * self._clock.speed)
+        next_ms = now_ms + wait_ms + 1
         kept: int | None = None
         if outcome.too_fast:
             kept = self._hold_until_ms = next_ms
         else:
-            self._hold_until_ms = now_ms + int(min(wait_seconds, PAUSE_MOST_SECONDS) * 1000)
-        await asyncio.to_thread(self._outbox.retry, claim, outcome.error, next_ms, kept)
+            self._hold_until_ms = now_ms + min(wait_ms, int(PAUSE_MOST_SECONDS * 1000))
+
+        def note() -> None:
+            self._outbox.retry(
+                claim,
+                outcome.error,
+                next_ms,
+                hold_until_ms=kept,
+                doubtful=outcome.doubtful,
+                receipt=outcome.receipt,
+            )
+
+        await self._until_noted(note)
+
+    async def _until_noted(self, note: Callable[[], _T]) -> _T | None:
+        """Note a result, however often the database fails: what has arrived must not be sent again for that.
+
+        When the service ends meanwhile, the message stays in doubt.
+        """
+        while True:
+            try:
+                done = await asyncio.to_thread(note)
+            except DatabaseError:
+                raise
+            except sa.exc.DBAPIError as error:
+                why = f"{self._name}: the database failed, so a result waits to be noted: {error.orig}"
+                if why != self.trouble:
+                    log.error("%s", why)
+                self.trouble = why
+                if self._stopping:
+                    return None
+                await asyncio.sleep(DATABASE_WAIT_SECONDS)
+            else:
+                self.trouble = ""
+                return done
+
+
+def _named(claim: Claim) -> str:
+    incidents = [str(told["incident"]) for told in claim.told]
+    if not incidents:
+        return claim.delivery.key
+    return f"incident {incidents[0]}" + (f" and {len(incidents) - 1} more" if len(incidents) > 1 else "")

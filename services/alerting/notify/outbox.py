@@ -2,11 +2,16 @@
 
 Three transactions make up a message's life:
 
-1. It is decided on, in the transaction that takes the alert in (:func:`enqueue`).
+1. It is decided on, in the transaction that changes what its receiver was told (:mod:`.flushing`).
 2. Before it is sent, that it is being sent (:meth:`Outbox.claim`).
 3. What came of it, with its audit event (:meth:`Outbox.sent`, :meth:`Outbox.retry`, :meth:`Outbox.give_up`).
 
 A process killed between 2 and 3 leaves the message *in doubt*; the next start sends it again (:meth:`Outbox.recover`).
+
+Order: within a lane (a receiver's group of incidents) messages go out in the order in which they were decided, one
+when the one before it has arrived or was given up. An end whose beginning nobody saw is not sent. A message that a
+later one of its thread makes superfluous is merged into it; beginnings, ends and what a pager has to be told never.
+Across lanes the most urgent go first.
 """
 
 from __future__ import annotations
@@ -17,18 +22,35 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from driftline.codec import Record, decode
 from driftline.topics import Topics
-from services.alerting import database as db
-from services.alerting.database import Database
-from services.alerting.incidents import TRIGGER
-from services.alerting.records import Publication, audit_event, deterministic_id
-from services.alerting.settings import SEVERITIES
+from services.alerting.channels.delivery import Delivery
+from services.alerting.database import tables as t
+from services.alerting.database.opening import Database
+from services.alerting.incidents.loading import load_incidents
+from services.alerting.incidents.views import RESOLVED
+from services.alerting.notify.kinds import Kind
+from services.alerting.notify.merging import (
+    BACKLOG_LANE,
+    DEAD,
+    GATHERED,
+    MERGED,
+    PENDING,
+    SENDING,
+    SENT,
+    UNFINISHED,
+    gather_backlog,
+    settle_lane,
+)
+from services.alerting.notify.publishing import publish
+from services.alerting.notify.story import tell_story
+from services.alerting.notify.threads import fall_back
+from services.alerting.policy.model import SEVERITIES, Policy, PolicyHolder
+from services.alerting.records import Publication, deterministic_id, whole
 
-PENDING, SENDING, SENT, DEAD = "pending", "sending", "sent", "dead"
-_UNFINISHED = (PENDING, SENDING)
+__all__ = ["DEAD", "GATHERED", "MERGED", "PENDING", "SENDING", "SENT", "Claim", "Outbox", "publish"]
 
 IN_DOUBT = "the service ended while sending, so it is not known whether this arrived: sent again"
+_ENTRIES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,160 +59,313 @@ class Claim:
 
     Attributes:
         id: Row.
-        key: The same for every attempt.
-        destination: Name of the destination.
-        kind: ``trigger`` or ``resolve``.
-        attempts: Counting this one.
-        alert: The record that is told.
-        firing: The record that opened the incident; None if it was never seen.
-        trigger_receipt: What the channel returned for the trigger; empty if there is none.
-        created_ms: When it was decided.
+        thread_id: Row of its thread; None for a sign of life, a test, and a digest of what had been waiting.
+        lane: Its lane.
+        delivery: What the channel is given.
+        told: What it tells, as the row has it.
+        group: The thread's group key, episode and route, for the audit.
     """
 
     id: int
-    key: str
-    destination: str
-    kind: str
-    attempts: int
-    alert: Record
-    firing: Record | None
-    trigger_receipt: Mapping[str, Any]
-    created_ms: int
+    thread_id: int | None
+    lane: str
+    delivery: Delivery
+    told: Sequence[Mapping[str, Any]]
+    group: Mapping[str, object]
 
 
 class Outbox:
-    """What is to be sent. Thread-safe."""
+    """What is to be sent. Thread-safe.
 
-    def __init__(self, database: Database, topics: Topics, now_ms: Callable[[], int]) -> None:
+    Args:
+        database: Of the service.
+        policy: In force.
+        topics: For the audit events.
+        now_ms: The service's clock.
+        merged: Called with a receiver's name and how many of its messages were merged into later ones.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        policy: PolicyHolder,
+        topics: Topics,
+        now_ms: Callable[[], int],
+        merged: Callable[[str, int], None] = lambda receiver, count: None,
+    ) -> None:
         self._database = database
+        self._policy = policy
         self._topics = topics
         self._now_ms = now_ms
+        self._merged = merged
+        # Of messages without a thread, what an attempt that half arrived left behind.
+        self._half: dict[str, Mapping[str, Any]] = {}
 
-    def recover(self) -> int:
-        """Make messages that a killed process was sending due again; returns how many are in doubt."""
-        n = db.notifications.c
+    def recover(self) -> dict[str, int]:
+        """Make messages that a killed process was sending due again; returns how many are in doubt, by receiver."""
+        n = t.notifications.c
+        in_doubt: dict[str, int] = {}
         with self._database.transaction() as connection:
-            in_doubt = sa.select(n.id, n.key, n.attempts, n.destination, n.kind, db.incidents).join(db.incidents)
-            rows = connection.execute(in_doubt.where(n.status == SENDING)).mappings().all()
-            for row in rows:
-                where = db.notifications.c.id == row["id"]
-                connection.execute(sa.update(db.notifications).where(where).values(status=PENDING, last_error=IN_DOUBT))
-                event = audit_event(
-                    self._topics.audit,
+            now = self._now_ms()
+            for row in connection.execute(sa.select(t.notifications).where(n.status == SENDING)).all():
+                in_doubt[row.receiver] = in_doubt.get(row.receiver, 0) + 1
+                values = {"status": PENDING, "last_error": IN_DOUBT, "doubts": row.doubts + 1}
+                connection.execute(sa.update(t.notifications).where(n.id == row.id).values(**values))
+                tell_story(
+                    connection,
+                    self._topics,
                     action="notification.retried",
-                    subject=f"incident:{row['incident_key']}",
-                    identity=(row["key"], "in-doubt", row["attempts"]),
-                    time_ms=self._now_ms(),
+                    identity=(row.key, "in-doubt", row.attempts),
+                    incidents=row.incidents,
+                    receiver=row.receiver,
+                    time_ms=now,
                     reason=IN_DOUBT,
-                    detail={"destination": row["destination"], "kind": row["kind"], "attempts": row["attempts"]},
+                    detail={"kind": row.kind, "attempts": row.attempts},
+                    entry=False,
                 )
-                publish(connection, [event])
-            return len(rows)
+        return in_doubt
 
-    def claim(self, destination: str) -> Claim | None:
-        """The next message that is due at a destination, marked as being sent; None if nothing is due.
+    def claim(self, receiver: str) -> Claim | None:
+        """The next message that is due at a receiver, marked as being sent; None if nothing is due.
 
         Of the oldest unfinished message of each lane, the most urgent and then the oldest.
         """
-        n = db.notifications.c
+        policy = self._policy.current
         with self._database.transaction() as connection:
-            due = n.next_attempt_ms <= self._now_ms()
-            query = sa.select(db.notifications).where(n.id.in_(_heads(destination)), due)
-            row = connection.execute(query.order_by(n.urgency, n.id).limit(1)).first()
+            now = self._now_ms()
+            merged = 0
+            while True:
+                row = self._next(connection, receiver, now)
+                if row is None:
+                    break
+                gone = settle_lane(connection, self._topics, row, now)
+                if not gone and row.kind == Kind.TRIGGER and row.urgency > 0 and row.lane != BACKLOG_LANE:
+                    gone = gather_backlog(connection, self._topics, policy, receiver, now)
+                if not gone:
+                    break
+                merged += gone
+            if merged:
+                self._merged(receiver, merged)
             if row is None:
                 return None
-            sending = (
-                sa.update(db.notifications).where(n.id == row.id).values(status=SENDING, attempts=row.attempts + 1)
-            )
-            connection.execute(sending)
-            records = self._records(connection, row.incident_id, row.alert_id)
-            trigger = sa.select(n.receipt).where(
-                n.incident_id == row.incident_id, n.destination == destination, n.kind == TRIGGER, n.status == SENT
-            )
-            receipt = {} if row.kind == TRIGGER else connection.execute(trigger).scalar() or {}
-        return Claim(
-            id=row.id,
-            key=row.key,
-            destination=destination,
-            kind=row.kind,
-            attempts=row.attempts + 1,
-            alert=decode(records[0])[1],
-            firing=None if records[1] is None else decode(records[1])[1],
-            trigger_receipt=receipt,
-            created_ms=row.created_ms,
-        )
+            n = t.notifications.c
+            values = {"status": SENDING, "attempts": row.attempts + 1}
+            connection.execute(sa.update(t.notifications).where(n.id == row.id).values(**values))
+            return self._claimed(connection, policy, row, now)
 
     @staticmethod
-    def _records(connection: sa.Connection, incident_id: int, alert_id: str) -> tuple[bytes, bytes | None]:
-        told = sa.select(db.alerts.c.record).where(db.alerts.c.id == alert_id)
-        firing = sa.select(db.alerts.c.record).join(db.incidents, db.incidents.c.firing_alert_id == db.alerts.c.id)
-        first = connection.execute(firing.where(db.incidents.c.id == incident_id)).scalar()
-        return connection.execute(told).scalar_one(), first
+    def _next(connection: sa.Connection, receiver: str, now_ms: int) -> sa.Row[Any] | None:
+        n = t.notifications.c
+        due = (n.receiver == receiver) & (n.status == PENDING) & (n.next_attempt_ms <= now_ms)
+        query = sa.select(t.notifications).where(due, ~_earlier_unfinished()).order_by(n.urgency, n.id).limit(1)
+        return connection.execute(query).first()
 
-    def next_due_ms(self, destination: str) -> int | None:
-        """When the next message of a destination is due; None if none waits."""
-        query = sa.select(sa.func.min(db.notifications.c.next_attempt_ms))
+    def _claimed(self, connection: sa.Connection, policy: Policy, row: sa.Row[Any], now_ms: int) -> Claim:
+        thread = None
+        if row.thread_id is not None:
+            thread = connection.execute(sa.select(t.threads).where(t.threads.c.id == row.thread_id)).one()
+        ids = [str(told["incident"]) for told in row.incidents]
+        found = load_incidents(connection, policy, ids, now_ms, entries=_ENTRIES) if ids else {}
+        incidents = sorted(
+            (found[incident_id] for incident_id in ids if incident_id in found),
+            key=lambda i: (i.status == RESOLVED, SEVERITIES.index(i.severity), i.opened_ms, i.id),
+        )
+        because = ""
+        if thread is not None:
+            ti = t.thread_incidents.c
+            given = sa.select(ti.because).where(ti.thread_id == thread.id, ti.because != "").limit(1)
+            because = connection.execute(given).scalar() or ""
+        delivery = Delivery(
+            key=row.key,
+            kind=Kind(row.kind),
+            receiver=row.receiver,
+            thread_key=thread_key(row.receiver, row.lane, 0 if thread is None else thread.episode, row.key),
+            incidents=tuple(incidents),
+            attempt=row.attempts + 1,
+            doubtful=row.doubts > 0,
+            receipt={**({} if thread is None else thread.receipt), **self._half.get(row.key, {})},
+            reason=row.reason,
+            created_ms=row.created_ms,
+            sent_ms=now_ms,
+            public_url=policy.public_url,
+            group_labels=()
+            if thread is None
+            else tuple((str(name), str(value)) for name, value in thread.group_labels),
+            because=because,
+        )
+        group: dict[str, object] = {}
+        if thread is not None:
+            group = {"group_key": thread.group_key, "thread_episode": thread.episode, "route": thread.route}
+        return Claim(row.id, row.thread_id, row.lane, delivery, row.incidents, group)
+
+    def next_due_ms(self, receiver: str) -> int | None:
+        """When the next message of a receiver is due; None if none waits."""
+        n = t.notifications.c
+        query = sa.select(sa.func.min(n.next_attempt_ms)).where(
+            n.receiver == receiver, n.status == PENDING, ~_earlier_unfinished()
+        )
         with self._database.transaction() as connection:
-            due = connection.execute(query.where(db.notifications.c.id.in_(_heads(destination)))).scalar()
+            due = connection.execute(query).scalar()
             return None if due is None else int(due)
 
     def sent(self, claim: Claim, receipt: Mapping[str, Any]) -> None:
         """A message arrived; ``receipt`` is what the channel needs to refer to it later."""
-        now = self._now_ms()
-        values = {"status": SENT, "finished_ms": now, "receipt": dict(receipt), "last_error": ""}
-        waited = {"seconds_waited": f"{max(now - claim.created_ms, 0) / 1000:.3f}"}
-        self._finish(claim, values, "notification.sent", "", now, waited)
+        with self._database.transaction() as connection:
+            now = self._now_ms()
+            delivery = claim.delivery
+            kept = {**delivery.receipt, **receipt}
+            if claim.thread_id is not None and receipt:
+                where = t.threads.c.id == claim.thread_id
+                connection.execute(sa.update(t.threads).where(where).values(receipt=kept))
+            self._finish(connection, claim, SENT, "", now)
+            if claim.lane == BACKLOG_LANE:
+                _settle_gathered(connection, delivery.receiver, MERGED, f"told in the digest {delivery.key}", now)
+            _note_success(connection, delivery.receiver, now)
+            heartbeat = delivery.kind == Kind.HEARTBEAT
+            tell_story(
+                connection,
+                self._topics,
+                action="heartbeat.sent" if heartbeat else "notification.sent",
+                identity=(delivery.key,),
+                incidents=claim.told,
+                receiver=delivery.receiver,
+                time_ms=now,
+                reason=delivery.reason,
+                detail={
+                    "kind": delivery.kind.value,
+                    "attempts": delivery.attempt,
+                    "seconds_waited": f"{max(now - delivery.created_ms, 0) / 1000:.3f}",
+                    **claim.group,
+                    **({"receipt": whole(kept)} if kept else {}),
+                    **({"because": delivery.because} if delivery.because else {}),
+                },
+            )
+        self._half.pop(delivery.key, None)
 
-    def retry(self, claim: Claim, error: str, next_attempt_ms: int, hold_until_ms: int | None = None) -> None:
-        """A message did not arrive and is sent again; ``hold_until_ms`` keeps the whole destination back until then."""
-        values = {"status": PENDING, "next_attempt_ms": next_attempt_ms, "last_error": error}
-        # The first one only: a destination that is away for hours would fill the audit with itself.
-        action = "notification.retried" if claim.attempts == 1 else None
-        self._finish(claim, values, action, error, self._now_ms(), {}, hold_until_ms)
-
-    def give_up(self, claim: Claim, error: str) -> None:
-        """A message will never arrive."""
-        now = self._now_ms()
-        values = {"status": DEAD, "finished_ms": now, "last_error": error}
-        self._finish(claim, values, "notification.failed", error, now, {})
-
-    def _finish(
+    def retry(
         self,
         claim: Claim,
-        values: Mapping[str, Any],
-        action: str | None,
-        reason: str,
-        now: int,
-        detail: Mapping[str, object],
+        error: str,
+        next_attempt_ms: int,
+        *,
         hold_until_ms: int | None = None,
+        doubtful: bool = False,
+        receipt: Mapping[str, Any] | None = None,
     ) -> None:
+        """A message did not arrive and is sent again.
+
+        Args:
+            claim: Which.
+            error: Why, for people.
+            next_attempt_ms: When.
+            hold_until_ms: Keeps the whole receiver back until then.
+            doubtful: It may have arrived.
+            receipt: What its next attempt has to know of this one.
+        """
+        delivery = claim.delivery
         with self._database.transaction() as connection:
-            connection.execute(sa.update(db.notifications).where(db.notifications.c.id == claim.id).values(**values))
-            if hold_until_ms is not None:
-                _hold(connection, claim.destination, hold_until_ms)
-            if action is None:
-                return
-            facts = {"destination": claim.destination, "kind": claim.kind, "attempts": claim.attempts, **detail}
-            event = audit_event(
-                self._topics.audit,
-                action=action,
-                subject=f"incident:{claim.alert['incident_key']}",
-                identity=(claim.key,),
+            now = self._now_ms()
+            n = t.notifications.c
+            values: dict[str, Any] = {"status": PENDING, "next_attempt_ms": next_attempt_ms, "last_error": error}
+            if doubtful:
+                values["doubts"] = n.doubts + 1
+            connection.execute(sa.update(t.notifications).where(n.id == claim.id).values(**values))
+            if receipt and claim.thread_id is not None:
+                kept = {**delivery.receipt, **receipt}
+                connection.execute(sa.update(t.threads).where(t.threads.c.id == claim.thread_id).values(receipt=kept))
+            elif receipt:
+                self._half[delivery.key] = {**self._half.get(delivery.key, {}), **receipt}
+            _note_failure(connection, delivery.receiver, error, now, hold_until_ms)
+            # The first one only: a receiver that is away for hours would fill the audit with itself.
+            if delivery.attempt == 1 or (doubtful and not delivery.doubtful):
+                tell_story(
+                    connection,
+                    self._topics,
+                    action="notification.retried",
+                    identity=(delivery.key, delivery.attempt),
+                    incidents=claim.told,
+                    receiver=delivery.receiver,
+                    time_ms=now,
+                    reason=error,
+                    detail={"kind": delivery.kind.value, "attempts": delivery.attempt, "in_doubt": doubtful},
+                    entry=False,
+                )
+
+    def give_up(self, claim: Claim, error: str) -> list[str]:
+        """A message will never arrive; returns the incidents that its receiver's fallback is told of now."""
+        delivery = claim.delivery
+        with self._database.transaction() as connection:
+            now = self._now_ms()
+            self._finish(connection, claim, DEAD, error, now)
+            if claim.lane == BACKLOG_LANE:
+                _settle_gathered(
+                    connection, delivery.receiver, DEAD, f"the digest that told of it failed: {error}", now
+                )
+            _note_failure(connection, delivery.receiver, error, now, None)
+            about = [str(told["incident"]) for told in claim.told]
+            passed_on = fall_back(connection, self._policy.current, delivery.receiver, about, error, now)
+            receiver = self._policy.current.receivers.get(delivery.receiver)
+            tell_story(
+                connection,
+                self._topics,
+                action="notification.failed",
+                identity=(delivery.key, now),
+                incidents=claim.told,
+                receiver=delivery.receiver,
                 time_ms=now,
-                reason=reason,
-                evidence=[f"alert:{claim.alert['id']}"],
-                detail={"deployment": claim.alert["deployment_id"], **facts},
+                reason=error,
+                detail={
+                    "kind": delivery.kind.value,
+                    "attempts": delivery.attempt,
+                    **claim.group,
+                    **({"fallback": receiver.fallback} if receiver is not None and passed_on else {}),
+                },
             )
-            publish(connection, [event])
+        self._half.pop(delivery.key, None)
+        return passed_on
+
+    @staticmethod
+    def _finish(connection: sa.Connection, claim: Claim, status: str, error: str, now_ms: int) -> None:
+        values = {"status": status, "finished_ms": now_ms, "last_error": error}
+        connection.execute(sa.update(t.notifications).where(t.notifications.c.id == claim.id).values(**values))
+
+    def give_up_orphans(self) -> int:
+        """Give up messages that have waited too long for a receiver that the routing file no longer has."""
+        policy = self._policy.current
+        n = t.notifications.c
+        with self._database.transaction() as connection:
+            now = self._now_ms()
+            unknown = sa.select(n.receiver).distinct().where(n.status == PENDING)
+            gone = [name for name in connection.execute(unknown).scalars() if name not in policy.receivers]
+            count = 0
+            for name in gone:
+                old = (n.receiver == name) & (n.status == PENDING) & (n.created_ms <= now - policy.give_up_ms)
+                for row in connection.execute(sa.select(t.notifications).where(old)).all():
+                    error = "the routing file has no such receiver any more"
+                    values = {"status": DEAD, "finished_ms": now, "last_error": error}
+                    connection.execute(sa.update(t.notifications).where(n.id == row.id).values(**values))
+                    tell_story(
+                        connection,
+                        self._topics,
+                        action="notification.failed",
+                        identity=(row.key, now),
+                        incidents=row.incidents,
+                        receiver=name,
+                        time_ms=now,
+                        reason=error,
+                        detail={"kind": row.kind, "attempts": row.attempts},
+                    )
+                    count += 1
+            return count
 
     def holds(self) -> dict[str, int]:
-        """Until when each destination is kept back, milliseconds since 1970 UTC."""
+        """Until when each receiver is kept back, milliseconds since 1970 UTC."""
         with self._database.transaction() as connection:
-            return {row.name: row.hold_until_ms for row in connection.execute(sa.select(db.destinations))}
+            return {row.name: row.hold_until_ms for row in connection.execute(sa.select(t.receivers))}
 
     def publications(self, limit: int) -> list[tuple[int, Publication]]:
         """The oldest messages that are not yet known to be published, with their row ids."""
-        query = sa.select(db.publications).order_by(db.publications.c.id).limit(limit)
+        query = sa.select(t.publications).order_by(t.publications.c.id).limit(limit)
         with self._database.transaction() as connection:
             return [
                 (r.id, Publication(r.topic, r.key, r.value, [(name, value) for name, value in r.headers]))
@@ -200,63 +375,58 @@ class Outbox:
     def published(self, last_id: int) -> None:
         """Everything up to a row id is published."""
         with self._database.transaction() as connection:
-            connection.execute(sa.delete(db.publications).where(db.publications.c.id <= last_id))
+            connection.execute(sa.delete(t.publications).where(t.publications.c.id <= last_id))
 
     def backlog(self) -> dict[tuple[str, str], int]:
-        """How many messages each (destination, status) has."""
-        n = db.notifications.c
-        query = sa.select(n.destination, n.status, sa.func.count()).group_by(n.destination, n.status)
+        """How many messages each (receiver, status) has."""
+        n = t.notifications.c
+        query = sa.select(n.receiver, n.status, sa.func.count()).group_by(n.receiver, n.status)
         with self._database.transaction() as connection:
             return {(name, status): count for name, status, count in connection.execute(query)}
 
     def unpublished(self) -> int:
         """How many messages wait to be published."""
         with self._database.transaction() as connection:
-            waiting = sa.select(sa.func.count()).select_from(db.publications)
+            waiting = sa.select(sa.func.count()).select_from(t.publications)
             return int(connection.execute(waiting).scalar_one())
 
 
-def enqueue(connection: sa.Connection, alert: Record, incident_id: int, destination: str, kind: str, now: int) -> None:
-    """Decide to tell a destination, within a transaction; a message that was decided on before stays as it is."""
-    key = deterministic_id("notification", alert["incident_key"], alert["episode"], destination, kind)
-    known = sa.select(db.notifications.c.id).where(db.notifications.c.key == key)
-    if connection.execute(known).first() is not None:
-        return
-    connection.execute(
-        sa.insert(db.notifications).values(
-            key=key,
-            incident_id=incident_id,
-            lane=alert["incident_key"],
-            destination=destination,
-            kind=kind,
-            alert_id=alert["id"],
-            urgency=SEVERITIES.index(alert["severity"]),
-            status=PENDING,
-            attempts=0,
-            next_attempt_ms=now,
-            created_ms=now,
-            last_error="",
-            receipt={},
-        )
-    )
+def thread_key(receiver: str, group_key: str, episode: int, message_key: str) -> str:
+    """What stays the same for every message of a thread; a message without one has its own."""
+    return deterministic_id("thread", receiver, group_key, episode) if episode else deterministic_id(message_key)
 
 
-def _hold(connection: sa.Connection, destination: str, until_ms: int) -> None:
-    connection.execute(sa.delete(db.destinations).where(db.destinations.c.name == destination))
-    connection.execute(sa.insert(db.destinations).values(name=destination, hold_until_ms=until_ms))
+def _earlier_unfinished() -> sa.Exists:
+    """Whether a message has an older one in its lane that is not settled."""
+    n, earlier = t.notifications.c, t.notifications.alias()
+    e = earlier.c
+    return sa.exists().where(e.receiver == n.receiver, e.lane == n.lane, e.status.in_(UNFINISHED), e.id < n.id)
 
 
-def publish(connection: sa.Connection, messages: Sequence[Publication]) -> None:
-    """Decide to publish on Kafka, within a transaction."""
-    for message in messages:
-        connection.execute(
-            sa.insert(db.publications).values(
-                topic=message.topic, key=message.key, value=message.value, headers=[list(h) for h in message.headers]
-            )
-        )
+def _settle_gathered(connection: sa.Connection, receiver: str, status: str, why: str, now_ms: int) -> None:
+    """What a digest carried shares its fate."""
+    n = t.notifications.c
+    where = (n.receiver == receiver) & (n.status == GATHERED)
+    values = {"status": status, "finished_ms": now_ms, "last_error": why}
+    connection.execute(sa.update(t.notifications).where(where).values(**values))
 
 
-def _heads(destination: str) -> sa.Select[Any]:
-    """The oldest unfinished message of each lane: the only one of it that may be sent."""
-    n = db.notifications.c
-    return sa.select(sa.func.min(n.id)).where(n.destination == destination, n.status.in_(_UNFINISHED)).group_by(n.lane)
+def _note_success(connection: sa.Connection, receiver: str, now_ms: int) -> None:
+    values = {"hold_until_ms": 0, "last_sent_ms": now_ms, "failing_since_ms": None, "failures": 0, "last_error": ""}
+    r = t.receivers.c
+    if not connection.execute(sa.update(t.receivers).where(r.name == receiver).values(**values)).rowcount:
+        connection.execute(sa.insert(t.receivers).values(name=receiver, **values))
+
+
+def _note_failure(connection: sa.Connection, receiver: str, error: str, now_ms: int, hold_until_ms: int | None) -> None:
+    r = t.receivers.c
+    values: dict[str, Any] = {
+        "failing_since_ms": sa.func.coalesce(r.failing_since_ms, now_ms),
+        "failures": r.failures + 1,
+        "last_error": error,
+    }
+    if hold_until_ms is not None:
+        values["hold_until_ms"] = hold_until_ms
+    if not connection.execute(sa.update(t.receivers).where(r.name == receiver).values(**values)).rowcount:
+        first = {"failing_since_ms": now_ms, "failures": 1, "last_error": error, "hold_until_ms": hold_until_ms or 0}
+        connection.execute(sa.insert(t.receivers).values(name=receiver, last_sent_ms=None, **first))

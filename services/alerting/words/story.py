@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from services.alerting.channels.delivery import Delivery
 from services.alerting.incidents.views import ACKNOWLEDGED, RESOLVED, Entry, Incident
 from services.alerting.notify.kinds import Kind
-from services.alerting.words.message import format_span, format_time
+from services.alerting.words.explaining import SYSTEM_PREFIX
+from services.alerting.words.message import alert_title, format_span, format_time
 from services.alerting.words.text import Line, Value, line, value
+from services.alerting.words.titles import lowered
 
 SHOWN_STORY = 5
 SHOWN_NEWS = 6
@@ -27,7 +29,7 @@ _PEOPLE = {
     "silence.ended": "ended the silence",
 }
 _SERVICE = {
-    "incident.joined": "Joined",
+    "incident.joined": "New",
     "incident.changed": "Changed",
     "incident.unacknowledged": "Given back",
     "incident.escalated": "Escalated",
@@ -66,10 +68,8 @@ def entry_line(entry: Entry) -> Line:
     if entry.actor_kind == "human" and entry.action in _PEOPLE:
         who = value(entry.actor, _NAME_CHARACTERS)
         return line(who, f" {_PEOPLE[entry.action]}", *_further(entry.detail), at, *_by_way(entry.via), *reason)
-    title = _SERVICE.get(entry.action)
-    if title is None:
-        return line(value(entry.action, _NAME_CHARACTERS), at, *reason)
-    return line(title, at, *reason)
+    title = _SERVICE.get(entry.action, value(entry.action, _NAME_CHARACTERS))
+    return line(title, at, *_alarm(entry.detail), *reason)
 
 
 def news(delivery: Delivery, incident: Incident) -> tuple[Line, ...]:
@@ -127,6 +127,28 @@ def _since_told(receiver: str, entries: Sequence[Entry]) -> list[Entry]:
             since = position + 1
     named = set(_PEOPLE) | set(_SERVICE)
     return [entry for entry in entries[since:] if entry.action in named]
+
+
+def _alarm(detail: Mapping[str, object]) -> Iterator[str]:
+    """Which alarm did it: ', data drift in credit, version 3 (error)'."""
+    monitor, deployment = str(detail.get("monitor", "")), str(detail.get("deployment", ""))
+    if not monitor:
+        return
+    yield ", "
+    if monitor.startswith(SYSTEM_PREFIX):
+        yield value(monitor.removeprefix(SYSTEM_PREFIX), _NAME_CHARACTERS)
+        return
+    yield from lowered(alert_title(monitor)).parts
+    if deployment:
+        yield " in "
+        yield value(deployment, _NAME_CHARACTERS)
+    if version := str(detail.get("version", "")):
+        yield ", version "
+        yield value(version, _NAME_CHARACTERS)
+    if severity := str(detail.get("severity", "")):
+        yield " ("
+        yield value(severity, _NAME_CHARACTERS)
+        yield ")"
 
 
 def _further(detail: Mapping[str, object]) -> Iterator[str]:

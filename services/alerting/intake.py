@@ -18,10 +18,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from driftline.codec import decode
 from driftline.errors import CodecError, EventError
 from driftline.settings import KafkaSettings
-from services.alerting.incidents import check_alert
+from services.alerting.incidents.checking import check_alert
+from services.alerting.incidents.store import REFUSED, Incoming, Place, Store
 from services.alerting.metrics import Metrics
 from services.alerting.records import Publication, audit_event, dead_letter
-from services.alerting.store import REFUSED, Incoming, Store
 from services.kafka import ClusterError, broker_time_ms, consumer, topic_partitions
 from streams.clients import offset_range
 
@@ -119,7 +119,7 @@ class Intake:
     def _place(self, reader: Consumer) -> None:
         """Put the consumer where the store says, for every partition there is."""
         stored = self._store.positions(self._topic)
-        start = []
+        start, places = [], []
         for partition in sorted(topic_partitions(self._kafka, self._topic)):
             there = offset_range(reader, self._topic, partition, _ANSWER_SECONDS)
             low, high = there.start, there.stop
@@ -135,9 +135,10 @@ class Intake:
                 log.error("%s/%d: stored offset %s: %s", self._topic, partition, offset, gap)
             if offset is None or gap:
                 offset = low
-                self._store.place(self._topic, partition, offset, high, gap)
+                places.append(Place(partition, offset, high, gap))
             self._next[partition] = offset
             start.append(TopicPartition(self._topic, partition, offset))
+        self._store.place(self._topic, places)
         reader.assign(start)
         self._reached()
         self.ready.set()

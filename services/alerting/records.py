@@ -5,9 +5,11 @@ is the same event.
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from driftline.codec import Record, encode
 from services.alerting.words.text import clean, shorten
@@ -17,6 +19,9 @@ SOURCE = "alerting"
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:driftline:alerting")
 _DETAIL_CHARACTERS = 1000
 _EVIDENCE_REFERENCES = 20
+
+MOST_WHOLE_CHARACTERS = 20_000
+"""A fact that a rebuild reads is not shortened; whoever makes one keeps it below this."""
 _KEPT_BYTES = 1 << 20
 
 
@@ -40,6 +45,39 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+class Whole(str):
+    """A fact in an event's detail that a rebuild reads back: it is kept as it is, not cleaned or shortened."""
+
+    __slots__ = ()
+
+
+def whole(document: Any) -> Whole:
+    """A fact as JSON, in ASCII: nothing in it steers a terminal.
+
+    Raises:
+        ValueError: It has more than :data:`MOST_WHOLE_CHARACTERS`.
+    """
+    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
+    if len(text) > MOST_WHOLE_CHARACTERS:
+        raise ValueError(f"a fact for the audit has at most {MOST_WHOLE_CHARACTERS:,} characters, came {len(text):,}")
+    return Whole(text)
+
+
+def reference(name: str) -> Whole:
+    """A name as an event's detail has it, to be found again by it: as it is, or its digest where it is odd or long."""
+    return Whole(name if name == _bounded(name) else f"sha256:{digest(name.encode(errors='surrogatepass'))}")
+
+
+def event_id(action: str, identity: Sequence[object]) -> str:
+    """The id of the audit event of an action."""
+    return deterministic_id(action, *identity)
+
+
+def detail_texts(detail: Mapping[str, object]) -> dict[str, str]:
+    """An event's detail as it is written: cleaned and shortened, but for what is :class:`Whole`."""
+    return {name: str(value) if isinstance(value, Whole) else _bounded(value) for name, value in detail.items()}
+
+
 def audit_event(
     topic: str,
     *,
@@ -48,6 +86,9 @@ def audit_event(
     identity: Sequence[object],
     time_ms: int,
     reason: str = "",
+    actor: str = SOURCE,
+    actor_kind: str = "service",
+    before_digest: str | None = None,
     after_digest: str | None = None,
     evidence: Sequence[str] = (),
     detail: Mapping[str, object] | None = None,
@@ -61,26 +102,29 @@ def audit_event(
         identity: What makes this event this one, besides the action.
         time_ms: When, milliseconds since 1970 UTC.
         reason: Why, in words.
+        actor: Who did it.
+        actor_kind: ``human``, ``service`` or ``automation``.
+        before_digest: SHA-256 of the subject before.
         after_digest: SHA-256 of the subject after.
         evidence: References.
-        detail: Further facts; values are cleaned and shortened.
+        detail: Further facts; values are cleaned and shortened, unless they are :class:`Whole`.
     """
-    event_id = deterministic_id(action, *identity)
+    identified = event_id(action, identity)
     event: Record = {
-        "id": event_id,
+        "id": identified,
         "time_us": time_ms * 1000,
         "source": SOURCE,
-        "actor_kind": "service",
-        "actor": SOURCE,
+        "actor_kind": actor_kind,
+        "actor": _bounded(actor),
         "action": action,
         "subject": _bounded(subject),
-        "before_digest": None,
+        "before_digest": before_digest,
         "after_digest": after_digest,
         "reason": _bounded(reason),
-        "evidence": [_bounded(reference) for reference in evidence[:_EVIDENCE_REFERENCES]],
-        "detail": {name: _bounded(value) for name, value in (detail or {}).items()},
+        "evidence": [_bounded(item) for item in evidence[:_EVIDENCE_REFERENCES]],
+        "detail": detail_texts(detail or {}),
     }
-    return _publication(topic, event["subject"].encode(), "AuditEvent", event, event_id, time_ms)
+    return _publication(topic, event["subject"].encode(), "AuditEvent", event, identified, time_ms)
 
 
 def dead_letter(

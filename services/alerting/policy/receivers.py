@@ -240,7 +240,7 @@ def _apprise(fields: Fields, secrets: Secrets, common: Common) -> Receiver | Non
     if url is None:
         fields.missing("url_file", "a file with an address as apprise writes them (or url_env)")
         return None
-    if secrets.read and "://" not in url.get_secret_value():
+    if url.get_secret_value() != PLACEHOLDER and "://" not in url.get_secret_value():
         fields.wrong(fields.node, "expected an address as apprise writes them, such as matrix://…")
     return AppriseReceiver(**common, url=url)
 

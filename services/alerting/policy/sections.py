@@ -304,7 +304,7 @@ def members(targets: tuple[str, ...], roles: Mapping[str, Role]) -> tuple[str, .
             found[target] = None
         elif name not in seen and name in roles:
             seen.add(name)
-            pending += [*roles[name].always, *roles[name].by_owner.get("*", ())]
+            pending = [*roles[name].always, *roles[name].by_owner.get("*", ()), *pending]
     return tuple(found)
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 BROKER = "broker"
 _BOOTSTRAP = "DRIFTLINE_BOOTSTRAP_SERVERS"
+_CONNECTION = "DRIFTLINE_ALERTING_CONNECTION_FILE"
+# A message under way may take its time-out of 15 s, and what it did is to be put on record.
+_ALERTING_STOP_SECONDS = 45.0
 _WATCH_SECONDS = 0.5
 _READY_POLL_SECONDS = 0.3
 
@@ -59,7 +62,8 @@ class Supervisor:
 
     1. Start the embedded broker, unless a cluster is named.
     2. Create the topics that are missing.
-    3. Start workers, alerting and governance, each a process of its own with a log in ``<data_dir>/logs``.
+    3. Start workers, alerting and governance, each a process of its own with a log in ``<data_dir>/logs``. Alerting
+       writes where it listens, with a token for this user, to ``<data_dir>/alerting.json``.
 
     ``stop()`` ends them in the order worker, alerting, governance, broker: whoever writes goes before whoever reads.
     When this process dies, however it dies, the kernel kills them (Linux).
@@ -95,6 +99,7 @@ class Supervisor:
         self._port = port
         self._plans = list(usual_children(self.data_dir, workers) if children is None else children)
         self._workers = sum(plan.name.startswith("worker") for plan in self._plans) if children is None else 0
+        self._with_alerting = children is None
         self._say = say or _silent
         self._echo = echo or _silent
         self._patience = patience or Patience()
@@ -122,6 +127,11 @@ class Supervisor:
         return self._broker_restarts + sum(child.restarts for child in self._children)
 
     @property
+    def connection_file(self) -> Path:
+        """Where commands find the alerting service."""
+        return Path(self._environment.get(_CONNECTION) or self.data_dir / "alerting.json")
+
+    @property
     def logs(self) -> Path:
         """The folder of the logs."""
         return self.data_dir / "logs"
@@ -147,6 +157,8 @@ class Supervisor:
             if self._with_broker:
                 self._start_broker()
             self.topics = ensure_topics(self.settings)
+            if self._with_alerting:
+                self.connection_file.unlink(missing_ok=True)  # of a run that was killed: nobody listens there any more
             self._children = [
                 Child(
                     plan,
@@ -165,16 +177,17 @@ class Supervisor:
             raise
 
     def wait_ready(self, timeout_seconds: float = 60.0) -> None:
-        """Return when every child runs and the workers have shared out the partitions.
+        """Return when every child runs, the workers have shared out the partitions and alerting answers commands.
 
         Raises:
             SupervisorError: They have not in time, or one was given up.
         """
         deadline = time.monotonic() + timeout_seconds
-        while not (all(child.pid for child in self._children) and self._workers_joined()):
+        while not (all(child.pid for child in self._children) and self._workers_joined() and self._alerting_answers()):
             self.require_alive()
             if time.monotonic() > deadline:
-                waiting = [c.plan.name for c in self._children if not c.pid] or ["the workers' consumer group"]
+                waiting = [c.plan.name for c in self._children if not c.pid]
+                waiting = waiting or (["the workers' consumer group"] if self._alerting_answers() else ["alerting"])
                 late = f"not ready after {timeout_seconds:.0f} s: waiting for {', '.join(waiting)}"
                 raise SupervisorError(f"{late}; logs are in {self.logs}")
             time.sleep(_READY_POLL_SECONDS)
@@ -220,6 +233,7 @@ class Supervisor:
         return {
             "DRIFTLINE_GOVERNANCE_DATABASE_URL": f"sqlite:///{self.data_dir / 'governance.db'}",
             "DRIFTLINE_ALERTING_DATABASE_URL": f"sqlite:///{self.data_dir / 'alerting.db'}",
+            _CONNECTION: str(self.data_dir / "alerting.json"),
             "DRIFTLINE_AUDIT_KEY_FILE": str(self.data_dir / "audit-key"),
             "PYTHONUNBUFFERED": "1",
         }
@@ -285,6 +299,10 @@ class Supervisor:
         except BrokerError:
             return None
 
+    def _alerting_answers(self) -> bool:
+        """Whether alerting has said where it listens."""
+        return not self._with_alerting or self.connection_file.exists()
+
     def _workers_joined(self) -> bool:
         """Whether the streams' consumer group is settled and has all workers."""
         if not self._workers:
@@ -305,7 +323,8 @@ def usual_children(data_dir: Path, workers: int) -> Sequence[ChildPlan]:
         ChildPlan(f"worker-{n}", [*command, "worker", "--data-dir", str(data_dir / f"worker-{n}")])
         for n in range(1, workers + 1)
     ]
-    return [*plans, ChildPlan("alerting", [*command, "alerting"]), ChildPlan("governance", [*command, "governance"])]
+    alerting = ChildPlan("alerting", [*command, "alerting"], _ALERTING_STOP_SECONDS)
+    return [*plans, alerting, ChildPlan("governance", [*command, "governance"])]
 
 
 def _by_rank(children: Sequence[Child]) -> list[list[Child]]:

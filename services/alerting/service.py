@@ -1,9 +1,16 @@
-"""The alerting service as one process: a reading thread, a dispatcher per destination, a publisher, a health endpoint.
+"""The alerting service as one process.
 
-Crash-only: when the database fails, or Kafka stays away, the process ends with an error and whoever supervises it
-starts it again; everything it needs to go on is in the database. SIGTERM and SIGINT end it in order: no more reading,
-the messages under way are settled, audit events are published; what is still to be sent stays in the database for the
-next start.
+It starts in this order:
+
+1. Hold the database: there is one service for it.
+2. Load the routing file; a wrong one ends the start.
+3. Listen: whoever asks is told that it starts.
+4. Make what a killed process was sending due again, and, into an empty database, rebuild what the audit says.
+5. Send, decide, publish, watch; and only then take alerts.
+
+Crash-only: whoever supervises it starts it again, and everything it needs to go on is in the database. SIGTERM and
+SIGINT end it in order: no more alerts, the messages under way are settled, audit events are published; what is still to
+be sent stays for the next start. SIGHUP loads the routing file anew.
 """
 
 from __future__ import annotations
@@ -11,37 +18,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterable
 
-import aiohttp
 import sqlalchemy as sa
 
 from driftline.settings import KafkaSettings
-from services.alerting.channels.base import Channel, Redactor, http_session
-from services.alerting.channels.pagerduty import PagerDutyChannel
-from services.alerting.channels.slack import SlackChannel
-from services.alerting.database import Database, open_database, sole_owner
+from services.alerting.clock import Clock
+from services.alerting.database.opening import Owner, open_database, sole_owner
 from services.alerting.errors import AlertingError
-from services.alerting.health import HealthServer
-from services.alerting.intake import Intake
-from services.alerting.metrics import Metrics
-from services.alerting.notify.dispatcher import Dispatcher
-from services.alerting.notify.outbox import DEAD, SENT, Outbox
-from services.alerting.publications import PublicationLoop
-from services.alerting.settings import AlertingSettings, Destination, PagerDutySettings
-from services.alerting.store import Store
+from services.alerting.policy.loading import load_policy
+from services.alerting.policy.model import Policy, PolicyHolder
+from services.alerting.running import Running
+from services.alerting.settings import AlertingSettings
 
 log = logging.getLogger("driftline.alerting")
-
-_DRAIN_SECONDS = 40.0
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970 UTC."""
-    return time.time_ns() // 1_000_000
 
 
 class AlertingService:
@@ -50,8 +43,8 @@ class AlertingService:
     Args:
         kafka: How to reach Kafka.
         settings: Everything else.
-        port: Of the health endpoint; 0 for none.
-        now_ms: Wall clock.
+        policy: In place of the settings' routing file or environment: for tests.
+        hide: Told of secrets that no log line may show.
         chance: For the jitter of the back-off.
     """
 
@@ -60,21 +53,41 @@ class AlertingService:
         kafka: KafkaSettings,
         settings: AlertingSettings,
         *,
-        port: int = 0,
-        now_ms: Callable[[], int] = wall_clock_ms,
+        policy: Policy | None = None,
+        hide: Callable[[Iterable[str]], None] = lambda secrets: None,
         chance: random.Random | None = None,
     ) -> None:
         self._kafka = kafka
         self._settings = settings
-        self._port = port
-        self._now_ms = now_ms
+        self._given = policy
+        self._hide = hide
         self._chance = chance or random.Random()
-        self._metrics = Metrics()
+        self._clock = Clock(settings.clock_speed)
         self._stop = asyncio.Event()
+        self._holder: PolicyHolder | None = None
+        self._running: Running | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """In force; once :meth:`run` has loaded it."""
+        assert self._holder is not None
+        return self._holder.current
+
+    @property
+    def port(self) -> int:
+        """Where the HTTP interface listens, once it does; 0 where there is none."""
+        return self._running.port if self._running is not None else 0
 
     def stop(self) -> None:
         """End :meth:`run` in order. Call on the event loop."""
         self._stop.set()
+
+    def adopt(self, policy: Policy) -> None:
+        """Put another policy in force. Call on the event loop."""
+        assert self._holder is not None
+        self._holder.current = policy
+        if self._running is not None:
+            self._running.adopted()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Run until stopped by :meth:`stop`, SIGTERM or SIGINT.
@@ -83,154 +96,43 @@ class AlertingService:
             ready: Called once, when alerts are being read.
 
         Raises:
-            AlertingError: The database or the port cannot be used.
+            AlertingError: The routing file, the database, the port or the tokens cannot be used.
             ClusterError: Kafka was away for too long.
         """
+        policy = self._given or load_policy(self._settings.policy_file, os.environ)
+        self._hide(policy.secrets())
+        self._holder = PolicyHolder(policy)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(RuntimeError, ValueError):  # only the main thread may
                 loop.add_signal_handler(number, self._stop.set)
-        with sole_owner(self._settings.database_url):
-            database = open_database(self._settings.database_url)
+        with contextlib.suppress(RuntimeError, ValueError):
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        with sole_owner(self._settings.database_url) as owner:
             try:
-                await self._run_with(database, ready)
+                await self._run_with(owner, ready)
             except sa.exc.DBAPIError as error:
                 raise AlertingError(f"the alerting database failed, so the service ends: {error.orig}") from error
-            finally:
-                database.close()
 
-    async def _run_with(self, database: Database, ready: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        store = Store(database, self._settings, self._kafka.topics, self._now_ms)
-        outbox = Outbox(database, self._kafka.topics, self._now_ms)
-        self._announce(outbox)
-        publications = PublicationLoop(self._kafka, outbox)
-        async with self._dispatchers(outbox, publications.wake) as dispatchers:
-
-            def wake() -> None:
-                publications.wake()
-                for dispatcher in dispatchers:
-                    dispatcher.wake()
-
-            def taken() -> None:
-                loop.call_soon_threadsafe(wake)
-
-            intake = Intake(
+    async def _run_with(self, owner: Owner, ready: Callable[[], None]) -> None:
+        assert self._holder is not None
+        with contextlib.closing(open_database(self._settings.database_url, owner)) as database:
+            self._running = Running(
                 self._kafka,
-                store,
-                self._metrics,
-                taken,
-                give_up_seconds=self._settings.kafka_timeout_seconds,
-                now_ms=self._now_ms,
+                self._settings,
+                database,
+                owner,
+                self._holder,
+                clock=self._clock,
+                chance=self._chance,
+                hide=self._hide,
+                reloads=self._given is None,
             )
-            health = None
-            if self._port:
-                health = HealthServer(self._port, lambda: _trouble(intake), self._metrics, store, outbox)
-                await health.start()
             try:
-                await self._until_stopped(intake, dispatchers, publications, ready)
+                await self._running.run(self._stop, ready)
             finally:
-                if health is not None:
-                    await health.stop()
+                self._running = None
 
-    def _announce(self, outbox: Outbox) -> None:
-        names = [destination.name for destination in self._settings.destinations]
-        if names:
-            log.info("messages go to %s", ", ".join(names))
-        else:
-            log.warning(
-                "no destination is configured: incidents are kept and nobody is told. Set DRIFTLINE_SLACK_WEBHOOK_URL, "
-                "DRIFTLINE_SLACK_TOKEN or DRIFTLINE_PAGERDUTY_ROUTING_KEY, or give --config."
-            )
-        if in_doubt := outbox.recover():
-            self._metrics.in_doubt(in_doubt)
-            log.warning("%d message(s) were being sent when the service was killed; they are sent again", in_doubt)
-        waiting: dict[str, int] = {}
-        for (name, status), count in outbox.backlog().items():
-            if status not in (SENT, DEAD):
-                waiting[name] = waiting.get(name, 0) + count
-        for name, count in waiting.items():
-            if name in names:
-                log.info("%s: %d message(s) wait from an earlier run", name, count)
-            else:
-                log.warning("%d message(s) wait for %r, which is no destination any more", count, name)
-
-    @contextlib.asynccontextmanager
-    async def _dispatchers(self, outbox: Outbox, settled: Callable[[], None]) -> AsyncIterator[list[Dispatcher]]:
-        holds = outbox.holds()
-        redact = Redactor(self._settings.secrets())
-        async with contextlib.AsyncExitStack() as stack:
-            dispatchers = []
-            for destination in self._settings.destinations:
-                session = await stack.enter_async_context(http_session(destination.timeout_seconds))
-                dispatchers.append(
-                    Dispatcher(
-                        destination,
-                        _channel(destination, session, redact),
-                        outbox,
-                        self._metrics,
-                        settled,
-                        give_up_seconds=self._settings.give_up_seconds,
-                        hold_until_ms=holds.get(destination.name, 0),
-                        now_ms=self._now_ms,
-                        chance=self._chance,
-                    )
-                )
-            yield dispatchers
-
-    async def _until_stopped(
-        self,
-        intake: Intake,
-        dispatchers: Sequence[Dispatcher],
-        publications: PublicationLoop,
-        ready: Callable[[], None],
-    ) -> None:
-        """Run all parts; when one ends or a stop is asked for, end the others in order."""
-        reading = asyncio.create_task(asyncio.to_thread(intake.run), name="reading")
-        sending = [asyncio.create_task(dispatcher.run()) for dispatcher in dispatchers]
-        publishing = asyncio.create_task(publications.run(), name="publishing")
-        announcing = asyncio.create_task(self._say_ready(intake, ready), name="ready")
-        stopping = asyncio.create_task(self._stop.wait(), name="stop")
-        parts = [reading, *sending, publishing]
-        try:
-            await asyncio.wait([*parts, stopping], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            announcing.cancel()
-            intake.stop()
-            for dispatcher in dispatchers:
-                dispatcher.stop()
-            await _settled([reading, *sending])
-            publications.stop()
-            await _settled([publishing])
-        for part in parts:
-            if part.done() and not part.cancelled() and (error := part.exception()) is not None:
-                raise error
-
-    async def _say_ready(self, intake: Intake, ready: Callable[[], None]) -> None:
-        while not intake.ready.is_set():
-            await asyncio.sleep(0.02)
-        log.info("reading alerts from %r", self._kafka.topics.alerts)
-        ready()
-
-
-async def _settled(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for tasks to end by themselves; what does not is cancelled."""
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=_DRAIN_SECONDS)
-        for task in late:
-            log.error("%s did not end in %.0f s and is broken off", task.get_name(), _DRAIN_SECONDS)
-            task.cancel()
-
-
-def _channel(destination: Destination, session: aiohttp.ClientSession, redact: Redactor) -> Channel:
-    if isinstance(destination, PagerDutySettings):
-        return PagerDutyChannel(destination, session, redact)
-    return SlackChannel(destination, session, redact)
-
-
-def _trouble(intake: Intake) -> str:
-    if not intake.ready.is_set():
-        return "alerts are not being read yet"
-    silent = intake.trouble_seconds
-    return f"Kafka has not answered for {silent:.0f} s" if silent else ""
+    def _reload(self) -> None:
+        if self._running is not None:
+            self._running.reload_soon()

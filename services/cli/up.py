@@ -25,9 +25,12 @@ Examples:
 
   DRIFTLINE_BOOTSTRAP_SERVERS=kafka1:9092,kafka2:9092 driftline up --workers 4
 
-Slack and PagerDuty are settings of alerting, such as DRIFTLINE_SLACK_WEBHOOK_URL and DRIFTLINE_PAGERDUTY_ROUTING_KEY:
-see driftline alerting --help. Logs are in DATA_DIR/logs. DATA_DIR/worker-N is an index of the predictions that wait for
-their outcomes (driftline worker --help); it may be deleted while nothing runs, all else in DATA_DIR is needed.
+Who is told of alerts is a setting of alerting: DRIFTLINE_SLACK_WEBHOOK_URL, DRIFTLINE_PAGERDUTY_ROUTING_KEY, or a
+routing file, DRIFTLINE_ALERTING_CONFIG; see driftline alerting --help and driftline route --help. Commands such as
+driftline incidents list find alerting by DATA_DIR/alerting.json, which only this user may read.
+
+Logs are in DATA_DIR/logs. DATA_DIR/worker-N is an index of the predictions that wait for their outcomes
+(driftline worker --help); it may be deleted while nothing runs, all else in DATA_DIR is needed.
 
 Exit status: 0 after Ctrl-C or SIGTERM; 1 when something could not be kept running.
 """
@@ -97,6 +100,7 @@ def _document(supervisor: Supervisor) -> dict[str, Any]:
         "bootstrap_servers": supervisor.bootstrap_servers,
         "partitions": supervisor.topics.partitions if supervisor.topics else None,
         "logs": str(supervisor.logs),
+        "alerting": str(supervisor.connection_file),
         "processes": [{"name": s.name, "pid": s.pid} for s in supervisor.statuses()],
     }
 
@@ -120,8 +124,14 @@ def _welcome(supervisor: Supervisor, with_broker: bool) -> None:
         stdout.print(f"  in other terminals: export DRIFTLINE_BOOTSTRAP_SERVERS={safe(servers)}", highlight=False)
     stdout.print(f"  logs: {safe(supervisor.logs)}", highlight=False, soft_wrap=True)
     stdout.print(
-        "  next: driftline deployment apply FILE · driftline status · Ctrl-C stops everything", highlight=False
+        "  next: driftline deployment apply FILE · driftline status · driftline incidents list", highlight=False
     )
+    stdout.print("  Ctrl-C stops everything", highlight=False)
+    if supervisor.connection_file.absolute() != Path(".driftline/alerting.json").absolute():
+        file = safe(supervisor.connection_file)
+        stdout.print(
+            f"  in other terminals: export DRIFTLINE_ALERTING_CONNECTION_FILE={file}", highlight=False, soft_wrap=True
+        )
 
 
 def _say(name: str, text: str) -> None:

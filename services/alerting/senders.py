@@ -1,0 +1,166 @@
+"""The dispatchers of the receivers in force: made at the start, and made anew where a reload changes a receiver.
+
+A receiver that is changed or removed first finishes the message that is under way; what waits for it stays in the
+database, and goes out by its new settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import aiohttp
+
+from services.alerting.channels.base import Channel, Redactor, http_session
+from services.alerting.channels.making import make_channel
+from services.alerting.clock import Clock
+from services.alerting.errors import AlertingError
+from services.alerting.metrics import Metrics
+from services.alerting.notify.dispatcher import Dispatcher
+from services.alerting.notify.outbox import Outbox
+from services.alerting.policy.model import PolicyHolder, Receiver
+
+log = logging.getLogger("driftline.alerting")
+
+
+@dataclass(slots=True)
+class _Sender:
+    receiver: Receiver
+    dispatcher: Dispatcher
+    channel: Channel
+    session: aiohttp.ClientSession
+    task: asyncio.Task[None]
+
+
+class Senders:
+    """A dispatcher for each receiver of the policy.
+
+    Args:
+        outbox: Where messages come from.
+        policy: In force.
+        metrics: What is counted.
+        settled: See :class:`services.alerting.notify.dispatcher.Dispatcher`.
+        clock: The service's.
+        chance: For the jitter of the back-off.
+        failed: Told of an error that ends the service.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        policy: PolicyHolder,
+        metrics: Metrics,
+        settled: Callable[[bool], None],
+        *,
+        clock: Clock,
+        chance: random.Random,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._outbox = outbox
+        self._policy = policy
+        self._metrics = metrics
+        self._settled = settled
+        self._clock = clock
+        self._chance = chance
+        self._failed = failed
+        self._senders: dict[str, _Sender] = {}
+        self._changing = asyncio.Lock()
+        self._unusable: dict[str, str] = {}
+        self._stopping = False
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why nothing can be sent now; empty when all is well. What a receiver does wrong is not among it."""
+        own = {sender.dispatcher.trouble for sender in self._senders.values() if sender.dispatcher.trouble}
+        return (*sorted(own), *self._unusable.values())
+
+    def wake(self, receivers: Iterable[str] | None = None) -> None:
+        """Something may be due at these, or at any. Call on the event loop."""
+        for name in self._senders if receivers is None else receivers:
+            if (sender := self._senders.get(name)) is not None:
+                sender.dispatcher.wake()
+
+    async def adopt(self) -> None:
+        """Bring the dispatchers in line with the policy in force."""
+        async with self._changing:
+            if self._stopping:
+                return
+            # Where a receiver stands in the file makes it no other one.
+            wanted = {
+                name: dataclasses.replace(receiver, line=0) for name, receiver in self._policy.current.receivers.items()
+            }
+            holds = await asyncio.to_thread(self._outbox.holds)
+            for name, receiver in wanted.items():
+                if name not in self._senders:
+                    await self._begin(receiver, holds.get(name, 0))
+            gone = [sender for name, sender in self._senders.items() if wanted.get(name) != sender.receiver]
+            for sender in gone:
+                sender.dispatcher.stop()
+            for sender in gone:
+                name = sender.receiver.name
+                await self._end(sender)
+                del self._senders[name]
+                if name in wanted:
+                    log.info("%s has other settings now", name)
+                    await self._begin(wanted[name], holds.get(name, 0))
+                else:
+                    log.info("%s is no receiver any more", name)
+            for name in [name for name in self._unusable if name not in wanted]:
+                del self._unusable[name]
+
+    async def stop(self, seconds: float) -> None:
+        """Let what is under way be settled; what takes longer than ``seconds`` is broken off and stays in doubt."""
+        self._stopping = True
+        for sender in self._senders.values():
+            sender.dispatcher.stop()
+        async with self._changing:
+            tasks = [sender.task for sender in self._senders.values()]
+            if tasks:
+                _, late = await asyncio.wait(tasks, timeout=seconds)
+                for task in late:
+                    log.error("%s did not end in %.0f s and is broken off", task.get_name(), seconds)
+                    task.cancel()
+            for sender in self._senders.values():
+                await self._end(sender)
+            self._senders.clear()
+
+    async def _begin(self, receiver: Receiver, hold_until_ms: int) -> None:
+        session = http_session(receiver.timeout_seconds)
+        try:
+            channel = make_channel(receiver, session, Redactor(self._policy.current.secrets()), self._clock)
+        except AlertingError as error:
+            log.error("nothing can be sent to %s: %s", receiver.name, error)
+            self._unusable[receiver.name] = f"nothing can be sent to {receiver.name}: {error}"
+            await session.close()
+            return
+        self._unusable.pop(receiver.name, None)
+        dispatcher = Dispatcher(
+            receiver,
+            channel,
+            self._outbox,
+            self._policy,
+            self._metrics,
+            self._settled,
+            clock=self._clock,
+            hold_until_ms=hold_until_ms,
+            chance=self._chance,
+        )
+        task = asyncio.create_task(dispatcher.run(), name=f"sending to {receiver.name}")
+        task.add_done_callback(self._ended)
+        self._senders[receiver.name] = _Sender(receiver, dispatcher, channel, session, task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    @staticmethod
+    async def _end(sender: _Sender) -> None:
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # what ended it was told already
+            await sender.task
+        await sender.channel.close()
+        await sender.session.close()

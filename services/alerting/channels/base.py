@@ -206,6 +206,7 @@ async def ask(
     timeout_seconds: float,
     redact: Redactor,
     through_proxy: bool = True,
+    show_answer: bool = True,
 ) -> tuple[str, Again | Failed | None]:
     """Make a request with a JSON body.
 
@@ -218,6 +219,7 @@ async def ask(
         timeout_seconds: Of the whole request.
         redact: For the answer.
         through_proxy: Whether the environment's proxy is used.
+        show_answer: Whether the answer's body is read at all.
 
     Returns:
         The beginning of the answer, redacted, and what is wrong; None where it was 2xx.
@@ -232,7 +234,7 @@ async def ask(
             timeout=time_out(timeout_seconds),
             allow_redirects=False,
         ) as response:
-            answer = redact(await _beginning(response))
+            answer = redact(await _beginning(response)) if show_answer else ""
             failure = outcome_of_status(response.status, response.headers, answer, dt.datetime.now(dt.UTC))
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         return "", network_error(error)

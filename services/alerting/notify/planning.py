@@ -14,7 +14,7 @@ taken, but more severe now      repeat       at once: whoever took it took somet
 silence over, still firing      repeat       at once
 some are over                   update       ``group_interval`` after the last message
 all are over                    resolve      the same; at once where a person ended it; it ends the thread
-nothing new, nobody has it      repeat       ``repeat_interval`` after the last message
+nobody has it                   repeat       ``repeat_interval`` after the last message
 gathered                        digest       at the digest's moment
 nothing                         none
 =============================== ============ ==================================================================
@@ -207,9 +207,11 @@ def _next(thread: Thread, incidents: Mapping[str, Incident], rules: Rules, now_m
         return _tell(thread, changes, incidents, rules, now_ms)
     repeat_ms = _repeat_ms(seen, rules, since)
     if repeat_ms is not None and repeat_ms <= now_ms:
-        about = _ordered([t.incident_id for t, i in seen if status_of(i) != RESOLVED], incidents)
-        after = _after(thread, {}, OPEN, now_ms)
-        return Plan(Kind.REPEAT, "nothing changed and nobody has taken it: a reminder", about, after, None)
+        # A reminder shows everything as it is, so what was still waiting to be told is told.
+        shown = {t.incident_id: _told(t, i, status_of(i)) for t, i in seen if status_of(i) != RESOLVED}
+        after = _after(thread, shown, OPEN, now_ms)
+        why = "nobody has taken it: a reminder"
+        return Plan(Kind.REPEAT, why, _ordered(shown, incidents), after, None)
     moments = [change.from_ms for change in changes] + ([] if repeat_ms is None else [repeat_ms])
     return Plan(None, "nothing new to tell now", (), thread, min(moments, default=None))
 

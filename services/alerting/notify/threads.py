@@ -18,9 +18,6 @@ from services.alerting.policy.model import SEVERITIES, Policy, Route
 from services.alerting.policy.routing import route_at
 from services.alerting.policy.times import next_digest_ms
 
-_UNSEEN_MS = 1000
-"""An incident that ended this soon after it opened may have done so in the same transaction."""
-
 
 def concern(
     connection: sa.Connection, policy: Policy, incident_id: str, now_ms: int, *, except_receiver: str = ""
@@ -46,7 +43,7 @@ def concern(
     live = _live_threads(connection, incident_id)
     unseen = (
         incident.status == RESOLVED
-        and now_ms - incident.opened_ms <= _UNSEEN_MS
+        and incident.opened_ms == now_ms  # it opened within this very transaction
         and not live
         and not _ever_in_a_thread(connection, incident_id)
     )

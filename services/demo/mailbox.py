@@ -150,7 +150,7 @@ class Mailbox:
         if security != "none":
             if directory is None:
                 raise ValueError("a directory for the certificates is needed for TLS")
-            self._context, self.ca_file = _certificates(directory, certified_for)
+            self._context, self.ca_file = certificates(directory, certified_for)
         self._starttls = self._context if security == "starttls" and offer_starttls else None
 
     # What arrived
@@ -401,7 +401,7 @@ def _is_encrypted(server: SMTP) -> bool:
     return transport is not None and transport.get_extra_info("ssl_object") is not None
 
 
-def _certificates(directory: Path, name: str) -> tuple[ssl.SSLContext, str]:
+def certificates(directory: Path, name: str) -> tuple[ssl.SSLContext, str]:
     """A new authority and a server's certificate by it, for a name and this machine's address."""
     now = dt.datetime.now(dt.UTC)
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())

@@ -8,20 +8,19 @@ import getpass
 import logging
 import random
 import re
-import secrets
-from collections.abc import Callable, Iterable, Sequence
-
-import sqlalchemy as sa
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from driftline.settings import KafkaSettings
 from services.access.tokens import NAME_PATTERN, Token, Tokens, TokensError
 from services.alerting.api.connection import Connection, own_token, read_connection, write_connection
+from services.alerting.api.plots import PLOT_SECONDS, plot_key, plot_path
 from services.alerting.api.server import ApiServer
 from services.alerting.api.services import ApiServices, Health
 from services.alerting.channels.slack_desk import SlackDesk
 from services.alerting.clock import Clock
 from services.alerting.database.opening import Database, Owner
-from services.alerting.database.tables import watch as facts
 from services.alerting.incidents.actions import Actor, Desk
 from services.alerting.incidents.store import Store
 from services.alerting.intake import Intake
@@ -41,7 +40,6 @@ log = logging.getLogger("driftline.alerting")
 
 DRAIN_SECONDS = 35.0
 _OWNER_SECONDS = 5.0
-_PLOT_KEY = "plot_key"
 
 
 class Running:
@@ -84,13 +82,21 @@ class Running:
         self._adopting: set[asyncio.Task[None]] = set()
         self._server: ApiServer | None = None
         self._sending = False
+        self._key: bytes | None = None
         now_ms, topics = clock.now_ms, kafka.topics
         self._metrics = Metrics()
         self._outbox = Outbox(database, policy, topics, now_ms, self._metrics.merged)
         self._publications = PublicationLoop(kafka, self._outbox)
         self._scheduler = Scheduler(database, policy, topics, clock, self._decided, self._metrics, self._outbox)
         self._senders = Senders(
-            self._outbox, policy, self._metrics, self._settled, clock=clock, chance=chance, failed=self._failed
+            self._outbox,
+            policy,
+            self._metrics,
+            self._settled,
+            clock=clock,
+            chance=chance,
+            failed=self._failed,
+            picture_address=self._picture_address,
         )
         self._desk = Desk(database, policy, topics, now_ms, self._acted)
         self._slack = SlackDesk(policy, self._desk)
@@ -128,6 +134,7 @@ class Running:
         troubles = [*self._senders.troubles]
         if self._scheduler.trouble:
             troubles.append(self._scheduler.trouble)
+        troubles += [part.trouble for part in (self._publications, self._watch) if part.trouble]
         if silent := self._intake.trouble_seconds:
             troubles.append(f"Kafka has not answered for {silent:.0f} s")
         if self._reloader is not None and self._reloader.trouble:
@@ -159,7 +166,7 @@ class Running:
         if not self._failure.done():
             self._failure.set_exception(error)
 
-    def _look(self, topics: Iterable[str], stuck_at: dict[str, int]) -> KafkaSeen:
+    def _look(self, topics: Iterable[str], stuck_at: Mapping[str, int]) -> KafkaSeen:
         return look_at_kafka(self._kafka, topics, stuck_at)
 
     # Reloads
@@ -233,6 +240,7 @@ class Running:
         if settings.port is None:
             return
         token, own = own_token(_user())
+        self._key = await asyncio.to_thread(self._plot_key)
         services = ApiServices(
             database=self._database,
             policy=self._policy,
@@ -244,7 +252,7 @@ class Running:
             health=self.health,
             reload=self._reload,
             acted=self._acted,
-            plot_key=await asyncio.to_thread(self._plot_key),
+            plot_key=self._key,
             slack_interaction=self._slack.interaction,
         )
         server = ApiServer(
@@ -276,15 +284,16 @@ class Running:
         self._server = None
 
     def _plot_key(self) -> bytes:
-        """Signs the addresses of pictures; they are good after a restart too."""
         with self._database.transaction() as connection:
-            query = sa.select(facts.c.value).where(facts.c.name == _PLOT_KEY)
-            known = connection.execute(query).scalar_one_or_none()
-            if known is not None:
-                return bytes.fromhex(known)
-            key = secrets.token_bytes(32)
-            connection.execute(facts.insert().values(name=_PLOT_KEY, value=key.hex()))
-            return key
+            return plot_key(connection)
+
+    def _picture_address(self, incident_id: str, rank: int) -> str:
+        """Where a picture is shown to whoever has the address; empty where nobody reaches us."""
+        public_url = self._policy.current.public_url
+        if not public_url or self._key is None:
+            return ""
+        expires = int(time.time()) + PLOT_SECONDS
+        return public_url + plot_path(self._key, incident_id, rank, expires)
 
     async def _run_parts(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Run all parts; when one fails or a stop is asked for, end the others in order: who takes in, who decides, who
@@ -304,7 +313,8 @@ class Running:
         announcing = asyncio.create_task(self._say_ready(ready), name="ready")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            await asyncio.wait([*parts, stopping, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            awaited: list[asyncio.Future[Any]] = [*parts, stopping, self._failure]
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (stopping, announcing, answering, owning, *parts[6:]):
                 task.cancel()

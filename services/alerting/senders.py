@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from services.alerting.channels.base import Channel, Redactor, http_session
-from services.alerting.channels.making import make_channel
+from services.alerting.channels.making import PictureAddress, make_channel
 from services.alerting.clock import Clock
 from services.alerting.errors import AlertingError
 from services.alerting.metrics import Metrics
@@ -48,6 +48,7 @@ class Senders:
         clock: The service's.
         chance: For the jitter of the back-off.
         failed: Told of an error that ends the service.
+        picture_address: See :func:`services.alerting.channels.making.make_channel`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Senders:
         clock: Clock,
         chance: random.Random,
         failed: Callable[[BaseException], None],
+        picture_address: PictureAddress,
     ) -> None:
         self._outbox = outbox
         self._policy = policy
@@ -68,6 +70,7 @@ class Senders:
         self._clock = clock
         self._chance = chance
         self._failed = failed
+        self._picture_address = picture_address
         self._senders: dict[str, _Sender] = {}
         self._changing = asyncio.Lock()
         self._unusable: dict[str, str] = {}
@@ -132,7 +135,8 @@ class Senders:
     async def _begin(self, receiver: Receiver, hold_until_ms: int) -> None:
         session = http_session(receiver.timeout_seconds)
         try:
-            channel = make_channel(receiver, session, Redactor(self._policy.current.secrets()), self._clock)
+            redact = Redactor(self._policy.current.secrets())
+            channel = make_channel(receiver, session, redact, self._clock, self._picture_address)
         except AlertingError as error:
             log.error("nothing can be sent to %s: %s", receiver.name, error)
             self._unusable[receiver.name] = f"nothing can be sent to {receiver.name}: {error}"

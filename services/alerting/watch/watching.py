@@ -20,6 +20,7 @@ from driftline.topics import Topics
 from services.alerting.clock import Clock
 from services.alerting.database.opening import Database
 from services.alerting.database.tables import receivers, watch
+from services.alerting.errors import DatabaseError
 from services.alerting.incidents.raising import end_signal, raise_signal
 from services.alerting.metrics import Metrics
 from services.alerting.notify.kinds import Kind
@@ -55,7 +56,6 @@ class Watch:
         kafka_silent_seconds: How long Kafka has not answered those who read from it; 0 when all is well.
         troubles: What else is wrong with the service; while anything is, nobody outside is told that all is well.
         acted: Called, in any thread, when somebody has to be told or something is to be published.
-        outage_seconds: How long the database could not be used before this run of the service.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class Watch:
         kafka_silent_seconds: Callable[[], float],
         troubles: Callable[[], tuple[str, ...]],
         acted: Callable[[], None],
-        outage_seconds: float = 0.0,
     ) -> None:
         self._database = database
         self._policy = policy
@@ -80,13 +79,16 @@ class Watch:
         self._kafka_silent_seconds = kafka_silent_seconds
         self._troubles = troubles
         self._acted = acted
-        self._waited_seconds = outage_seconds
+        self._waited_seconds = 0.0
+        self._failing_since: float | None = None
         self._dead_man = DeadMan(metrics)
         self._dead_man_told_ms: int | None = None
         self._stop = asyncio.Event()
         self._latest: KafkaSeen | None = None
         self._stuck_at: Mapping[str, int] = {}
         self._looking = ""
+        self.trouble = ""
+        """Why nothing can be watched now, for health; empty when all is well."""
         self.raised: tuple[str, ...] | None = None
 
     def stop(self) -> None:
@@ -99,17 +101,35 @@ class Watch:
         return self.raised == () and not self._troubles()
 
     async def run(self) -> None:
-        """Watch until stopped. Errors of the database pass through: they end the service."""
+        """Watch until stopped."""
         looking = asyncio.create_task(self._look_on(), name="watch-kafka")
         try:
             while not self._stop.is_set():
-                await asyncio.to_thread(self.round)
-                await self._tell_dead_man()
+                if await self._look_round():
+                    await self._tell_dead_man()
                 await self._wait(self._pause_seconds())
         finally:
             looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
+
+    async def _look_round(self) -> bool:
+        """One round; whether the database took it. How long it did not is what the next one says of it."""
+        began = time.monotonic()
+        try:
+            await asyncio.to_thread(self.round)
+        except DatabaseError:
+            raise  # the database is another service's now: this one ends
+        except sa.exc.DBAPIError as error:
+            self._failing_since = self._failing_since or began
+            self._waited_seconds = time.monotonic() - self._failing_since
+            self.raised, why = None, f"the database failed, so nobody is told of the streams' state: {error.orig}"
+            if why != self.trouble:
+                log.error("%s", why)
+            self.trouble = why
+            return False
+        self._failing_since, self.trouble = None, ""
+        return True
 
     def round(self) -> None:
         """One look at everything but Kafka, and what follows from it. Blocks."""
@@ -119,7 +139,6 @@ class Watch:
         began = time.monotonic()
         with self._database.transaction() as connection:
             waited = max(time.monotonic() - began, self._waited_seconds)
-            self._waited_seconds = 0.0
             seen = Seen(
                 kafka,
                 round(self._kafka_silent_seconds() * 1000),
@@ -145,6 +164,7 @@ class Watch:
             beats = self._heartbeats(connection, policy.watch, now_ms)
             if verdict.memory != memory:
                 _keep(connection, _MEMORY, verdict.memory.document())
+        self._waited_seconds = 0.0
         self._stuck_at = {place: at for place, (at, _) in verdict.memory.stuck.items()}
         self.raised = tuple(verdict.memory.raised)
         for alarm in verdict.raised:

@@ -412,12 +412,6 @@ def make_policy() -> Callable[..., Policy]:
     return build_policy
 
 
-@pytest.fixture
-def destinations(receivers: Receivers) -> Receivers:
-    """The earlier name of ``receivers``."""
-    return receivers
-
-
 # A running service
 
 
@@ -457,6 +451,14 @@ class RunningService:
         """Put another policy in force, as a reload does."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.service.adopt, policy)
+
+    def wait_end(self) -> None:
+        """Wait until it ends by itself, and raise its error here."""
+        self._thread.join(90)
+        assert not self._thread.is_alive(), "the service did not end"
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
 
     def stop(self) -> None:
         """End the service in order and fail if it failed."""

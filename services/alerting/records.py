@@ -18,6 +18,7 @@ from services.kafka import cloud_event_headers
 SOURCE = "alerting"
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:driftline:alerting")
 _DETAIL_CHARACTERS = 1000
+_REASON_CHARACTERS = 4000
 _EVIDENCE_REFERENCES = 20
 
 MOST_WHOLE_CHARACTERS = 20_000
@@ -68,6 +69,16 @@ def reference(name: str) -> Whole:
     return Whole(name if name == _bounded(name) else f"sha256:{digest(name.encode(errors='surrogatepass'))}")
 
 
+def reason_text(reason: str) -> str:
+    """A reason as it is written: cleaned and shortened."""
+    return shorten(clean(reason), _REASON_CHARACTERS)
+
+
+def actor_text(actor: str) -> str:
+    """Who did it, as it is written: cleaned and shortened."""
+    return _bounded(actor)
+
+
 def event_id(action: str, identity: Sequence[object]) -> str:
     """The id of the audit event of an action."""
     return deterministic_id(action, *identity)
@@ -115,12 +126,12 @@ def audit_event(
         "time_us": time_ms * 1000,
         "source": SOURCE,
         "actor_kind": actor_kind,
-        "actor": _bounded(actor),
+        "actor": actor_text(actor),
         "action": action,
         "subject": _bounded(subject),
         "before_digest": before_digest,
         "after_digest": after_digest,
-        "reason": _bounded(reason),
+        "reason": reason_text(reason),
         "evidence": [_bounded(item) for item in evidence[:_EVIDENCE_REFERENCES]],
         "detail": detail_texts(detail or {}),
     }

@@ -19,7 +19,7 @@ from services.alerting.incidents.loading import load_incidents
 from services.alerting.incidents.views import ACKNOWLEDGED, OPEN, RESOLVED
 from services.alerting.notify.publishing import publish
 from services.alerting.policy.model import SEVERITIES, Policy
-from services.alerting.records import SOURCE, Publication, audit_event, detail_texts, event_id
+from services.alerting.records import SOURCE, Publication, actor_text, audit_event, detail_texts, event_id, reason_text
 from services.alerting.words.incident import incident_title
 
 DAY_MS = 86_400_000
@@ -103,9 +103,9 @@ class Story:
                 "time_ms": time_ms,
                 "action": action,
                 "actor_kind": deed.actor_kind,
-                "actor": deed.actor,
+                "actor": actor_text(deed.actor),
                 "via": deed.via,
-                "reason": deed.reason,
+                "reason": reason_text(deed.reason),
                 "detail": detail_texts(detail),
             }
         self._told[key] = _Told(key, event, entry)
@@ -241,7 +241,7 @@ class Changes:
         draft.set(
             status=ACKNOWLEDGED,
             acknowledged_ms=self.now_ms,
-            acknowledged_by=deed.actor,
+            acknowledged_by=actor_text(deed.actor),
             acknowledged_severity=draft.severity,
         )
         self._changed(draft, "incident.acknowledged", deed)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from services.alerting.incidents.changes import Changes
 from services.alerting.incidents.quieting import inhibited_by
 from services.alerting.notify.threads import concern
+from services.alerting.policy.labels import Labels
 from services.alerting.policy.model import Policy
 
 
 def concern_changed(
-    connection: sa.Connection, policy: Policy, changes: Changes, now_ms: int, *, except_receiver: str = ""
+    connection: sa.Connection,
+    policy: Policy,
+    changes: Changes,
+    now_ms: int,
+    *,
+    except_receiver: str = "",
+    also: Sequence[Labels] = (),
 ) -> None:
     """Write changes, and bring each incident that changed, or that what changed mutes or no longer mutes, to everybody
-    it concerns.
+    it concerns. ``also``: labels of further signals that may mute others now, or no longer do.
     """
     told = changes.write()
     labels = [signal.values["labels"] for signal in changes.fired_or_ended()]
+    labels += also
     for incident_id in dict.fromkeys([*told, *sorted(inhibited_by(connection, policy, labels))]):
         concern(connection, policy, incident_id, now_ms, except_receiver=except_receiver)

@@ -34,17 +34,23 @@ _SUPERSEDED_BY: dict[str, frozenset[str]] = {
 
 def settle_lane(connection: sa.Connection, topics: Topics, row: sa.Row[Any], now_ms: int) -> int:
     """Merge the oldest message of a lane if it need not be sent; returns 1 if it was merged, else 0."""
-    if row.thread_id is None or row.doubts:
+    if row.thread_id is None:
         return 0
     n = t.notifications.c
-    if row.kind in _SUPERSEDED_BY:
+    if row.kind != Kind.RESOLVE:
+        since = sa.select(n.id).where(n.thread_id == row.thread_id, n.id > row.id, n.status == SENT).limit(1)
+        if connection.execute(since).first() is not None:
+            # It was given up and asked for again: its pager would open the incident again after its end.
+            _merge(connection, topics, row, "what came after it has been told since", now_ms)
+            return 1
+    if row.kind in _SUPERSEDED_BY and not row.doubts:
         later = (n.thread_id == row.thread_id) & (n.id > row.id) & (n.status == PENDING)
         by = later & n.kind.in_(_SUPERSEDED_BY[row.kind])
         into = connection.execute(sa.select(n.key).where(by).order_by(n.id).limit(1)).scalar()
         if into is not None:
             _merge(connection, topics, row, f"a later message tells of it too: {into}", now_ms)
             return 1
-    if row.kind in (Kind.UPDATE, Kind.ACKNOWLEDGE, Kind.RESOLVE) and _nobody_saw(connection, row):
+    if row.kind in (Kind.UPDATE, Kind.ACKNOWLEDGE, Kind.RESOLVE) and not row.doubts and _nobody_saw(connection, row):
         _merge(connection, topics, row, NOBODY_SAW, now_ms)
         return 1
     return 0
@@ -54,7 +60,9 @@ def _nobody_saw(connection: sa.Connection, row: sa.Row[Any]) -> bool:
     """Whether the thread's beginning failed for good and nothing else of it has arrived."""
     n = t.notifications.c
     of_thread = sa.select(n.id).where(n.thread_id == row.thread_id, n.id < row.id)
-    failed = connection.execute(of_thread.where(n.kind.in_((Kind.TRIGGER, Kind.DIGEST)), n.status == DEAD)).first()
+    # One whose answer was lost may have been seen after all.
+    beginning = n.kind.in_((Kind.TRIGGER, Kind.DIGEST)) & (n.status == DEAD) & (n.doubts == 0)
+    failed = connection.execute(of_thread.where(beginning)).first()
     return failed is not None and connection.execute(of_thread.where(n.status == SENT)).first() is None
 
 

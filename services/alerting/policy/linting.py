@@ -2,9 +2,206 @@
 
 from __future__ import annotations
 
-from services.alerting.policy.model import Policy
+from collections.abc import Iterable, Iterator, Sequence
+
+from services.alerting.policy.coverage import covered, exactly, implied, possible, witness
+from services.alerting.policy.durations import format_duration
+from services.alerting.policy.model import ROLE_PREFIX, SEVERITIES, Policy, Route, Test, WebhookReceiver
+from services.alerting.policy.roles import takes
+from services.alerting.policy.routing import walk
+
+MONITORS = (
+    "data_drift", "prediction_drift", "data_quality", "service", "concept_drift", "labels", "fairness", "humility",
+)  # fmt: skip
+
+_Warning = tuple[int, str]
 
 
 def lint(policy: Policy) -> tuple[str, ...]:
     """Warnings, in the order of the file."""
-    return () if policy.receivers else ("there are no receivers: incidents are kept, and nobody is told",)
+    if not policy.receivers:
+        return ("there are no receivers: incidents are kept, and nobody is told",)
+    found = [
+        *_unreachable(policy.route, ()),
+        *_nobody(policy),
+        *_waits(policy),
+        *_unused(policy),
+        *_inhibitions(policy),
+        *_receivers(policy),
+    ]
+    return _texts(found)
+
+
+def lint_at(policy: Policy, now_ms: int) -> tuple[str, ...]:
+    """Warnings that depend on the time: what is over."""
+    return _texts(
+        (m.line, f"maintenance {m.name!r} is over: it can be removed")
+        for m in policy.maintenance
+        if m.ends_ms <= now_ms
+    )
+
+
+def _texts(found: Iterable[_Warning]) -> tuple[str, ...]:
+    return tuple(f"line {line}: {text}" if line else text for line, text in sorted(found, key=lambda each: each[0]))
+
+
+def _unreachable(route: Route, above: tuple[Test, ...]) -> Iterator[_Warning]:
+    """Routes that no alert comes to: those before them take it, or they contradict themselves or those above them."""
+    before: list[Route] = []
+    for child in route.routes:
+        tests = (*above, *child.match.tests)
+        if not possible(tests):
+            where = "itself" if not possible(child.match.tests) else "the routes above it"
+            yield child.line, f"{child.path} takes nothing: its match contradicts {where}"
+        elif covered([other.match.tests for other in before], tests):
+            by = [other.path for other in before if implied(other.match.tests, tests)]
+            who = by[0] if by else " and ".join(other.path for other in before)
+            yield child.line, f"{child.path} is never reached: {who} before it takes the same, without continue"
+        else:
+            yield from _unreachable(child, tests)
+        if not child.go_on:
+            before.append(child)
+
+
+def _reached(policy: Policy) -> Iterator[tuple[Route, tuple[Test, ...]]]:
+    """Routes whose ``notify`` can be used, with every condition on the way there."""
+
+    def visit(route: Route, above: tuple[Test, ...]) -> Iterator[tuple[Route, tuple[Test, ...]]]:
+        tests = (*above, *route.match.tests)
+        if not covered([inner.match.tests for inner in route.routes], tests):
+            yield route, tests
+        for inner in route.routes:
+            yield from visit(inner, tests)
+
+    return visit(policy.route, ())
+
+
+def _nobody(policy: Policy) -> Iterator[_Warning]:
+    for route, tests in _reached(policy):
+        named = _everybody(policy, route.notify)
+        severities = [s for s in SEVERITIES if possible([*tests, exactly(s)])]
+        if not route.notify:
+            if not _says_nobody(policy, route):
+                yield route.line, f"{route.path}: nobody is notified by it: notify is missing here and above"
+        elif not named:
+            yield route.line, f"{route.path}: nobody is notified by it: its roles have nobody in them"
+        elif not any(takes(policy.receivers[name], s) for name in named for s in severities):
+            least = ", ".join(
+                f"{name} takes {policy.receivers[name].minimum_severity} and worse" for name in sorted(named)
+            )
+            yield route.line, f"{route.path}: nobody is notified by it: {least}"
+
+
+def _says_nobody(policy: Policy, route: Route) -> bool:
+    """Whether ``notify: []`` is written there, below a route that notifies: then it is meant."""
+    return route is not policy.route and bool(policy.route.notify)
+
+
+def _everybody(policy: Policy, targets: Sequence[str]) -> set[str]:
+    """All who can be behind targets, whoever the owner is."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    pending = list(targets)
+    while pending:
+        target = pending.pop()
+        role = policy.roles.get(target.removeprefix(ROLE_PREFIX)) if target.startswith(ROLE_PREFIX) else None
+        if role is None:
+            found |= {target} & set(policy.receivers)
+        elif role.name not in seen:
+            seen.add(role.name)
+            pending += [*role.always, *(member for members in role.by_owner.values() for member in members)]
+    return found
+
+
+def _waits(policy: Policy) -> Iterator[_Warning]:
+    for route, tests in _reached(policy):
+        if 0 < route.repeat_interval_ms < route.group_interval_ms:
+            repeat, interval = map(format_duration, (route.repeat_interval_ms, route.group_interval_ms))
+            yield route.line, f"{route.path}: repeat_interval ({repeat}) is shorter than group_interval ({interval})"
+        chain = policy.escalations.get(route.escalate)
+        if chain is not None and chain.steps and route.digest is not None:
+            yield (
+                route.line,
+                f"{route.path}: {chain.name} may escalate what waits for the digest: nobody was told of it yet",
+            )
+        elif chain is not None and chain.steps and chain.steps[0].after_ms < route.group_wait_ms:
+            first, wait = map(format_duration, (chain.steps[0].after_ms, route.group_wait_ms))
+            yield (
+                route.line,
+                f"{route.path}: escalation {chain.name} begins after {first}, before the first message (group_wait "
+                f"{wait}): nobody can have taken it",
+            )
+        if possible([*tests, exactly("critical")]) and (route.digest is not None or route.active):
+            for_what = "the digest" if route.digest is not None else " or ".join(route.active)
+            yield route.line, f"{route.path}: a critical alert would wait for {for_what}"
+
+
+def _unused(policy: Policy) -> Iterator[_Warning]:
+    """Receivers, roles, intervals and escalations that nothing leads to."""
+    routes = list(walk(policy.route))
+    used_chains = {route.escalate for route in routes}
+    targets = [target for route, _ in _reached(policy) for target in route.notify]
+    targets += [t for name in used_chains if name for step in policy.escalations[name].steps for t in step.notify]
+    targets += [*policy.watch.notify, *policy.watch.heartbeat_receivers]
+    used = _everybody(policy, targets)
+    while more := {policy.receivers[name].fallback for name in used} - used - {""}:
+        used |= more
+    for name, receiver in policy.receivers.items():
+        if name not in used:
+            yield receiver.line, f"receiver {name!r} is never used: no route that can be reached leads to it"
+    named = {target.removeprefix(ROLE_PREFIX) for target in targets if target.startswith(ROLE_PREFIX)}
+    pending = list(named)
+    while pending:
+        role = policy.roles[pending.pop()]
+        inner = {m.removeprefix(ROLE_PREFIX) for m in _members(role.always, role.by_owner.values())} - named
+        named |= inner
+        pending += inner
+    for what, names, wanted in (
+        ("role", policy.roles, named),
+        ("interval", policy.intervals, {name for route in routes for name in route.active}),
+        ("escalation", policy.escalations, used_chains),
+    ):
+        for name in names:
+            if name not in wanted:
+                line = policy.escalations[name].line if what == "escalation" else 0
+                yield line, f"{what} {name!r} is never used"
+
+
+def _members(always: Sequence[str], others: Iterable[Sequence[str]]) -> list[str]:
+    return [m for members in (always, *others) for m in members if m.startswith(ROLE_PREFIX)]
+
+
+def _inhibitions(policy: Policy) -> Iterator[_Warning]:
+    for inhibition in policy.inhibitions:
+        both = [*inhibition.source.tests, *inhibition.target.tests]
+        if not possible(both):
+            continue
+        found = witness(both)
+        if found is not None:
+            example = ", ".join(f"{name}: {value}" for name, value in found.items() if value) or "any alert"
+            yield (
+                inhibition.line,
+                f"inhibition {inhibition.name!r} can mute its own source: source and target both take {example}",
+            )
+
+
+def _receivers(policy: Policy) -> Iterator[_Warning]:
+    for receiver in policy.receivers.values():
+        if isinstance(receiver, WebhookReceiver):
+            if receiver.url.get_secret_value().startswith("http://"):
+                yield receiver.line, f"receiver {receiver.name!r}: alerts travel in clear text (http)"
+            if not receiver.signing_secrets:
+                yield (
+                    receiver.line,
+                    f"receiver {receiver.name!r}: its messages are not signed: give signing_secret_file",
+                )
+        if receiver.fallback and not takes(policy.receivers[receiver.fallback], receiver.minimum_severity):
+            yield (
+                receiver.line,
+                f"receiver {receiver.name!r}: its fallback {receiver.fallback!r} takes less than it does",
+            )
+    for route in walk(policy.route):
+        for test in route.match.tests:
+            for value in test.values or () if test.label == "monitor" else ():
+                if value not in MONITORS and ":" not in value:
+                    yield route.line, f"{route.path}: there is no monitor {value!r}: there are {', '.join(MONITORS)}"

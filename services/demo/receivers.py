@@ -1,367 +1,384 @@
-"""A local stand-in for Slack and PagerDuty that records what arrives and refuses what the real ones would refuse.
+"""Local stand-ins for Slack and PagerDuty that record what arrives and refuse what the real ones would refuse.
 
-It checks the shape of each request against the documented limits (PagerDuty Events API v2: body 512 KB, summary 1024,
-dedup_key 255; Slack Block Kit: header 150, section 3000, ten fields of 2000, 50 blocks), and can be told to answer
-429 with ``Retry-After``, 5xx, or not at all.
+Each request is checked against the documented limits (PagerDuty Events API v2: body 512 KB, summary 1024, dedup_key
+255; Slack: Block Kit). PagerDuty merges by ``dedup_key`` and tells of it by signed webhooks; Slack keeps messages,
+threads and files, is asked for its history, and tells what people press by Socket Mode or by signed requests. Both can
+be told to answer 429 with ``Retry-After``, 5xx, late, or not at all (:mod:`services.demo.recording`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
 import json
-import threading
 import time
-from collections import deque
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+from urllib.parse import urlencode
 
+import aiohttp
 from aiohttp import web
 
-HOST = "127.0.0.1"
+from services.demo.pagerduty_account import (
+    PagerDutyAccount,
+    Webhook,
+    change_problems,
+    pagerduty_problems,
+    signed_webhook,
+)
+from services.demo.recording import HOST, Answer, Received, Recorder, json_object, late, lost, too_many
+from services.demo.slack_limits import slack_problems
+from services.demo.slack_workspace import SlackRefusalError, SlackWorkspace
+
+__all__ = (
+    "HOST",
+    "PAGERDUTY",
+    "PAGERDUTY_CHANGE",
+    "SLACK_CALL",
+    "SLACK_POST",
+    "SLACK_UPDATE",
+    "SLACK_UPLOAD",
+    "SLACK_WEBHOOK",
+    "Answer",
+    "Pressed",
+    "Received",
+    "RecordingReceiver",
+    "late",
+    "lost",
+    "pagerduty_problems",
+    "slack_problems",
+    "too_many",
+)
 
 PAGERDUTY = "pagerduty"
+PAGERDUTY_CHANGE = "pagerduty-change"
 SLACK_WEBHOOK = "slack-webhook"
 SLACK_POST = "slack-post"
 SLACK_UPDATE = "slack-update"
+SLACK_UPLOAD = "slack-upload"
 
-_MAX_BODY = 512 * 1024
-_SEVERITIES = {"critical", "error", "warning", "info"}
-_START_SECONDS = 10.0
+SLACK_CALL = "slack-call:"
+"""Before the method's name, of every other call of Slack's Web API: ``slack-call:conversations.history``."""
 
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One request.
-
-    Attributes:
-        service: ``pagerduty``, ``slack-webhook``, ``slack-post`` or ``slack-update``.
-        body: The JSON document; empty if it was none.
-        headers: Request headers.
-        status: What was answered; 0 for nothing.
-        problems: What the real service would refuse it for.
-        monotonic_seconds: When it arrived, by ``time.monotonic()``.
-    """
-
-    service: str
-    body: Mapping[str, Any]
-    headers: Mapping[str, str]
-    status: int
-    problems: tuple[str, ...]
-    monotonic_seconds: float
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the sender was told that it arrived."""
-        return 200 <= self.status < 300
+_OTHER_METHODS = (
+    "chat.postEphemeral",
+    "conversations.history",
+    "conversations.replies",
+    "files.getUploadURLExternal",
+    "files.completeUploadExternal",
+    "views.open",
+    "apps.connections.open",
+    "auth.test",
+)
+_ACKNOWLEDGED_SECONDS = 3.0
+_CONNECTED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """How to answer a request instead of accepting it.
+class Pressed:
+    """What came of a press.
 
     Attributes:
-        status: HTTP status; 0 to close the connection without an answer.
-        headers: Such as ``Retry-After``.
-        body: What comes with it.
-        delay_seconds: Wait before answering.
+        payload: What the app was told.
+        answer: What it answered; None for nothing, or nothing in time.
+        status: HTTP status; 200 for an acknowledged envelope, 0 where no answer came within three seconds.
+        seconds: Until the answer.
     """
 
+    payload: Mapping[str, Any]
+    answer: Any
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: str = ""
-    delay_seconds: float = 0.0
+    seconds: float
 
 
-def too_many(retry_after_seconds: float) -> Answer:
-    """The answer 429 with ``Retry-After``."""
-    return Answer(429, {"Retry-After": f"{retry_after_seconds:g}"}, "rate_limited")
+class RecordingReceiver(Recorder):
+    """Slack and PagerDuty. Thread-safe.
 
-
-class RecordingReceiver:
-    """The receivers, on one loopback port, in a thread of their own. Thread-safe.
-
-    Args:
-        record_file: Append each request to this file, one JSON object per line.
-        port: To listen on; 0 for a free one.
+    Attributes:
+        slack: The workspace.
+        pagerduty: The account.
+        webhook_answers: HTTP statuses that PagerDuty's webhooks were answered with; 0 for no answer.
     """
+
+    side_services = frozenset({PAGERDUTY_CHANGE, SLACK_UPLOAD, *(SLACK_CALL + method for method in _OTHER_METHODS)})
 
     def __init__(self, record_file: Path | None = None, *, port: int = 0) -> None:
-        self._record_file = record_file
-        self._asked_port = port
-        self._lock = threading.Lock()
-        self._arrived = threading.Condition(self._lock)
-        self._received: list[Received] = []
-        self._scripted: dict[str, deque[Answer]] = {}
-        self._standing: dict[str, Answer] = {}
-        self._posted = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="receivers", daemon=True)
-        self._runner: web.AppRunner | None = None
-        self.port = 0
+        super().__init__(record_file, port=port)
+        self.slack = SlackWorkspace()
+        self.pagerduty = PagerDutyAccount()
+        self.webhook_answers: list[int] = []
+        self._sockets: list[web.WebSocketResponse] = []
+        self._acknowledgements: dict[str, asyncio.Future[Any]] = {}
+        self._sending: set[asyncio.Task[Any]] = set()
 
     # Addresses
 
     @property
     def pagerduty_url(self) -> str:
         """For ``DRIFTLINE_PAGERDUTY_URL``."""
-        return f"http://{HOST}:{self.port}/v2/enqueue"
+        return f"{self.url}/v2/enqueue"
 
     @property
     def slack_webhook_url(self) -> str:
         """For ``DRIFTLINE_SLACK_WEBHOOK_URL``."""
-        return f"http://{HOST}:{self.port}/services/T000/B000/local-receiver"
+        return f"{self.url}/services/T000/B000/local-receiver"
 
     @property
     def slack_api_url(self) -> str:
         """For ``DRIFTLINE_SLACK_API_URL``."""
-        return f"http://{HOST}:{self.port}/api/"
+        return f"{self.url}/api/"
 
-    # What arrived
+    # What people do
 
-    def received(self, *services: str) -> list[Received]:
-        """Every request so far, in order; of these services only, if any are named."""
-        with self._lock:
-            return [r for r in self._received if not services or r.service in services]
+    def press(
+        self,
+        what: str,
+        choice: str = "",
+        *,
+        incident: str = "",
+        ts: str = "",
+        channel: str = "",
+        user: str = "U024BE7LH",
+        name: str = "ada",
+        url: str = "",
+        secret: str = "",
+    ) -> Pressed:
+        """Press something in the latest Slack message that shows it: ``press("Acknowledge")``,
+        ``press("Silence", "4 h")``.
 
-    def accepted(self, *services: str) -> list[Received]:
-        """The requests whose sender was told that they arrived."""
-        return [r for r in self.received(*services) if r.accepted]
+        Args:
+            what: The beginning of the button's label.
+            choice: Of a menu, the beginning of the option's label.
+            incident: Only one that is about this incident.
+            ts: Only in this message.
+            channel: Only in this channel.
+            user: Who.
+            name: Who is called so.
+            url: Tell the app by a signed request to this address; otherwise by Socket Mode.
+            secret: Signs the request.
 
-    def wait_for(self, count: int, *services: str, timeout_seconds: float = 30.0) -> list[Received]:
-        """Wait until so many requests are accepted; returns what is there when the time is over."""
-        deadline = time.monotonic() + timeout_seconds
-        with self._arrived:
-            while True:
-                found = [r for r in self._received if r.accepted and (not services or r.service in services)]
-                left = deadline - time.monotonic()
-                if len(found) >= count or left <= 0:
-                    return found
-                self._arrived.wait(left)
+        Raises:
+            LookupError: Nothing of the kind can be pressed.
+            TimeoutError: No app is connected by Socket Mode.
+        """
+        asked = {"choice": choice, "incident": incident, "ts": ts, "user": user, "name": name, "channel": channel}
+        return self.tell(self.slack.pressed(what, **asked), url=url, secret=secret)
 
-    # How to answer
+    def submit(
+        self, text: str, *, user: str = "U024BE7LH", name: str = "ada", url: str = "", secret: str = ""
+    ) -> Pressed:
+        """Fill in and submit the form that was opened last. It stays open where the app finds an error in it."""
+        payload = self.slack.submitted(text, user=user, name=name)
+        pressed = self.tell(payload, url=url, secret=secret)
+        if pressed.status == 200 and not (isinstance(pressed.answer, dict) and pressed.answer.get("errors")):
+            self.slack.close_view(payload["view"]["id"])
+        return pressed
 
-    def script(self, service: str, *answers: Answer) -> None:
-        """Answer the next requests to a service like this, one each; later ones are accepted again."""
-        with self._lock:
-            self._scripted.setdefault(service, deque()).extend(answers)
+    def tell(self, payload: Mapping[str, Any], *, url: str = "", secret: str = "", age_seconds: float = 0) -> Pressed:
+        """Tell the app of a press; again, if it was told before. ``age_seconds`` dates a signed request back."""
+        work = self._request(payload, url, secret, age_seconds) if url else self._envelope(payload)
+        return self.run(work, _CONNECTED_SECONDS + 2 * _ACKNOWLEDGED_SECONDS)
 
-    def answer_always(self, service: str, answer: Answer | None) -> None:
-        """Answer every request to a service like this until told otherwise; None accepts again."""
-        with self._lock:
-            self._standing.pop(service, None)
-            if answer is not None:
-                self._standing[service] = answer
+    def disconnect(self, reason: str = "refresh_requested") -> None:
+        """Slack asks for another connection, and ends the present ones."""
 
-    # Life
+        async def end() -> None:
+            for socket in list(self._sockets):
+                await socket.send_json({"type": "disconnect", "reason": reason})
 
-    def start(self) -> None:
-        """Listen."""
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(_START_SECONDS)
+        self.run(end())
 
-    def stop(self) -> None:
-        """Stop listening."""
-        if self._runner is not None:
-            asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(_START_SECONDS)
-            self._runner = None
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_START_SECONDS)
+    def in_pagerduty(self, kind: str, dedup_key: str, *, person: str | None = "Ada Lovelace", text: str = "") -> None:
+        """Somebody does something there: ``incident.acknowledged``, ``incident.annotated`` …; subscribers are told, and
+        this returns when they have answered. ``person=None``: PagerDuty does it by itself.
+        """
+        for webhook in self.pagerduty.does(kind, dedup_key, person=person, text=text):
+            self.deliver(webhook)
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
+    def deliver(self, webhook: Webhook) -> int:
+        """Deliver a webhook of PagerDuty's, again if it was delivered before; the status it was answered with."""
+        return self.run(self._deliver(webhook))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    async def _start(self) -> None:
-        app = web.Application(client_max_size=4 * _MAX_BODY)
-        self._add_routes(app)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, HOST, self._asked_port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-
-    def _add_routes(self, app: web.Application) -> None:
-        app.router.add_post("/v2/enqueue", self._pagerduty)
-        app.router.add_post("/services/{path:.*}", self._slack_webhook)
-        app.router.add_post("/api/chat.postMessage", self._slack_post)
-        app.router.add_post("/api/chat.update", self._slack_update)
+    def send_webhook(self, url: str, event: Mapping[str, Any], *secrets: str) -> int:
+        """Sign a document as PagerDuty does and deliver it; the status it was answered with."""
+        return self.deliver(signed_webhook(url, event, *secrets))
 
     # The services
 
+    def _add_routes(self, app: web.Application) -> None:
+        app.router.add_post("/v2/enqueue", self._pagerduty)
+        app.router.add_post("/v2/change/enqueue", self._pagerduty_change)
+        app.router.add_post("/services/{path:.*}", self._slack_webhook)
+        app.router.add_post("/api/chat.postMessage", self._slack_post)
+        app.router.add_post("/api/chat.update", self._slack_update)
+        app.router.add_route("*", "/api/{method}", self._slack_call)
+        app.router.add_post("/upload/v1/{file}", self._slack_upload)
+        app.router.add_get("/link/", self._socket)
+
+    async def _stop(self) -> None:
+        for task in list(self._sending):
+            task.cancel()
+        for socket in list(self._sockets):
+            with contextlib.suppress(Exception):
+                await socket.close()
+        await super()._stop()
+
     async def _pagerduty(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
-        body = _json(raw)
+        body = json_object(raw)
+
+        def take() -> str:
+            key, webhooks = self.pagerduty.take(body)
+            for webhook in webhooks:
+                task = asyncio.get_running_loop().create_task(self._deliver(webhook))
+                self._sending.add(task)
+                task.add_done_callback(self._sending.discard)
+            return json.dumps({"status": "success", "message": "Event processed", "dedup_key": key})
+
         problems = pagerduty_problems(body, len(raw))
-        refusal = json.dumps({"status": "invalid event", "message": "Event object is invalid", "errors": problems})
-        accepted = {"status": "success", "message": "Event processed", "dedup_key": body.get("dedup_key")}
-        return await self._answer(
-            request, PAGERDUTY, body, problems, Answer(400, body=refusal), json.dumps(accepted), 202
-        )
+        return await self._answer(request, PAGERDUTY, body, problems, _invalid_event(problems), take, 202)
+
+    async def _pagerduty_change(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        body = json_object(raw)
+        problems = change_problems(body, len(raw))
+        accepted = json.dumps({"status": "success", "message": "Change event processed"})
+        return await self._answer(request, PAGERDUTY_CHANGE, body, problems, _invalid_event(problems), accepted, 202)
 
     async def _slack_webhook(self, request: web.Request) -> web.StreamResponse:
-        body = _json(await request.read())
+        body = json_object(await request.read())
         problems = slack_problems(body)
         return await self._answer(request, SLACK_WEBHOOK, body, problems, Answer(400, body="invalid_blocks"), "ok", 200)
 
     async def _slack_post(self, request: web.Request) -> web.StreamResponse:
-        body = await _slack_body(request)
-        problems = slack_problems(body)
-        if not body.get("channel"):
-            problems.append("channel is missing")
-        self._posted += 1
-        accepted = {"ok": True, "channel": body.get("channel"), "ts": f"1700000000.{self._posted:06d}"}
-        return await self._api(request, SLACK_POST, body, problems, accepted)
+        return await self._api(request, SLACK_POST, "chat.postMessage")
 
     async def _slack_update(self, request: web.Request) -> web.StreamResponse:
-        body = await _slack_body(request)
-        problems = slack_problems(body)
-        if not body.get("channel") or not body.get("ts"):
-            problems.append("channel or ts is missing")
-        accepted = {"ok": True, "channel": body.get("channel"), "ts": body.get("ts")}
-        return await self._api(request, SLACK_UPDATE, body, problems, accepted)
+        return await self._api(request, SLACK_UPDATE, "chat.update")
 
-    async def _api(
-        self, request: web.Request, service: str, body: dict[str, Any], problems: list[str], accepted: dict[str, Any]
-    ) -> web.StreamResponse:
-        if not request.headers.get("Authorization", "").startswith("Bearer "):
-            problems.append("not_authed")
-        refusal = Answer(
-            200, {"Content-Type": "application/json"}, json.dumps({"ok": False, "error": "invalid_blocks"})
-        )
-        return await self._answer(request, service, body, problems, refusal, json.dumps(accepted), 200)
+    async def _slack_call(self, request: web.Request) -> web.StreamResponse:
+        method = request.match_info["method"]
+        return await self._api(request, SLACK_CALL + method, method)
 
-    async def _answer(
-        self,
-        request: web.Request,
-        service: str,
-        body: Mapping[str, Any],
-        problems: list[str],
-        refusal: Answer,
-        accepted: str,
-        status: int,
-    ) -> web.StreamResponse:
-        with self._lock:
-            queue = self._scripted.get(service)
-            told = queue.popleft() if queue else self._standing.get(service)
-        answer = told or (refusal if problems else Answer(status, _content_type(accepted), accepted))
-        arrived = time.monotonic()
-        if answer.delay_seconds:
-            await asyncio.sleep(answer.delay_seconds)
-        refused = bool(problems) and told is None
-        noted = 0 if refused and answer.status == 200 else answer.status
-        self._note(Received(service, body, dict(request.headers), noted, tuple(problems), arrived))
-        if answer.status == 0:
-            if request.transport is not None:
-                request.transport.abort()
-            return web.Response(status=500)
-        return web.Response(status=answer.status, text=answer.body, headers=answer.headers)
+    async def _api(self, request: web.Request, service: str, method: str) -> web.StreamResponse:
+        args = await _slack_arguments(request)
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        problems: list[str] = []
+        error, do = "", None
+        try:
+            do = self.slack.call(method, token, args)
+        except SlackRefusalError as refusal:
+            problems, error = list(refusal.problems), refusal.code
 
-    def _note(self, received: Received) -> None:
-        with self._arrived:
-            self._received.append(received)
-            self._arrived.notify_all()
-            if self._record_file is not None:
-                line = {
-                    "service": received.service,
-                    "status": received.status,
-                    "problems": received.problems,
-                    "body": received.body,
-                }
-                with self._record_file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        def take() -> str:
+            return json.dumps(self._absolute(do())) if do is not None else "{}"
 
+        refused = Answer(200, {"Content-Type": "application/json"}, json.dumps({"ok": False, "error": error}))
+        return await self._answer(request, service, args, problems, refused, take, 200)
 
-def pagerduty_problems(body: Mapping[str, Any], size: int) -> list[str]:
-    """What PagerDuty would refuse an event for."""
-    problems = []
-    if size > _MAX_BODY:
-        problems.append(f"body of {size} bytes, at most {_MAX_BODY}")
-    if not isinstance(body.get("routing_key"), str) or not body["routing_key"]:
-        problems.append("routing_key is missing")
-    action = body.get("event_action")
-    if action not in ("trigger", "acknowledge", "resolve"):
-        problems.append(f"event_action {action!r}")
-    key = body.get("dedup_key")
-    if (action != "trigger" and not key) or (key is not None and not 0 < len(str(key)) <= 255):
-        problems.append("dedup_key must have 1 to 255 characters")
-    if action == "trigger":
-        problems += _payload_problems(body.get("payload"))
-    for link in body.get("links", []):
-        if not str(link.get("href", "")).startswith(("http://", "https://")):
-            problems.append("link is no address")
-    return problems
+    def _absolute(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Addresses in an answer are ours."""
+        if "upload_url" in answer:
+            answer["upload_url"] = f"{self.url}/{answer['upload_url']}"
+        if str(answer.get("url", "")).startswith("link/"):
+            answer["url"] = f"ws://{HOST}:{self.port}/{answer['url']}"
+        return answer
 
+    async def _slack_upload(self, request: web.Request) -> web.StreamResponse:
+        content, file = await request.read(), request.match_info["file"]
+        body = {"file": file, "bytes": len(content), "type": request.content_type}
+        problems = [] if content.startswith(b"\x89PNG") else ["no PNG"]
 
-def _payload_problems(payload: object) -> list[str]:
-    if not isinstance(payload, dict):
-        return ["payload is missing"]
-    problems = []
-    if not 0 < len(str(payload.get("summary") or "")) <= 1024:
-        problems.append("summary must have 1 to 1024 characters")
-    if not payload.get("source"):
-        problems.append("source is missing")
-    if payload.get("severity") not in _SEVERITIES:
-        problems.append(f"severity {payload.get('severity')!r}")
-    return problems
+        def take() -> str:
+            return "OK" if self.slack.put(file, content) else "not what was announced"
 
+        return await self._answer(request, SLACK_UPLOAD, body, problems, Answer(400, body="invalid"), take, 200)
 
-def slack_problems(body: Mapping[str, Any]) -> list[str]:
-    """What Slack would refuse a message for."""
-    blocks = body.get("blocks") or []
-    problems = [] if body.get("text") or blocks else ["no_text"]
-    if len(blocks) > 50:
-        problems.append(f"{len(blocks)} blocks, at most 50")
-    for block in blocks:
-        problems += _block_problems(block)
-    if sum(len(json.dumps(block, ensure_ascii=False)) for block in blocks) > 13_200:
-        problems.append("msg_blocks_too_long")
-    return problems
+    # Socket Mode and signed requests
 
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        if not self.slack.redeem(request.query.get("ticket", "")):
+            return web.Response(status=401)
+        socket = web.WebSocketResponse(heartbeat=30)
+        await socket.prepare(request)
+        self._sockets.append(socket)
+        await socket.send_json({"type": "hello", "num_connections": len(self._sockets), "debug_info": {"host": HOST}})
+        try:
+            async for message in socket:
+                document = json_object(str(message.data).encode())
+                waiting = self._acknowledgements.pop(str(document.get("envelope_id")), None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(document.get("payload"))
+        finally:
+            self._sockets.remove(socket)
+        return socket
 
-def _block_problems(block: Mapping[str, Any]) -> list[str]:
-    kind = block.get("type")
-    text = (block.get("text") or {}).get("text", "")
-    if kind == "header":
-        return _length("header", text, 150)
-    if kind == "section":
-        fields = block.get("fields") or []
-        problems = _length("section", text, 3000) if "text" in block else []
-        problems += [] if len(fields) <= 10 else [f"{len(fields)} fields, at most 10"]
-        return problems + [p for f in fields for p in _length("field", f["text"], 2000)]
-    if kind == "context":
-        elements = block.get("elements") or []
-        return [] if 1 <= len(elements) <= 10 else [f"{len(elements)} elements in a context"]
-    return [] if kind in ("divider", "actions", "image", "rich_text") else [f"unknown block {kind!r}"]
+    async def _envelope(self, payload: Mapping[str, Any]) -> Pressed:
+        deadline = time.monotonic() + _CONNECTED_SECONDS
+        while not self._sockets:
+            if time.monotonic() > deadline:
+                raise TimeoutError("no app is connected by Socket Mode")
+            await asyncio.sleep(0.02)
+        envelope = str(uuid.uuid4())
+        waiting = self._acknowledgements[envelope] = asyncio.get_running_loop().create_future()
+        form = payload["type"] == "view_submission"
+        began = time.monotonic()
+        document = {"type": "interactive", "envelope_id": envelope, "accepts_response_payload": form}
+        await self._sockets[-1].send_json({**document, "payload": payload})
+        try:
+            answer = await asyncio.wait_for(waiting, _ACKNOWLEDGED_SECONDS)
+        except TimeoutError:
+            return Pressed(payload, None, 0, time.monotonic() - began)
+        return Pressed(payload, answer, 200, time.monotonic() - began)
+
+    async def _request(self, payload: Mapping[str, Any], url: str, secret: str, age_seconds: float) -> Pressed:
+        body = urlencode({"payload": json.dumps(payload)}).encode()
+        stamp = str(int(time.time() - age_seconds))
+        signed = hmac.new(secret.encode(), f"v0:{stamp}:".encode() + body, hashlib.sha256).hexdigest()
+        headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
+            "X-Slack-Request-Timestamp": stamp,
+            "X-Slack-Signature": f"v0={signed}",
+        }
+        began = time.monotonic()
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_ACKNOWLEDGED_SECONDS)) as session,
+                session.post(url, data=body, headers=headers) as response,
+            ):
+                raw = await response.read()
+                return Pressed(payload, json_object(raw) or None, response.status, time.monotonic() - began)
+        except (aiohttp.ClientError, TimeoutError):
+            return Pressed(payload, None, 0, time.monotonic() - began)
+
+    async def _deliver(self, webhook: Webhook) -> int:
+        """PagerDuty waits five seconds."""
+        status = 0
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(5.0)) as session,
+                session.post(webhook.url, data=webhook.body, headers=webhook.headers) as response,
+            ):
+                status = response.status
+        self.webhook_answers.append(status)
+        return status
 
 
-def _length(what: str, text: str, most: int) -> list[str]:
-    return [] if 0 < len(text) <= most else [f"{what} of {len(text)} characters, 1 to {most}"]
+def _invalid_event(problems: list[str]) -> Answer:
+    refusal = {"status": "invalid event", "message": "Event object is invalid", "errors": problems}
+    return Answer(400, body=json.dumps(refusal))
 
 
-def _content_type(text: str) -> dict[str, str]:
-    return {"Content-Type": "application/json" if text.startswith("{") else "text/html; charset=utf-8"}
-
-
-def _json(raw: bytes) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
-        document = json.loads(raw)
-        if isinstance(document, dict):
-            return document
-    return {}
-
-
-async def _slack_body(request: web.Request) -> dict[str, Any]:
-    """A Web API call comes as JSON, or as a form whose blocks are JSON."""
+async def _slack_arguments(request: web.Request) -> dict[str, Any]:
+    """Of a call of the Web API, which come as JSON, as a form whose blocks are JSON, or in the address."""
+    asked = dict(request.query)
     if request.content_type == "application/json":
-        return _json(await request.read())
+        return {**asked, **json_object(await request.read())}
     form = {name: str(content) for name, content in (await request.post()).items()}
-    return {**form, "blocks": json.loads(form.get("blocks", "[]"))}
+    blocks = {"blocks": json.loads(form["blocks"])} if "blocks" in form else {}
+    return {**asked, **form, **blocks}

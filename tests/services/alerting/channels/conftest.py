@@ -1,7 +1,7 @@
 """What the tests of channels share: signals, incidents and deliveries."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from services.alerting.incidents.views import Entry, Incident, Signal, most_urge
 from services.alerting.notify.kinds import Kind
 from services.alerting.policy.labels import labels_of
 from services.alerting.words.system import SystemWords
+from services.demo.hooks import RecordingHooks
 
 NOW_MS = 1_371_060_000_000
 
@@ -134,3 +135,10 @@ def at_once() -> Callable[[], Any]:
         pass
 
     return pace
+
+
+@pytest.fixture
+def hooks() -> Iterator[RecordingHooks]:
+    """Teams, Opsgenie and a receiver of webhooks, beside Slack and PagerDuty."""
+    with RecordingHooks() as running:
+        yield running

@@ -22,7 +22,7 @@ def lint(policy: Policy) -> tuple[str, ...]:
     if not policy.receivers:
         return ("there are no receivers: incidents are kept, and nobody is told",)
     found = [
-        *_unreachable(policy.route, ()),
+        *_unreachable(policy),
         *_nobody(policy),
         *_waits(policy),
         *_unused(policy),
@@ -45,35 +45,38 @@ def _texts(found: Iterable[_Warning]) -> tuple[str, ...]:
     return tuple(f"line {line}: {text}" if line else text for line, text in sorted(found, key=lambda each: each[0]))
 
 
-def _unreachable(route: Route, above: tuple[Test, ...]) -> Iterator[_Warning]:
+def _unreachable(policy: Policy) -> Iterator[_Warning]:
     """Routes that no alert comes to: those before them take it, or they contradict themselves or those above them."""
-    before: list[Route] = []
-    for child in route.routes:
-        tests = (*above, *child.match.tests)
-        if not possible(tests):
-            where = "itself" if not possible(child.match.tests) else "the routes above it"
-            yield child.line, f"{child.path} takes nothing: its match contradicts {where}"
-        elif covered([other.match.tests for other in before], tests):
-            by = [other.path for other in before if implied(other.match.tests, tests)]
-            who = by[0] if by else " and ".join(other.path for other in before)
-            yield child.line, f"{child.path} is never reached: {who} before it takes the same, without continue"
-        else:
-            yield from _unreachable(child, tests)
-        if not child.go_on:
-            before.append(child)
+    for route, why in _walk(policy.route, ()):
+        if isinstance(why, str):
+            yield route.line, f"{route.path} {why}"
 
 
 def _reached(policy: Policy) -> Iterator[tuple[Route, tuple[Test, ...]]]:
     """Routes whose ``notify`` can be used, with every condition on the way there."""
-
-    def visit(route: Route, above: tuple[Test, ...]) -> Iterator[tuple[Route, tuple[Test, ...]]]:
-        tests = (*above, *route.match.tests)
-        if not covered([inner.match.tests for inner in route.routes], tests):
+    for route, tests in _walk(policy.route, ()):
+        if not isinstance(tests, str) and not covered([inner.match.tests for inner in route.routes], tests):
             yield route, tests
-        for inner in route.routes:
-            yield from visit(inner, tests)
 
-    return visit(policy.route, ())
+
+def _walk(route: Route, above: tuple[Test, ...]) -> Iterator[tuple[Route, tuple[Test, ...] | str]]:
+    """Every route with the conditions on the way there, or why nothing comes there; not those below such a one."""
+    tests = (*above, *route.match.tests)
+    yield route, tests
+    before: list[Route] = []
+    for child in route.routes:
+        conditions = (*tests, *child.match.tests)
+        if not possible(conditions):
+            where = "itself" if not possible(child.match.tests) else "the routes above it"
+            yield child, f"takes nothing: its match contradicts {where}"
+        elif covered([other.match.tests for other in before], conditions):
+            one = next((other.path for other in before if implied(other.match.tests, conditions)), "")
+            who = one or " and ".join(other.path for other in before)
+            yield child, f"is never reached: {who} before it takes the same, without continue"
+        else:
+            yield from _walk(child, tests)
+        if not child.go_on:
+            before.append(child)
 
 
 def _nobody(policy: Policy) -> Iterator[_Warning]:
@@ -139,9 +142,11 @@ def _waits(policy: Policy) -> Iterator[_Warning]:
 def _unused(policy: Policy) -> Iterator[_Warning]:
     """Receivers, roles, intervals and escalations that nothing leads to."""
     routes = list(walk(policy.route))
-    used_chains = {route.escalate for route in routes}
+    used_chains = {route.escalate for route in routes} - {""}
+    while more := {policy.escalations[name].onward for name in used_chains} - used_chains - {""}:
+        used_chains |= more
     targets = [target for route, _ in _reached(policy) for target in route.notify]
-    targets += [t for name in used_chains if name for step in policy.escalations[name].steps for t in step.notify]
+    targets += [t for name in used_chains for step in policy.escalations[name].steps for t in step.notify]
     targets += [*policy.watch.notify, *policy.watch.heartbeat_receivers]
     used = _everybody(policy, targets)
     while more := {policy.receivers[name].fallback for name in used} - used - {""}:

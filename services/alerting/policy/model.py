@@ -250,12 +250,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Escalation:
-    """A chain. ``repeat``: how many times it begins anew after its last step."""
+    """A chain. ``repeat``: how many times it begins anew after its last step. ``onward``: another whose steps are the
+    last of its own.
+    """
 
     name: str
     steps: tuple[Step, ...]
     repeat: int
     line: int
+    onward: str = ""
 
 
 @dataclass(frozen=True, slots=True)

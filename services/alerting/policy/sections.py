@@ -123,7 +123,12 @@ def read_escalations(nodes: Mapping[str, Node], problems: Problems, known: Known
     refuse_loops("the escalation goes on with itself", edges, places, problems)
     if len(problems.texts()) > count:
         onward = {}
-    return {name: Escalation(name, _flat(name, steps, onward), repeats[name], nodes[name].line) for name in steps}
+    return {
+        name: Escalation(
+            name, _flat(name, steps, onward), repeats[name], nodes[name].line, onward.get(name, (0, ""))[1]
+        )
+        for name in steps
+    }
 
 
 def _flat(name: str, steps: Mapping[str, list[Step]], onward: Mapping[str, tuple[int, str]]) -> tuple[Step, ...]:

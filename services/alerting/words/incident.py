@@ -116,7 +116,8 @@ def _one(delivery: Delivery, incident: Incident) -> Text:
         story=story(incident),
         links=links(delivery.public_url, delivery.incidents),
         command=line(command("incidents show", incident.id)),
-        plots=() if over else pictures(incident),
+        # Whoever looks at an incident that is over still sees what it was; a message of its end needs no picture.
+        plots=() if delivery.kind == Kind.RESOLVE else pictures(incident),
         over=over,
     )
 

@@ -39,7 +39,7 @@ def runbook_anchor(signal: Signal) -> str:
         return str(signal.words.get("runbook", ""))
     monitor = signal.labels.get("monitor", "")
     if monitor.startswith(SYSTEM_PREFIX):
-        return monitor.removeprefix(SYSTEM_PREFIX)
+        return f"system-{monitor.removeprefix(SYSTEM_PREFIX).partition(':')[0]}"
     if monitor.startswith(MONITOR_PREFIX):
         return "detector"
     return monitor if monitor in _DOCUMENTED else ""

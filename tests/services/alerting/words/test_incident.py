@@ -224,6 +224,13 @@ def test_an_end_says_how_it_ended(make_delivery: Any, make_incident: Any, make_s
     ]
 
 
+def test_whoever_looks_at_an_incident_that_is_over_still_sees_what_it_was(
+    make_delivery: Any, make_incident: Any, make_signal: Any
+) -> None:
+    text = describe(make_delivery(Kind.TRIGGER, make_incident([make_signal(ended=True)], status="resolved")))
+    assert text.over and [plot["stream"] for plot in text.plots] == ["temperature", "carrier"]
+
+
 def test_what_is_opened_again_or_comes_and_goes_says_so(
     make_delivery: Any, make_incident: Any, make_signal: Any
 ) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import aiohttp
 
@@ -275,9 +275,17 @@ class Redactor:
 
 
 def _parts_of(secret: str) -> list[str]:
-    """Of an address that is a secret, the path is the secret, and so are its ends (the last one most of all)."""
-    if not secret.startswith(("http://", "https://")):
+    """Of an address that is a secret, the path is the secret, and so are its ends (the last one most of all) and what
+    is asked for after it (the signature of a Teams workflow), and a name and password before it.
+    """
+    if "://" not in secret:
         return []
-    segments = urlsplit(secret).path.strip("/").split("/")
+    try:
+        parts = urlsplit(secret)
+        user, password = parts.username or "", parts.password or ""
+    except ValueError:
+        return []
+    segments = parts.path.strip("/").split("/")
     ends = ["/".join(segments[start:]) for start in range(len(segments))]
-    return [end for end in ends if len(end) >= 8]
+    asked = [parts.query, *(content for _, content in parse_qsl(parts.query)), user, password]
+    return [end for end in (*ends, *(f"{end}?{parts.query}" for end in ends if parts.query), *asked) if len(end) >= 8]

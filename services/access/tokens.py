@@ -110,9 +110,9 @@ _Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}\Z")]
+    name: Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}$")]
     role: Role
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\Z")] = Field(repr=False)
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(repr=False)
     # An empty list would say "all" where it reads "none".
     deployments: Annotated[list[_Pattern], Field(min_length=1)] | None = None
     created: AwareDatetime | None = None

@@ -23,7 +23,7 @@ Examples:
   driftline token revoke ada
 
 A token is shown once, when it is made; the file keeps its SHA-256 alone. The running service sees a change of the file
-at the next request. Give it the same file: driftline alerting --tokens FILE, or DRIFTLINE_ALERTING_TOKENS_FILE.
+at the next request. Give it the same file: driftline alerting --tokens FILE, or DRIFTLINE_ALERTING_TOKENS.
 """
 EXAMPLES = _EXAMPLES
 
@@ -37,7 +37,7 @@ tokens_app = typer.Typer(
 _Json = Annotated[bool, JSON_OPTION]
 _File = Annotated[
     Path,
-    typer.Option("--file", "-f", envvar="DRIFTLINE_ALERTING_TOKENS_FILE", dir_okay=False, help="The tokens file."),
+    typer.Option("--file", "-f", envvar="DRIFTLINE_ALERTING_TOKENS", dir_okay=False, help="The tokens file."),
 ]
 _DEFAULT = Path(".driftline") / "tokens.yaml"
 _NAME = typer.Argument(help="Of the person or machine: what the audit calls it.", show_default=False)

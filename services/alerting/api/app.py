@@ -7,6 +7,7 @@ answered as problem details, and refusals of people are told to the audit, spari
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -262,7 +263,7 @@ class _Gate:
             with services.database.transaction() as connection:
                 publish(connection, [event])
 
-        await request.loop.run_in_executor(self._executor, write)
+        await asyncio.get_running_loop().run_in_executor(self._executor, write)
         services.acted()
 
 
@@ -275,8 +276,9 @@ def _path(endpoint: Endpoint, request: web.Request) -> dict[str, str]:
     found = {}
     for name in endpoint.parameters:
         value = request.match_info[name]
-        if not re.fullmatch(PARAMETERS[name][0], value):
-            raise ProblemError("not-found", f"the {name} in the path is none", expected=PARAMETERS[name][1], came=value)
+        pattern, words, do = PARAMETERS[name]
+        if not re.fullmatch(pattern, value):
+            raise ProblemError("not-found", f"the {name} in the path is none", expected=words, came=value, do=do)
         check_text(value)
         found[name] = value
     return found
@@ -317,7 +319,7 @@ def _request_id(request: web.Request) -> str:
 
 
 def _refused(error: ActionRefusedError) -> ProblemError:
-    kinds = {404: "not-found", 409: "refused", 422: "invalid", 403: "permission"}
+    kinds = {400: "invalid", 404: "not-found", 403: "permission", 422: "invalid"}
     return ProblemError(kinds.get(error.status, "refused"), str(error), status=error.status)
 
 

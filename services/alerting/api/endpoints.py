@@ -39,13 +39,25 @@ class Access(enum.StrEnum):
 
 Rule = Permission | Access
 
-PARAMETERS: Mapping[str, tuple[str, str]] = {
-    "incident": (r"[0-9a-f]{4,12}", "An incident's id, or its beginning."),
-    "silence": (r"[A-Za-z0-9-]{4,64}", "A silence's id."),
-    "receiver": (r"[^/\x00-\x1f\x7f]{1,128}", "A receiver's name, as in the routing file."),
-    "rank": (r"[1-9][0-9]?", "1 for the first picture."),
+PARAMETERS: Mapping[str, tuple[str, str, str]] = {
+    "incident": (
+        r"[0-9a-f]{4,12}",
+        "An incident's id, or its beginning, of at least four digits.",
+        "driftline incidents list, or GET /api/v1/incidents, lists them.",
+    ),
+    "silence": (
+        r"[A-Za-z0-9-]{4,64}",
+        "A silence's id.",
+        "driftline silences list, or GET /api/v1/silences, lists them.",
+    ),
+    "receiver": (
+        r"[^/\x00-\x1f\x7f]{1,128}",
+        "A receiver's name, as in the routing file.",
+        "driftline receivers list, or GET /api/v1/receivers, lists them.",
+    ),
+    "rank": (r"[1-9][0-9]?", "1 for the first picture.", "Take the address from a message."),
 }
-"""What stands in braces in paths: its pattern, and its words."""
+"""What stands in braces in paths: its pattern, its words, and where to find one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.access.tokens import Identity
+from services.alerting.api.endpoints import PARAMETERS
 from services.alerting.api.models import IncidentQuery
 from services.alerting.api.problems import ProblemError
 from services.alerting.api.showing import Seen, seen
@@ -26,9 +27,9 @@ def no_incident(named: str) -> ProblemError:
     return ProblemError(
         "not-found",
         "there is no such incident",
-        expected="an incident's id, or at least its first four digits",
+        expected=PARAMETERS["incident"][1],
         came=named,
-        do="driftline incidents list, or GET /api/v1/incidents, lists them.",
+        do=PARAMETERS["incident"][2],
     )
 
 

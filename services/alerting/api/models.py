@@ -148,7 +148,7 @@ class ExplainBody(Asked):
     labels: Annotated[dict[Name, Annotated[str, StringConstraints(max_length=1000)]], Field(max_length=100)] | None = (
         None
     )
-    incident: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{4,12}\Z")] | None = None
+    incident: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{4,12}$")] | None = None
 
     @model_validator(mode="after")
     def _one_question(self) -> ExplainBody:
@@ -183,7 +183,7 @@ class PlotQuery(Asked):
     """A signed address."""
 
     expires: Annotated[int, Field(ge=0, lt=1 << 40)]
-    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\Z")]
+    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Mute(BaseModel):

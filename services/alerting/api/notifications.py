@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.alerting.api import models as m
-from services.alerting.api.endpoints import Call
+from services.alerting.api.endpoints import PARAMETERS, Call
 from services.alerting.api.finding import about, owned
 from services.alerting.api.problems import ProblemError
 from services.alerting.api.showing import moment
@@ -188,6 +188,7 @@ def _known(call: Call, name: str) -> None:
             "there is no such receiver in the routing file in force",
             expected=", ".join(known) or "a routing file with receivers",
             came=name,
+            do=PARAMETERS["receiver"][2],
         )
 
 

@@ -15,7 +15,8 @@ from services.alerting.api import models as m
 from services.alerting.api.endpoints import Call
 from services.alerting.api.finding import seen_incident
 from services.alerting.api.problems import ProblemError
-from services.alerting.policy.explaining import explain
+from services.alerting.api.silences import silences_in_force
+from services.alerting.policy.explaining import KnownSilence, explain
 from services.alerting.policy.model import Route
 
 
@@ -58,16 +59,16 @@ async def explain_route(call: Call) -> m.Explained:
     """Who would be told, and why: of labels, or of each signal of an incident."""
     services, body = call.services, call.body
     policy, now_ms = services.policy.current, services.now_ms()
-    if body.labels is not None:
-        asked: list[Mapping[str, str]] = [body.labels]
-    else:
 
-        def read(connection: sa.Connection) -> list[Mapping[str, str]]:
-            what = seen_incident(connection, policy, body.incident, call.who, now_ms)
-            return [signal.labels for signal in what.incident.signals]
+    def read(connection: sa.Connection) -> tuple[list[Mapping[str, str]], list[KnownSilence]]:
+        known = silences_in_force(connection, call.who, now_ms)
+        if body.labels is not None:
+            return [body.labels], known
+        what = seen_incident(connection, policy, body.incident, call.who, now_ms)
+        return [signal.labels for signal in what.incident.signals], known
 
-        asked = await call.read(read)
-    found = await call.thread(lambda: [plain(explain(policy, labels, now_ms)) for labels in asked])
+    asked, known = await call.read(read)
+    found = await call.thread(lambda: [plain(explain(policy, labels, now_ms, known)) for labels in asked])
     return m.Explained(explanations=found)
 
 

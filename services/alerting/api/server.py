@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from services.alerting.api.app import make_app
 from services.alerting.api.services import ApiServices
@@ -66,6 +68,7 @@ class ApiServer:
             access_log=None,
             keepalive_timeout=_KEEP_ALIVE_SECONDS,
             shutdown_timeout=_SHUTDOWN_SECONDS,
+            logger=_quiet_logger(),
         )
         await runner.setup()
         try:
@@ -99,3 +102,23 @@ class ApiServer:
                 f"{certificate} and {key} cannot be used for TLS: expected a PEM certificate and its key"
             ) from error
         return context
+
+
+def _quiet_logger() -> logging.Logger:
+    """The logger of aiohttp's protocol: what strangers send that is no HTTP is not repeated there, for a line that is
+    too long may be one with a token.
+    """
+    found = logging.getLogger("driftline.alerting.api.protocol")
+    if not found.filters:
+        found.addFilter(_unless_malformed)
+    return found
+
+
+def _unless_malformed(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.exc_info = None
+        record.msg = "from %s came what is no HTTP: " + type(error).__name__
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return logging.getLogger("driftline.alerting.api").isEnabledFor(logging.DEBUG)
+    return True

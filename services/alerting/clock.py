@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Self
 
 
 def _wall_ms() -> int:
@@ -25,6 +26,11 @@ class Clock:
 
     speed: float = 1.0
     started_ms: int = field(default_factory=_wall_ms)
+
+    @classmethod
+    def running(cls, speed: float, started_ms: int | None) -> Self:
+        """A clock that agreed with the wall clock at ``started_ms``; None for now."""
+        return cls(speed) if started_ms is None else cls(speed, started_ms)
 
     def now_ms(self) -> int:
         """The time here."""

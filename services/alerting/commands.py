@@ -126,6 +126,15 @@ def alerting(
             help="For rehearsals: so many seconds pass in one.", envvar="DRIFTLINE_ALERTING_CLOCK_SPEED", min=1.0
         ),
     ] = 1.0,
+    clock_start: Annotated[
+        int,
+        typer.Option(
+            help="For rehearsals that go on after a restart: when both clocks agreed, in milliseconds since 1970 UTC.",
+            envvar="DRIFTLINE_ALERTING_CLOCK_START_MS",
+            min=0,
+            hidden=True,
+        ),
+    ] = 0,
     log_level: Annotated[
         LogLevel, typer.Option(help="How much is logged.", envvar="DRIFTLINE_LOG_LEVEL")
     ] = LogLevel.INFO,
@@ -152,6 +161,7 @@ def alerting(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         clock_speed=clock_speed,
+        clock_start_ms=clock_start or None,
     )
     hide = configure_logging(database_secrets(database_url), level=log_level.value, as_json=as_json)
     service = AlertingService(kafka, settings, hide=hide)

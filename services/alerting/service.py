@@ -62,7 +62,7 @@ class AlertingService:
         self._given = policy
         self._hide = hide
         self._chance = chance or random.Random()
-        self._clock = Clock(settings.clock_speed)
+        self._clock = Clock.running(settings.clock_speed, settings.clock_start_ms)
         self._stop = asyncio.Event()
         self._holder: PolicyHolder | None = None
         self._running: Running | None = None

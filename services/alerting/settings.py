@@ -27,6 +27,7 @@ class AlertingSettings:
         tls_certificate: With ``tls_key``: the interface speaks TLS.
         tls_key: As said.
         clock_speed: See :class:`services.alerting.clock.Clock`.
+        clock_start_ms: When that clock agreed with the wall clock; None for the start of the process.
     """
 
     policy_file: Path | None = None
@@ -40,3 +41,4 @@ class AlertingSettings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     clock_speed: float = 1.0
+    clock_start_ms: int | None = None

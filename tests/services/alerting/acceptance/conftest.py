@@ -52,6 +52,7 @@ class Play:
         self.log = folder / "alerting.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._begin = time.monotonic()
+        self._clock_start_ms = time.time_ns() // 1_000_000
 
     def write(self, policy: str) -> None:
         """Put the routing file in force at the next start or reload."""
@@ -67,6 +68,7 @@ class Play:
             "DRIFTLINE_ALERTING_CONFIG": str(self.policy),
             "DRIFTLINE_ALERTING_CONNECTION_FILE": str(self.folder / "alerting.json"),
             "DRIFTLINE_ALERTING_CLOCK_SPEED": str(SPEED),
+            "DRIFTLINE_ALERTING_CLOCK_START_MS": str(self._clock_start_ms),
             "DRIFTLINE_PAGERDUTY_URL": self.receiver.pagerduty_url,
             "DRIFTLINE_SLACK_API_URL": self.receiver.slack_api_url,
             "SLACK_TOKEN": "xoxb-a-token",
@@ -165,14 +167,14 @@ StartPlay = Callable[..., Play]
 
 @pytest.fixture(scope="module")
 def make_play(
-    bootstrap_servers: str, tmp_path_factory: pytest.TempPathFactory, module_receiver: RecordingReceiver
+    kafka: Any, tmp_path_factory: pytest.TempPathFactory, module_receiver: RecordingReceiver
 ) -> Iterator[StartPlay]:
     """Makes plays, each with topics and a folder of its own."""
     made: list[Play] = []
 
     def make(name: str) -> Play:
         folder = tmp_path_factory.mktemp(name)
-        made.append(Play(bootstrap_servers, f"play-{os.getpid()}-{name}.", folder, module_receiver))
+        made.append(Play(kafka.bootstrap_servers, f"play-{os.getpid()}-{name}.", folder, module_receiver))
         return made[-1]
 
     yield make

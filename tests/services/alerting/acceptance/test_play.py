@@ -73,7 +73,7 @@ def evening(make_play: Any, make_alert: Any) -> Iterator[Any]:
             detection_time_us=1_371_045_600_000_000 + 901 * HOUR_US,
         ),
     )
-    play.command("silences", "add", "--match", "deployment=play-silent*", "--for", "9m", "--reason", "a release")
+    play.command("silences", "add", "deployment=play-silent*", "--for", "9m", "--reason", "a release")
     play.publish(alert("silent-1"), alert("silent-2"))
     play.until(2)
     incidents = {row["deployment"]: row["id"] for row in json.loads(play.command("incidents", "list", "--json"))}

@@ -4,21 +4,28 @@
 2. A batch goes into the database in one transaction, with the next offset.
 3. Only then is the next batch looked at. Whatever is killed whenever, the next start goes on at the first alert that
    was not taken.
+
+A database that is locked, full or away for a while is waited for: the batch at hand is tried again until it is taken,
+and nothing is read meanwhile. What a wait cannot mend ends the service.
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import sqlalchemy as sa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from driftline.codec import decode
 from driftline.errors import CodecError, EventError
 from driftline.settings import KafkaSettings
 from services.alerting.incidents.checking import check_alert
+from services.alerting.incidents.remembering import read_audit
 from services.alerting.incidents.store import REFUSED, Incoming, Place, Store
 from services.alerting.metrics import Metrics
 from services.alerting.records import Publication, audit_event, dead_letter
@@ -31,6 +38,24 @@ _BATCH = 500
 _POLL_SECONDS = 0.2
 _CHECK_SECONDS = 10.0
 _ANSWER_SECONDS = 5.0
+_DATABASE_WAIT_SECONDS = 1.0
+
+# Of SQLite: busy, locked, a failing read or write, full, cannot be opened, changed by another.
+_PASSING_SQLITE = frozenset({5, 6, 10, 13, 14, 17})
+# Of PostgreSQL, classes of SQLSTATE: no connection, a transaction that met another, resources (disk, memory,
+# connections), a lock that was not free, an operator who shuts down or starts up, the system's own errors.
+_PASSING_POSTGRES = ("08", "40", "53", "55", "57", "58")
+
+T = TypeVar("T")
+
+
+def passes(error: sa.exc.OperationalError) -> bool:
+    """Whether an error of the database may pass by itself: it is locked, full, or not there at the moment."""
+    original = error.orig
+    if isinstance(original, sqlite3.Error):
+        return (getattr(original, "sqlite_errorcode", 0) & 0xFF) in _PASSING_SQLITE
+    state = getattr(original, "sqlstate", None)
+    return state is None or str(state).startswith(_PASSING_POSTGRES)
 
 
 class Intake:
@@ -67,7 +92,13 @@ class Intake:
         self._checked_at = 0.0
         self._next: dict[int, int] = {}
         self._last_trouble = ""
+        self._database_trouble = ""
         self.ready = threading.Event()
+
+    @property
+    def database_trouble(self) -> str:
+        """Why alerts cannot be kept at the moment; empty when they can."""
+        return self._database_trouble
 
     @property
     def trouble_seconds(self) -> float:
@@ -118,7 +149,12 @@ class Intake:
 
     def _place(self, reader: Consumer) -> None:
         """Put the consumer where the store says, for every partition there is."""
-        stored = self._store.positions(self._topic)
+        if self._kept(lambda: self._store.wants_recollection(self._topic)):
+            recollection = read_audit(self._kafka, self._stop.is_set)
+            if self._stop.is_set():
+                return
+            self._store.remember(recollection)
+        stored = self._kept(lambda: self._store.positions(self._topic))
         start, places = [], []
         for partition in sorted(topic_partitions(self._kafka, self._topic)):
             there = offset_range(reader, self._topic, partition, _ANSWER_SECONDS)
@@ -138,7 +174,7 @@ class Intake:
                 places.append(Place(partition, offset, high, gap))
             self._next[partition] = offset
             start.append(TopicPartition(self._topic, partition, offset))
-        self._store.place(self._topic, places)
+        self._kept(lambda: self._store.place(self._topic, places))
         reader.assign(start)
         self._reached()
         self.ready.set()
@@ -175,7 +211,7 @@ class Intake:
             else:
                 failure = failure or error
         if batch:
-            results = self._store.take(batch)
+            results = self._kept(lambda: self._store.take(batch))
             self._metrics.alerts(results)
             for incoming in batch:
                 self._next[incoming.partition] = incoming.offset + 1
@@ -189,12 +225,41 @@ class Intake:
             self._taken()
         for partition, end in ends.items():
             if end > self._next[partition]:  # the last offsets were markers of transactions, which are never delivered
-                self._store.advance(self._topic, partition, end)
+                self._advance(partition, end)
                 self._next[partition] = end
                 self._taken()
         if failure is not None:
             raise KafkaException(failure)
         self._reached()
+
+    def _advance(self, partition: int, next_offset: int) -> None:
+        self._kept(lambda: self._store.advance(self._topic, partition, next_offset))
+
+    def _kept(self, work: Callable[[], T]) -> T:
+        """Do something with the database, as often as it takes while its trouble may pass.
+
+        Every piece of work is one transaction: one that failed has done nothing.
+
+        Raises:
+            OperationalError: The trouble does not pass by itself, or the service is stopped meanwhile.
+        """
+        while True:
+            try:
+                done = work()
+            except sa.exc.OperationalError as error:
+                if not passes(error) or self._stop.is_set():
+                    raise
+                why = str(error.orig).strip() or type(error.orig).__name__
+                if why != self._database_trouble:
+                    log.error("alerts cannot be kept: %s. They stay on the topic; trying again until it works.", why)
+                self._database_trouble = why
+                self._reached_at = time.monotonic()  # it is not Kafka that is away
+                self._stop.wait(_DATABASE_WAIT_SECONDS)
+            else:
+                if self._database_trouble:
+                    log.info("alerts are kept again")
+                    self._database_trouble = ""
+                return done
 
     def _incoming(self, message: Message) -> Incoming:
         topic, partition, offset = _place(message)

@@ -64,22 +64,16 @@ class Story:
 
     Args:
         topics: For the audit events.
-        known: Ids of events that the audit has already, and whose entries are kept: not written again.
     """
 
-    def __init__(self, topics: Topics, known: frozenset[str] = frozenset()) -> None:
+    def __init__(self, topics: Topics) -> None:
         self._topics = topics
-        self._known = known
         self._told: dict[str, _Told] = {}
-
-    def is_known(self, action: str, deed: Deed) -> bool:
-        """Whether the audit has the event already."""
-        return event_id(action, deed.identity) in self._known
 
     def add(self, action: str, subject: str, deed: Deed, time_ms: int, incident_id: str | None = None) -> None:
         """Something happened: to an incident, which then has an entry of it, or to something else."""
         key = event_id(action, deed.identity)
-        if key in self._known or key in self._told:
+        if key in self._told:
             return
         detail = {"via": deed.via, **({"incident": incident_id} if incident_id else {}), **deed.detail}
         event = audit_event(
@@ -146,22 +140,18 @@ class Changes:
         policy: In force.
         topics: For the audit events.
         now_ms: The clock; a rebuild sets it to when each thing happened.
-        known: See :class:`Story`.
+
+    Attributes:
+        is_replaying: What is done is on record already, and has its entries: none are written.
     """
 
-    def __init__(
-        self,
-        connection: sa.Connection,
-        policy: Policy,
-        topics: Topics,
-        now_ms: int,
-        known: frozenset[str] = frozenset(),
-    ) -> None:
+    def __init__(self, connection: sa.Connection, policy: Policy, topics: Topics, now_ms: int) -> None:
         self.connection = connection
         self.policy = policy
         self.now_ms = now_ms
         self.drafts = Drafts(connection)
-        self._story = Story(topics, known)
+        self.is_replaying = False
+        self._story = Story(topics)
         # When each incident was opened again within this transaction, which its entries do not have yet.
         self._reopened_ms: dict[str, list[int]] = {}
 
@@ -231,7 +221,7 @@ class Changes:
             acknowledged_severity="",
         )
         if deed.actor_kind != "human":
-            if not self._story.is_known("incident.reopened", deed):
+            if not self.is_replaying:
                 self._reopened_ms.setdefault(draft.id, []).append(self.now_ms)
             draft.set(flapping=self._reopenings(draft) >= self.policy.correlation.flapping_reopenings)
         self._changed(draft, "incident.reopened", deed)
@@ -266,7 +256,8 @@ class Changes:
 
     def tell(self, action: str, subject: str, deed: Deed, incident_id: str | None = None) -> None:
         """What changes no incident's row, in the order of what does."""
-        self._story.add(action, subject, deed, self.now_ms, incident_id)
+        if not self.is_replaying:
+            self._story.add(action, subject, deed, self.now_ms, incident_id)
 
     def write(self) -> list[str]:
         """Write everything; returns the incidents of which people may have to be told."""
@@ -311,7 +302,7 @@ class Changes:
         self._tell(draft, action, deed)
 
     def _tell(self, draft: IncidentDraft, action: str, deed: Deed) -> None:
-        self._story.add(action, f"incident:{draft.id}", deed, self.now_ms, draft.id)
+        self.tell(action, f"incident:{draft.id}", deed, draft.id)
 
     def _reopenings(self, draft: IncidentDraft) -> int:
         """How many times it was opened again within the last day, by what fired."""
@@ -324,5 +315,5 @@ class Changes:
             e.time_ms > since_ms,
             e.time_ms <= self.now_ms,
         )
-        earlier = 0 if draft.is_new else int(self.connection.execute(query).scalar_one())
+        earlier = int(self.connection.execute(query).scalar_one())
         return earlier + sum(moment > since_ms for moment in self._reopened_ms.get(draft.id, ()))

@@ -184,7 +184,7 @@ class Surroundings:
         """Where a signal belongs."""
         if signal.monitor.startswith(SYSTEM_PREFIX):
             same = self._known(self._by_key.get(signal.incident_key, ()))
-            return self._first(signal, lambda which: self._latest(filter(which, same)), "it is the same alarm")
+            return self._first(signal, lambda which: self._latest(filter(which, same)), "It is the same alarm.")
         own = [i for i in self._known(self._by_deployment.get(signal.deployment_id, ())) if not i.is_system]
 
         def of_deployment(which: Callable[[Candidate], bool]) -> Candidate | None:
@@ -202,12 +202,14 @@ class Surroundings:
         for which, reopens in ((_is_unresolved, False), (self._was_over_before(signal), True)):
             if (found := of_deployment(which)) is not None:
                 return Placement(
-                    found.id, reopens, "", "its deployment has this incident, and the change began close to it"
+                    found.id, reopens, "", "Its deployment has this incident, and the change began close to it."
                 )
             if (found := of_others(which)) is not None:
                 upstream = shared[found.id]
-                return Placement(found.id, reopens, upstream, f"it shares {upstream} and changed or was noticed then")
-        return Placement(None, why="no incident that is open, or was until just now, has its cause")
+                return Placement(
+                    found.id, reopens, upstream, f"It shares {upstream}, and changed or was noticed at the same time."
+                )
+        return Placement(None, why="No incident that is open, or was until just now, has its cause.")
 
     def _first(
         self, signal: Newcomer, find: Callable[[Callable[[Candidate], bool]], Candidate | None], why: str
@@ -215,7 +217,7 @@ class Surroundings:
         for which, reopens in ((_is_unresolved, False), (self._was_over_before(signal), True)):
             if (found := find(which)) is not None:
                 return Placement(found.id, reopens, "", why)
-        return Placement(None, why="it has no incident that is open, or was until just now")
+        return Placement(None, why="It has no incident that is open, or was until just now.")
 
     def _known(self, ids: Iterable[str]) -> list[Candidate]:
         return [self._incidents[i] for i in ids if i in self._incidents]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,6 +13,7 @@ from driftline.topics import Topics
 from services.alerting.database import tables as db
 from services.alerting.incidents.changes import Changes, Deed
 from services.alerting.incidents.concerning import concern_changed
+from services.alerting.incidents.drafts import SignalDraft
 from services.alerting.incidents.grouping import SYSTEM_PREFIX, Newcomer, Surroundings, incident_id_of
 from services.alerting.incidents.views import FIRING, RESOLVED
 from services.alerting.policy.labels import NAMES
@@ -18,6 +22,8 @@ from services.alerting.records import reference, whole
 from services.alerting.words.system import SystemWords
 
 ORIGIN = "watch"
+
+RAISED, ENDED = "system.raised", "system.ended"
 
 
 def raise_signal(
@@ -47,50 +53,65 @@ def raise_signal(
         now_ms: The clock; also its event time.
     """
     changes = Changes(connection, policy, topics, now_ms)
-    key, drafts, now_us = SYSTEM_PREFIX + name, changes.drafts, now_ms * 1000
-    drafts.load_signals([key])
-    episodes = [signal for (k, _), signal in drafts.signals.items() if k == key]
-    last = max(episodes, key=lambda signal: signal.values["episode"], default=None)
     said = _labels(name, severity, labels)
-    detail: dict[str, object] = {
-        "name": reference(name),
+    if not raise_in(changes, name, severity, said, json.loads(json.dumps(words.document()))):
+        return False
+    concern_changed(connection, policy, changes, now_ms)
+    return True
+
+
+def end_signal(connection: sa.Connection, policy: Policy, topics: Topics, *, name: str, now_ms: int) -> bool:
+    """End an alarm about Driftline itself, within a transaction; returns whether it was raised."""
+    s = db.signals.c
+    fires = sa.select(s.id).where(s.incident_key == SYSTEM_PREFIX + name, s.status == FIRING).limit(1)
+    if connection.execute(fires).first() is None:
+        return False
+    changes = Changes(connection, policy, topics, now_ms)
+    end_in(changes, name)
+    concern_changed(connection, policy, changes, now_ms)
+    return True
+
+
+def raise_in(
+    changes: Changes,
+    name: str,
+    severity: str,
+    labels: Mapping[str, str],
+    words: Mapping[str, Any],
+    incident_id: str | None = None,
+) -> bool:
+    """Raise an alarm among other changes, in a certain incident if one is given; returns whether anything differs."""
+    key = SYSTEM_PREFIX + name
+    changes.drafts.load_signals([key])
+    last = max(_episodes(changes, key), key=lambda signal: signal.values["episode"], default=None)
+    facts: dict[str, object] = {
+        "name": whole(name),
         "severity": severity,
-        "labels": whole(said),
-        "words": whole(words.document()),
+        "labels": whole(dict(labels)),
+        "words": whole(dict(words)),
+        "incident_key": reference(key),
     }
     if last is not None and last.status == FIRING:
-        was, was_words = last.values["severity"], last.values["words"] or {}
-        if was == severity and was_words == words.document():
-            return False
-        draft = drafts.incidents[last.incident_id]
-        last.set(severity=severity, labels=said, words=words.document(), updated_ms=now_ms)
-        draft.count(was, -1)
-        draft.count(severity, 1)
-        deed = Deed(identity=(key, last.values["episode"], now_ms), reason=words.headline, via=ORIGIN, detail=detail)
-        worse = SEVERITIES.index(severity) < SEVERITIES.index(was)
-        if draft.is_resolved and worse:
-            changes.reopened(draft, deed)
-        elif not draft.is_resolved and (was != severity or was_words.get("headline") != words.headline):
-            changes.changed(draft, deed)
-        concern_changed(connection, policy, changes, now_ms)
-        return True
+        return _differs(changes, last, severity, labels, words, facts)
     episode = 1 if last is None else int(last.values["episode"]) + 1
-    surroundings = Surroundings(policy.correlation)
-    for incident in drafts.incidents.values():
-        surroundings.add_incident(incident)
-    placement = surroundings.place(Newcomer(key, "", SYSTEM_PREFIX, now_us, now_us, ()))
-    incident_id = placement.incident_id or incident_id_of(f"{key}\0{episode}")
-    drafts.add_signal(
+    now_us = changes.now_ms * 1000
+    if incident_id is None:
+        surroundings = Surroundings(changes.policy.correlation)
+        for incident in changes.drafts.incidents.values():
+            surroundings.add_incident(incident)
+        placement = surroundings.place(Newcomer(key, "", SYSTEM_PREFIX, now_us, now_us, ()))
+        incident_id = placement.incident_id or incident_id_of(f"{key}\0{episode}")
+    changes.drafts.add_signal(
         {
             "incident_id": incident_id,
             "incident_key": key,
             "episode": episode,
             "origin": ORIGIN,
             "deployment_id": "",
-            "monitor": said["monitor"],
+            "monitor": labels["monitor"],
             "severity": severity,
             "status": FIRING,
-            "labels": said,
+            "labels": dict(labels),
             "upstreams": [],
             "change_time_us": now_us,
             "evidence_nats": 0.0,
@@ -98,54 +119,72 @@ def raise_signal(
             "resolved_us": None,
             "firing_alert_id": None,
             "resolved_alert_id": None,
-            "words": words.document(),
-            "updated_ms": now_ms,
+            "words": dict(words),
+            "updated_ms": changes.now_ms,
         }
     )
-    facts = {**detail, "incident_key": reference(key), "episode": episode}
-    deed = Deed(identity=(key, episode), reason=words.headline, via=ORIGIN, detail=facts)
-    changes.tell(
-        "system.raised",
-        f"incident:{incident_id}",
-        Deed(identity=(key, episode), reason=words.headline, via=ORIGIN, detail={**facts, "incident": incident_id}),
-    )
-    draft_or_none = drafts.incidents.get(incident_id)
-    if draft_or_none is None:
-        values = {"severity": severity, "deployment_id": "", "owner": said["owner"], "upstream": ""}
+    facts |= {"episode": episode}
+    deed = Deed(identity=(key, episode), reason=str(words.get("headline", "")), via=ORIGIN, detail=facts)
+    _also(changes, RAISED, incident_id, deed)
+    draft = changes.drafts.incidents.get(incident_id)
+    if draft is None:
+        values = {"severity": severity, "deployment_id": "", "owner": labels.get("owner", ""), "upstream": ""}
         draft = changes.opened(incident_id, {**values, "started_us": now_us, "last_us": now_us}, deed)
         draft.count(severity, 1)
         draft.touches("")
     else:
-        draft = draft_or_none
         draft.count(severity, 1)
         draft.set(last_us=max(draft.last_us, now_us))
         (changes.reopened if draft.is_resolved else changes.joined)(draft, deed)
-    concern_changed(connection, policy, changes, now_ms)
+    draft.incident_keys.add(key)
     return True
 
 
-def end_signal(connection: sa.Connection, policy: Policy, topics: Topics, *, name: str, now_ms: int) -> bool:
-    """End an alarm about Driftline itself, within a transaction; returns whether it was raised."""
-    changes = Changes(connection, policy, topics, now_ms)
-    key, drafts, now_us = SYSTEM_PREFIX + name, changes.drafts, now_ms * 1000
-    s = db.signals.c
-    fires = sa.select(s.id).where(s.incident_key == key, s.status == FIRING).limit(1)
-    if connection.execute(fires).first() is None:
+def _differs(
+    changes: Changes,
+    signal: SignalDraft,
+    severity: str,
+    labels: Mapping[str, str],
+    words: Mapping[str, Any],
+    facts: Mapping[str, object],
+) -> bool:
+    """An alarm that is raised already is raised with other words, or another severity."""
+    was, was_words = signal.values["severity"], signal.values["words"] or {}
+    if was == severity and was_words == words:
         return False
-    drafts.load_signals([key])
-    for signal in [signal for (k, _), signal in drafts.signals.items() if k == key and signal.status == FIRING]:
-        draft, episode = drafts.incidents[signal.incident_id], signal.values["episode"]
-        signal.set(status=RESOLVED, resolved_us=now_us, updated_ms=now_ms)
+    draft = changes.drafts.incidents[signal.incident_id]
+    signal.set(severity=severity, labels=dict(labels), words=dict(words), updated_ms=changes.now_ms)
+    draft.count(was, -1)
+    draft.count(severity, 1)
+    deed = Deed(
+        identity=(signal.values["incident_key"], signal.values["episode"], changes.now_ms),
+        reason=str(words.get("headline", "")),
+        via=ORIGIN,
+        detail={**facts, "episode": signal.values["episode"]},
+    )
+    if not draft.is_resolved:
+        if was != severity or was_words.get("headline") != words.get("headline"):
+            changes.changed(draft, deed)
+    elif SEVERITIES.index(severity) < SEVERITIES.index(was):
+        changes.reopened(draft, deed)
+    return True
+
+
+def end_in(changes: Changes, name: str) -> None:
+    """End an alarm among other changes."""
+    key, now_us = SYSTEM_PREFIX + name, changes.now_ms * 1000
+    changes.drafts.load_signals([key])
+    for signal in _episodes(changes, key):
+        if signal.status != FIRING:
+            continue
+        draft, episode = changes.drafts.incidents[signal.incident_id], signal.values["episode"]
+        signal.set(status=RESOLVED, resolved_us=now_us, updated_ms=changes.now_ms)
         signal.ended = True
         draft.count(signal.values["severity"], -1)
-        facts = {"name": reference(name), "incident_key": reference(key), "episode": episode}
+        facts = {"name": whole(name), "incident_key": reference(key), "episode": episode}
         reason = "What Driftline said of itself is over."
         deed = Deed(identity=(key, episode, "end"), reason=reason, via=ORIGIN, detail=facts)
-        changes.tell(
-            "system.ended",
-            f"incident:{draft.id}",
-            Deed(identity=(key, episode), reason=reason, via=ORIGIN, detail={**facts, "incident": draft.id}),
-        )
+        _also(changes, ENDED, draft.id, deed)
         if draft.is_resolved:
             changes.changed(draft, deed, told=False)
             continue
@@ -154,8 +193,16 @@ def end_signal(connection: sa.Connection, policy: Policy, topics: Topics, *, nam
             changes.changed(draft, deed)
         else:
             changes.resolved(draft, deed)
-    concern_changed(connection, policy, changes, now_ms)
-    return True
+
+
+def _also(changes: Changes, action: str, incident_id: str, deed: Deed) -> None:
+    """The audit has an event of its own of it, which is no entry: the incident's own event is."""
+    said = replace(deed, detail={**deed.detail, "incident": incident_id})
+    changes.tell(action, f"incident:{incident_id}", said)
+
+
+def _episodes(changes: Changes, key: str) -> list[SignalDraft]:
+    return [signal for (known, _), signal in changes.drafts.signals.items() if known == key]
 
 
 def _labels(name: str, severity: str, labels: Mapping[str, str]) -> dict[str, str]:

@@ -28,7 +28,8 @@ from services.alerting.incidents.changes import Changes, Deed, tell
 from services.alerting.incidents.concerning import concern_changed
 from services.alerting.incidents.drafts import chunks
 from services.alerting.incidents.loading import firing_incidents
-from services.alerting.incidents.rebuilding import NOTHING, Recollection, rebuild
+from services.alerting.incidents.rebuilding import rebuild
+from services.alerting.incidents.remembering import NOTHING, Recollection
 from services.alerting.incidents.taking import Taken, Taking
 from services.alerting.incidents.views import RESOLVED
 from services.alerting.notify.publishing import publish
@@ -221,11 +222,11 @@ class Store:
         if not rows or any(row.next_offset < row.history_end for row in rows):
             return
         policy, now_ms = self._policy.current, self._now_ms()
-        rebuild(connection, policy, self._topics, self._recollection, now_ms)
+        told = rebuild(connection, policy, self._topics, self._recollection, now_ms)
         connection.execute(sa.update(db.positions).where(p.topic == topic).values(history_told=True))
-        if self._history != "none":
-            for incident_id in firing_incidents(connection):
-                concern(connection, policy, incident_id, now_ms)
+        still_open = firing_incidents(connection) if self._history != "none" else []
+        for incident_id in dict.fromkeys([*still_open, *sorted(told)]):
+            concern(connection, policy, incident_id, now_ms)
         self._recollection = NOTHING
 
     def firing(self) -> int:

@@ -78,16 +78,20 @@ class Remembered:
     """What the audit says of signals, from before the database was lost.
 
     Attributes:
-        incidents: (reference of incident_key, episode) to the incident's id.
+        incidents: (reference of incident_key, episode) to the incident's id, and the upstream by which it joined it.
         told: Incidents of which somebody was told.
     """
 
-    incidents: Mapping[tuple[str, str], str]
+    incidents: Mapping[tuple[str, str], tuple[str, str]]
     told: frozenset[str] = frozenset()
 
     def incident_of(self, incident_key: str, episode: int) -> str | None:
         """In which incident a signal was."""
-        return self.incidents.get((str(reference(incident_key)), str(episode)))
+        return self.placed(incident_key, episode)[0] or None
+
+    def placed(self, incident_key: str, episode: int) -> tuple[str, str]:
+        """The same, with the upstream by which it joined; empty for what is not known."""
+        return self.incidents.get((str(reference(incident_key)), str(episode)), ("", ""))
 
 
 NOTHING_REMEMBERED = Remembered({})
@@ -197,7 +201,7 @@ class Taking:
         incident_id = placement.incident_id or incident_id_of(alert["id"])
         draft = self._drafts.incidents.get(incident_id)
         self._drafts.add_signal(_signal(alert, incident_id, upstreams, self._changes.now_ms))
-        deed = self._deed(taken, placement.why)
+        deed = self._deed(taken, placement.why, placement.upstream)
         if draft is None:
             change = Change.OPENED
             values = {
@@ -236,16 +240,10 @@ class Taking:
         return change
 
     def _placed(self, newcomer: Newcomer, alert: Record) -> Placement:
-        placement = self._surroundings.place(newcomer)
-        known = self._remembered.incident_of(alert["incident_key"], alert["episode"])
-        if known is None or known == placement.incident_id:
-            return placement
-        draft = self._drafts.incidents.get(known)
-        upstream = ""
-        if draft is not None and alert["deployment_id"] not in draft.deployments:
-            shared = asked_upstreams(newcomer.upstreams, self._changes.policy.correlation)
-            upstream = shared[0] if shared else ""
-        return Placement(known, upstream=upstream, why="the audit says that it was in this incident")
+        known, upstream = self._remembered.placed(alert["incident_key"], alert["episode"])
+        if known:
+            return Placement(known, upstream=upstream, why="The audit says that it was in this incident.")
+        return self._surroundings.place(newcomer)
 
     def _fires_again(self, taken: Taken, signal: SignalDraft) -> Change:
         alert = taken.alert
@@ -329,7 +327,7 @@ class Taking:
         draft.touches(alert["deployment_id"])
         return Change.RESOLVED_UNSEEN
 
-    def _deed(self, taken: Taken, reason: str) -> Deed:
+    def _deed(self, taken: Taken, reason: str, upstream: str = "") -> Deed:
         alert = taken.alert
         return Deed(
             identity=(alert["id"],),
@@ -347,6 +345,8 @@ class Taking:
                 "severity": alert["severity"],
                 "change_time_us": alert["change_time_us"],
                 "detection_time_us": alert["detection_time_us"],
+                "owner": alert["owner"],
+                **({"upstream": upstream} if upstream else {}),
             },
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import ipaddress
 import re
@@ -208,10 +209,24 @@ def _webhook(fields: Fields, secrets: Secrets, common: Common) -> Receiver | Non
     else:
         url = secrets.one(fields, "url", url=True)
     signing = secrets.many(fields, "signing_secret")
+    if not all(_is_signing_key(secret.get_secret_value()) for secret in signing):
+        fields.wrong(
+            fields.node,
+            "expected as a signing secret whsec_ and base64 of 24 to 64 bytes; make one by: "
+            "echo whsec_$(openssl rand -base64 32)",
+        )
     if url is None:
         fields.missing("url", "an address, or url_file or url_env")
         return None
     return WebhookReceiver(**common, url=url, signing_secrets=signing, allow=allow)
+
+
+def _is_signing_key(text: str) -> bool:
+    """Whether Standard Webhooks can sign with it."""
+    try:
+        return text == PLACEHOLDER or 24 <= len(base64.b64decode(text.removeprefix("whsec_"), validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 def _teams(fields: Fields, secrets: Secrets, common: Common) -> Receiver | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import threading
@@ -77,8 +78,7 @@ class Reloader:
         self._lock = threading.Lock()
         self._readings = 0
         self._wake = asyncio.Event()
-        # Seen before the policy in force was read would be better, and too early does no harm: it is read once more.
-        self._taken = self._look()
+        self._taken: _Seen = None
         self.trouble = ""
 
     def wake(self) -> None:
@@ -133,6 +133,11 @@ class Reloader:
     def _begin(self) -> None:
         """The start is a reading too."""
         policy = self._holder.current
+        seen = self._look()
+        with contextlib.suppress(OSError):
+            # Otherwise it changed between the start's reading and now, and is read again.
+            if self._path is not None and hashlib.sha256(self._path.read_bytes()).hexdigest() == policy.digest:
+                self._taken = seen
         with contextlib.suppress(DBAPIError):
             self._record(policy, _START)
         for warning in lint_at(policy, self._now_ms()):

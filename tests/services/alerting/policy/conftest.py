@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,7 @@ receivers:
   - {name: hook-chat, type: slack, webhook_url_file: url, send_resolved: false}
   - {name: mail, type: email, host: smtp.example.org, sender: d@example.org, to: [ops@example.org, a@example.org],
      username: u, password_file: key, security: tls}
-  - {name: siem, type: webhook, url: "http://10.20.0.7:8080/in", signing_secret_file: key, allow: [10.20.0.0/16],
+  - {name: siem, type: webhook, url: "http://10.20.0.7:8080/in", signing_secret_file: sign, allow: [10.20.0.0/16],
      rate_per_second: 0.5, burst: 3, timeout: 10s}
   - {name: teams, type: teams, webhook_url_file: url}
   - {name: genie, type: opsgenie, api_key_file: key, region: eu}
@@ -112,6 +113,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
     def written(text: str) -> Path:
         (tmp_path / "key").write_text("key-canary\n")
+        (tmp_path / "sign").write_text("whsec_" + base64.b64encode(b"canary" * 5).decode())
         (tmp_path / "url").write_text("https://hooks.example.org/url-canary\n")
         path = tmp_path / "routing.yaml"
         path.write_text(text, "utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import re
 from collections.abc import Callable
@@ -278,6 +279,7 @@ RECEIVERS: list[tuple[str, str]] = [
     ("name: x, type: webhook, url: http://h.org/canary", "begins with https"),
     ("name: x, type: webhook, url: https://h.org, url_file: url", "two addresses"),
     ("name: x, type: webhook", "'url' is missing"),
+    ("name: x, type: webhook, url: https://h.org, signing_secret_file: key", "expected as a signing secret whsec_"),
     ("name: x, type: webhook, url: https://h.org, allow: [10.0.0.1/8]", r"allow\[1\]: expected a network"),
     (
         "name: x, type: slack, token_file: canary/file, channel: C",
@@ -373,7 +375,8 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
 def test_a_damaged_file_is_read_or_refused_and_never_anything_else(
     tmp_path: Path, whole: str, cut: int, junk: str, drop: int
 ) -> None:
-    for name, text in (("key", "key-canary"), ("url", "https://x.org/canary")):
+    signing = "whsec_" + base64.b64encode(b"canary" * 5).decode()
+    for name, text in (("key", "key-canary"), ("url", "https://x.org/canary"), ("sign", signing)):
         (tmp_path / name).write_text(text)
     at = cut % len(whole)
     path = tmp_path / "damaged.yaml"

@@ -163,4 +163,4 @@ class Endpoint:
     def id(self) -> str:
         """The operation's name in the OpenAPI document."""
         words = re.findall(r"\w+", self.path.removeprefix("/api/v1").replace(".png", "").replace(".json", ""))
-        return "_".join([self.method.lower(), *words])
+        return "_".join([self.method.lower(), *words, *(["page"] if self.answer == "text/html" else [])])

@@ -5,7 +5,17 @@ without a rule.
 from __future__ import annotations
 
 from services.access.roles import Permission
-from services.alerting.api import administration, hooks, incidents, models, notifications, pictures, routes, silences
+from services.alerting.api import (
+    administration,
+    hooks,
+    incidents,
+    models,
+    notifications,
+    pages,
+    pictures,
+    routes,
+    silences,
+)
 from services.alerting.api.endpoints import Access, Endpoint
 
 _READ, _ACT, _SILENCE = Permission.INCIDENTS_READ, Permission.INCIDENTS_ACT, Permission.SILENCES_WRITE
@@ -177,6 +187,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _JSON,
         raw=(_JSON,),
     ),
+    Endpoint("GET", "/incidents", Access.OPEN, pages.incidents, "How incidents are seen", "text/html"),
+    Endpoint("GET", "/incidents/{incident}", Access.OPEN, pages.incident, "How an incident is seen", "text/html"),
+    Endpoint("GET", "/runbook", Access.OPEN, pages.runbook, "What each alarm means, and what to do", "text/html"),
     Endpoint(
         "GET",
         "/plots/{incident}/{rank}.png",

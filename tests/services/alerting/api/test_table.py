@@ -41,7 +41,9 @@ MATRIX: dict[str, str] = {
     "POST /api/v1/reload": "no no no no yes no",
     "GET /api/v1/whoami": "yes yes yes yes yes yes",
 }
-OPEN = {"GET /api/v1/openapi.json", "GET /healthz", "GET /readyz", "GET /metrics"}
+PAGES = {"GET /incidents", "GET /incidents/{incident}", "GET /runbook"}
+OPEN = {"GET /api/v1/openapi.json", "GET /healthz", "GET /readyz", "GET /metrics"} | PAGES
+OPEN |= {"GET /incidents", "GET /incidents/{incident}", "GET /runbook"}
 SIGNED = {"POST /hooks/slack/{receiver}", "POST /hooks/pagerduty/{receiver}", "GET /plots/{incident}/{rank}.png"}
 
 

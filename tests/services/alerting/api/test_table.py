@@ -43,7 +43,6 @@ MATRIX: dict[str, str] = {
 }
 PAGES = {"GET /incidents", "GET /incidents/{incident}", "GET /runbook"}
 OPEN = {"GET /api/v1/openapi.json", "GET /healthz", "GET /readyz", "GET /metrics"} | PAGES
-OPEN |= {"GET /incidents", "GET /incidents/{incident}", "GET /runbook"}
 SIGNED = {"POST /hooks/slack/{receiver}", "POST /hooks/pagerduty/{receiver}", "GET /plots/{incident}/{rank}.png"}
 
 

@@ -155,11 +155,11 @@ def body_of(event: Event) -> bytes:
     if len(body) <= _BODY_BYTES:
         return body
     details = event["payload"]["custom_details"]
-    signals = list(details.get("signals", []))
+    signals, left_out = list(details.get("signals", [])), details.get("signals_left_out", 0)
     while len(body) > _BODY_BYTES and signals:
-        kept = len(signals) // 2
-        signals = signals[:kept]
-        cut = {**details, "signals": signals, "signals_left_out": len(details["signals"]) - kept}
+        left_out += len(signals) - len(signals) // 2
+        signals = signals[: len(signals) // 2]
+        cut = {**details, "signals": signals, "signals_left_out": left_out}
         body = _json({**event, "payload": {**event["payload"], "custom_details": cut}})
     if len(body) > _BODY_BYTES:
         few = {"what_happened": details.get("what_happened", ""), "cut": "the details are too long for PagerDuty"}

@@ -18,7 +18,7 @@ from services.alerting.channels.slack_buttons import buttons, menu
 from services.alerting.incidents.views import RESOLVED, Incident
 from services.alerting.notify.kinds import Kind
 from services.alerting.words.incident import Part, Text
-from services.alerting.words.text import Line, Value, shorten, value
+from services.alerting.words.text import Line, Value, clean, shorten, value
 
 MAX_HEADER = 150
 MAX_SECTION = 3000
@@ -33,6 +33,8 @@ MAX_BLOCKS_TOTAL = 11_600
 
 _LISTED_INCIDENTS = 10
 _STORY_CHARACTERS = 2000
+_NAME_CHARACTERS = 200
+_INERT = str.maketrans({"`": "ˋ", "*": "∗"})
 _CUT = "… (cut)"
 
 # How much a block matters when not all of them fit; 0 is never left out.
@@ -181,14 +183,17 @@ def _incidents(incidents: Sequence[Incident], *, answers: bool) -> list[Block]:
 
 
 def _fields(facts: Sequence[tuple[str, Value]]) -> Block:
-    texts = [
-        f"*{_entities(name)}*\n{markup(Line((content,)), MAX_FIELD - 100)}" for name, content in facts[:MAX_FIELDS]
-    ]
+    texts = [f"*{_name(name)}*\n{markup(Line((content,)), MAX_FIELD - 100)}" for name, content in facts[:MAX_FIELDS]]
     return {"type": "section", "fields": [_markdown(shorten_marked(text, MAX_FIELD)) for text in texts]}
 
 
+def _name(text: str) -> str:
+    """A fact's name; where it is a label's, it came from data, and stands outside of code."""
+    return escape(clean(text).translate(_INERT), _NAME_CHARACTERS)
+
+
 def _what_to_look_at(text: Text) -> str:
-    found = [f"<{_link(address)}|{_entities(name.replace('|', ' '))}>" for name, address in text.links]
+    found = [f"<{_link(address)}|{_name(name.replace('|', ' '))}>" for name, address in text.links]
     return " · ".join([*[link for link in found if len(link) <= 700][:5], _code(str(text.command)[:300])])
 
 

@@ -18,7 +18,7 @@ from services.alerting.words.text import command
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:46em;margin:2em auto;padding:0 1em;color:#1c1c1c;"
     "background:#fafaf7}code,pre{font:14px ui-monospace,monospace;background:#ececea;padding:.1em .3em}"
-    "pre{padding:.8em;overflow-x:auto}h2{margin-top:2em}:target{background:#fff3c4}"
+    "pre{padding:.8em;white-space:pre-wrap}h2{margin-top:2em}:target{background:#fff3c4}"
     "@media(prefers-color-scheme:dark){body{color:#ececea;background:#1c1c1c}code,pre{background:#333}"
     "a{color:#7cc4f0}:target{background:#4a3d00}}"
 )

@@ -87,7 +87,7 @@ def plot_svg(cause: Record) -> bytes:
     drawn = buffer.getvalue()
     # Without the document type: it names an address that a reader may fetch. Verdana is as wide as the font measured.
     drawn = drawn[drawn.index("<svg ") :].replace("<svg ", '<svg role="img" ', 1)
-    return drawn.replace("px 'DejaVu Sans'", "px 'DejaVu Sans', Verdana, sans-serif").encode()
+    return drawn.replace("font-family: 'DejaVu Sans'", "font-family: 'DejaVu Sans', Verdana, sans-serif").encode()
 
 
 def plot_alternative(cause: Record) -> str:

@@ -120,9 +120,17 @@ class Running:
             troubles=lambda: self.health().troubles,
             acted=self._acted,
         )
-        self._reloader = (
-            Reloader(settings.policy_file, policy, database, topics, now_ms, self._acted) if reloads else None
-        )
+        self._reloader: Reloader | None = None
+        if reloads:
+            self._reloader = Reloader(
+                settings.policy_file,
+                policy,
+                database,
+                topics,
+                now_ms,
+                self._acted,
+                counted=lambda good: self._metrics.reloaded(good=good),
+            )
 
     @property
     def port(self) -> int:
@@ -218,7 +226,7 @@ class Running:
                 "or set DRIFTLINE_SLACK_WEBHOOK_URL, DRIFTLINE_SLACK_TOKEN or DRIFTLINE_PAGERDUTY_ROUTING_KEY."
             )
         for warning in policy.warnings:
-            log.warning("%s", warning)
+            log.warning("%s: %s", policy.origin, warning)
         in_doubt = self._outbox.recover()
         for name, count in in_doubt.items():
             self._metrics.in_doubt(name, "found_at_start", count)

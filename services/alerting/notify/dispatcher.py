@@ -33,8 +33,10 @@ log = logging.getLogger("driftline.alerting")
 
 BACK_OFF_FIRST_SECONDS = 1.0
 BACK_OFF_MOST_SECONDS = 600.0
+PAUSE_FIRST_SECONDS = 0.5
 PAUSE_MOST_SECONDS = 30.0
-"""After a failure that may be the receiver's own, the receiver rests at most so long before another message is tried.
+"""After a failure that may be the receiver's own, it rests before another message is tried: at first for less than the
+message that failed does, so that one that can never be sent does not keep the others; longer with each failure.
 """
 
 DATABASE_WAIT_SECONDS = 1.0
@@ -130,6 +132,7 @@ class Dispatcher:
         self._settled = settled
         self._clock = clock
         self._hold_until_ms = hold_until_ms
+        self._failures = 0  # one after the other
         self._chance = chance or random.Random()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -223,6 +226,8 @@ class Dispatcher:
             outcome = Failed(f"given up after {delivery.attempt} attempts in {hours:.1f} h: {outcome.error}")
         self._counts.attempt(self._name, delivery.kind.value, outcome)
         about = (self._name, delivery.kind.value, _named(claim))
+        if not isinstance(outcome, Again):
+            self._failures = 0
         passed_on: list[str] = []
         if isinstance(outcome, Sent):
             receipt = outcome.receipt
@@ -250,7 +255,9 @@ class Dispatcher:
         if outcome.too_fast:
             kept = self._hold_until_ms = next_ms
         else:
-            self._hold_until_ms = now_ms + min(wait_ms, int(PAUSE_MOST_SECONDS * 1000))
+            pause_seconds = min(PAUSE_FIRST_SECONDS * 2.0 ** min(self._failures, 30), PAUSE_MOST_SECONDS)
+            self._hold_until_ms = now_ms + min(int(pause_seconds * 1000), wait_ms)
+        self._failures += 1
 
         def note() -> None:
             self._outbox.retry(

@@ -14,19 +14,22 @@ import sqlalchemy as sa
 
 from driftline.topics import Topics
 from services.alerting.clock import Clock
+from services.alerting.database import tables as t
 from services.alerting.database.opening import Database
 from services.alerting.errors import DatabaseError
 from services.alerting.incidents.ticking import tick
 from services.alerting.notify.escalating import escalate_due
 from services.alerting.notify.flushing import flush_due
 from services.alerting.notify.outbox import Outbox
-from services.alerting.policy.model import PolicyHolder
+from services.alerting.notify.threads import concern_all
+from services.alerting.policy.model import Policy, PolicyHolder
 
 log = logging.getLogger("driftline.alerting")
 
 DATABASE_WAIT_SECONDS = 1.0
 _LONGEST_SLEEP_SECONDS = 30.0
 _ORPHANS_EVERY_MS = 600_000
+_NOTICED = "notify.policy"
 
 
 class Counts(Protocol):
@@ -73,6 +76,7 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._stopping = False
         self._orphans_ms = 0
+        self._noticed: Policy | None = None
         self.trouble = ""
         """Why nothing can be decided now, for health; empty when all is well."""
 
@@ -124,6 +128,7 @@ class Scheduler:
                 self._counts.escalated(chain)
 
         now_ms = self._clock.now_ms()
+        self._notice_policy(now_ms)
         with self._database.transaction() as connection:
             ticked = tick(connection, self._policy.current, self._topics, now_ms)
         steps = escalate_due(self._database, self._policy, self._topics, now_ms, escalated)
@@ -134,6 +139,25 @@ class Scheduler:
         # Reminders of escalations are decided on without a flush, and everything has audit events.
         tell([])
         return min((at for at in (ticked, steps, flushed) if at is not None), default=None)
+
+    def _notice_policy(self, now_ms: int) -> None:
+        """After a reload, or a start with another routing file: whoever is named newly hears of what is not over."""
+        policy = self._policy.current
+        if policy is self._noticed:
+            return
+        w = t.watch.c
+        with self._database.transaction() as connection:
+            kept = connection.execute(sa.select(w.value).where(w.name == _NOTICED)).scalar()
+        changed = kept is not None and (self._noticed is not None or kept["digest"] != policy.digest)
+        if changed:
+            concern_all(self._database, self._policy, now_ms)
+        with self._database.transaction() as connection:
+            value = {"digest": policy.digest}
+            if kept is None:
+                connection.execute(sa.insert(t.watch).values(name=_NOTICED, value=value))
+            elif kept != value:
+                connection.execute(sa.update(t.watch).where(w.name == _NOTICED).values(value=value))
+        self._noticed = policy
 
     def _say(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:

@@ -8,15 +8,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.alerting.database import tables as t
+from services.alerting.database.opening import Database
 from services.alerting.incidents.loading import load_incidents
 from services.alerting.incidents.quieting import read_quiet
 from services.alerting.incidents.views import OPEN as INCIDENT_OPEN
 from services.alerting.incidents.views import RESOLVED, SILENCED, Incident, Signal
 from services.alerting.notify.audience import DIGEST_PREFIX, Place, audience, dedups, place_of
 from services.alerting.notify.planning import CLOSED, OPEN, UNTOLD, WAITING, status_of
-from services.alerting.policy.model import SEVERITIES, Policy, Route
+from services.alerting.policy.model import SEVERITIES, Policy, PolicyHolder, Route
 from services.alerting.policy.routing import route_at
 from services.alerting.policy.times import next_digest_ms
+
+_TOGETHER = 100
 
 
 def concern(
@@ -61,14 +64,19 @@ def concern(
         _note_known(connection, live, incident, except_receiver)
 
 
-def concern_all(connection: sa.Connection, policy: Policy, now_ms: int) -> int:
-    """Bring every incident that is not over into the threads of everybody it concerns: after the policy changed.
+def concern_all(database: Database, policy: PolicyHolder, now_ms: int) -> int:
+    """Bring every incident that is not over into the threads of everybody it concerns now: after the policy changed.
 
-    Returns how many there are.
+    Those that nobody was ever told of stay so: they were there before the service was. Returns how many there are.
     """
-    ids = connection.execute(sa.select(t.incidents.c.id).where(t.incidents.c.status != RESOLVED)).scalars().all()
-    for incident_id in ids:
-        concern(connection, policy, incident_id, now_ms)
+    i, ti = t.incidents.c, t.thread_incidents.c
+    told = sa.select(i.id).where(i.status != RESOLVED, sa.exists().where(ti.incident_id == i.id)).order_by(i.id)
+    with database.transaction() as connection:
+        ids = connection.execute(told).scalars().all()
+    for start in range(0, len(ids), _TOGETHER):
+        with database.transaction() as connection:
+            for incident_id in ids[start : start + _TOGETHER]:
+                concern(connection, policy.current, incident_id, now_ms)
     return len(ids)
 
 

@@ -44,8 +44,8 @@ class StandingClock(Clock):
 class Office:
     """Taking alerts, deciding and sending, on a real database, without a thread of its own."""
 
-    def __init__(self, url: str, policy: Policy, history: Any = "all") -> None:
-        self.clock = StandingClock()
+    def __init__(self, url: str, policy: Policy, history: Any = "all", clock: Any = None) -> None:
+        self.clock = clock or StandingClock()
         self.holder = PolicyHolder(policy)
         self.topics = Topics()
         self.database: Database = open_database(url)
@@ -123,7 +123,11 @@ class Office:
 
     def acknowledge(self, incident_id: str, **options: Any) -> None:
         """Somebody takes an incident."""
-        values = {"status": "acknowledged", "acknowledged_by": "ada", "acknowledged_ms": self.clock.now_ms()}
+        values: dict[str, Any] = {
+            "status": "acknowledged",
+            "acknowledged_by": "ada",
+            "acknowledged_ms": self.clock.now_ms(),
+        }
         self.change(incident_id, "incident.acknowledged", **values, **options)
 
     def give_back(self, incident_id: str) -> None:

@@ -197,6 +197,10 @@ class Recorder:
     async def _stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+        late = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     def _add_routes(self, app: web.Application) -> None:
         """What is listened for; subclasses add theirs."""

@@ -6,18 +6,22 @@ note names PagerDuty's own id only, which is kept from earlier events of the thr
 What our own messages cause comes back too, with an integration for its author: only what a person did counts. It says
 by which receiver it came, and that one is not told of it: it shows it already.
 
-PagerDuty delivers at least once and signs no time. The identity of a request is that of the event, which is inside the
-signature; ``X-Webhook-Id`` is not.
+PagerDuty delivers at least once and signs no time of its request. The identity of a request is that of the event, which
+is inside the signature; ``X-Webhook-Id`` is not. So is the time of the event: one older than PagerDuty would repeat it
+is a replay.
 Source: https://developer.pagerduty.com/docs/webhooks-overview and the pages "Verifying webhook signatures", "Webhook
 payload".
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import hmac
 import json
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +60,9 @@ _NAME_CHARACTERS = 80
 _NOTE_CHARACTERS = 2000
 _MOST_SIGNATURES = 10
 _ID_CHARACTERS = 255
+_MOST_SECONDS_OLD = 3 * 86_400
+"""PagerDuty repeats a delivery for two days."""
+
 _LATEST_THREADS = 2000
 _INCIDENT = "pagerduty_incident"
 
@@ -75,6 +82,7 @@ class PagerDutyEvent:
         incident: PagerDuty's id of its incident.
         person: Who did it; empty for what no person did.
         text: A note, or the reason that was given.
+        occurred_s: When, seconds since 1970 UTC; None where it does not say.
     """
 
     id: str
@@ -83,6 +91,7 @@ class PagerDutyEvent:
     incident: str
     person: str
     text: str
+    occurred_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,7 @@ def event_of_body(body: bytes) -> PagerDutyEvent:
             incident=str(incident.get("id") or "")[:_ID_CHARACTERS],
             person=shorten(clean(person[:1000]), _NAME_CHARACTERS),
             text=_words(text),
+            occurred_s=_seconds(event.get("occurred_at")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WebhookError("expected a webhook v3 of PagerDuty: a JSON object with event.id, event.data …") from error
@@ -146,6 +156,14 @@ def _words(text: object) -> str:
         text = text.get("summary") or text.get("type") or ""
     lines = str(text)[: 4 * _NOTE_CHARACTERS].splitlines()
     return shorten(" / ".join(clean(line.strip()) for line in lines if line.strip()), _NOTE_CHARACTERS)
+
+
+def _seconds(moment_text: object) -> float | None:
+    try:
+        moment = dt.datetime.fromisoformat(str(moment_text))
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
 
 
 def take(database: Database, desk: Desk, receiver: str, body: bytes) -> int:
@@ -163,7 +181,7 @@ def take(database: Database, desk: Desk, receiver: str, body: bytes) -> int:
         WebhookError: It is no event of PagerDuty's.
     """
     event = event_of_body(body)
-    if event.kind == PING:
+    if event.kind == PING or time.time() - (event.occurred_s or math.inf) > _MOST_SECONDS_OLD:
         return 0
     with database.transaction() as connection:
         thread = find_thread(connection, receiver, event.dedup_key, event.incident)

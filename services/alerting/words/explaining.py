@@ -19,12 +19,16 @@ _EXPLAINS = {
 }
 
 
+_STRONGEST = 20
+"""So many of the strongest signals may explain others: an incident can have thousands."""
+
+
 def explanation(incident: Incident, signal: Signal) -> Signal | None:
     """The signal that probably explains this one: the strongest that fires before it in the ranking, of the same
     deployment or of an upstream that the incident shares, began no later, and whose kind of alarm has such
     consequences. None where nothing does.
     """
-    for other in incident.signals:
+    for other in incident.signals[:_STRONGEST]:
         if other.id == signal.id:
             return None
         if _explains(incident, other, signal):
@@ -33,12 +37,12 @@ def explanation(incident: Incident, signal: Signal) -> Signal | None:
 
 
 def _explains(incident: Incident, cause: Signal, effect: Signal) -> bool:
-    if cause.status != FIRING and incident.firing:
+    monitor, consequence = cause.labels.get("monitor", ""), effect.labels.get("monitor", "")
+    if consequence not in _EXPLAINS.get(monitor, ()):
+        return False
+    # What is over explains only what is over: signals that fire stand first.
+    if cause.status != FIRING and incident.signals[0].status == FIRING:
         return False
     if cause.change_time_us > effect.change_time_us + TOLERANCE_US:
         return False
-    same = cause.labels.get("deployment", "") == effect.labels.get("deployment", "")
-    if not same and not incident.upstream:
-        return False
-    monitor, consequence = cause.labels.get("monitor", ""), effect.labels.get("monitor", "")
-    return consequence in _EXPLAINS.get(monitor, ())
+    return bool(incident.upstream) or cause.labels.get("deployment", "") == effect.labels.get("deployment", "")

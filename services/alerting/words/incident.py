@@ -183,10 +183,10 @@ def _summary(headline: Line, incident: Incident) -> Line:
     told = reading_of(signals[0])
     if told is not None:
         parts += [". ", *told.parts]
-    explained = [other for other in signals[1:] if explanation(incident, other) is not None]
+    explained = [other for other in signals[1:] if explanation(incident, other) is signals[0]]
     if explained:
         parts += [
-            f". {len(explained)} more alarm{_s(len(explained))}, probably because: ",
+            f". {len(explained):,} more alarm{_s(len(explained))}, probably because: ",
             *because_words(signals[0]).parts,
         ]
     return line(*parts)

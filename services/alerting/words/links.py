@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from services.alerting.incidents.views import Incident, Signal
 from services.alerting.words.explaining import SYSTEM_PREFIX
@@ -51,14 +52,9 @@ def _links(public_url: str, incidents: Sequence[Incident]) -> Iterator[tuple[str
             yield "Incident", page
     elif incidents and (page := web_link(f"{public_url.rstrip('/')}/incidents")):
         yield "Incidents", page
-    runbooks = dict.fromkeys(
-        (signal.labels.get("deployment", ""), address)
-        for incident in incidents
-        for signal in incident.signals
-        if signal.record is not None and (address := web_link(signal.record["runbook_url"]))
-    )
-    addresses = list(dict.fromkeys(address for _, address in runbooks))
-    for number, address in enumerate(addresses[:_MOST_RUNBOOKS], start=1):
+    named = dict.fromkeys(s.record["runbook_url"] for i in incidents for s in i.signals if s.record is not None)
+    addresses = list(islice((address for url in named if (address := web_link(url))), _MOST_RUNBOOKS))
+    for number, address in enumerate(addresses, start=1):
         yield "Runbook" if len(addresses) == 1 else f"Runbook {number}", address
     if public_url and len(incidents) == 1 and incidents[0].signals:
         anchor = runbook_anchor(incidents[0].signals[0])

@@ -14,12 +14,14 @@ from services.alerting.words.message import (
     stream_line,
     what_changed,
 )
-from services.alerting.words.readings import reading
+from services.alerting.words.readings import reading, shares
 from services.alerting.words.story import moment, said
 from services.alerting.words.text import Line, Value, clean, line, shorten, value
 from services.alerting.words.titles import because_words, incident_headline, signal_headline
 
 MOST_PICTURES = 2
+_PICTURED = 8
+"""So many of the strongest signals may be pictured."""
 
 _SYSTEM_SENTENCES = 6
 _SYSTEM_CHARACTERS = 600
@@ -94,9 +96,9 @@ def pictures(incident: Incident) -> tuple[Record, ...]:
     """The causes worth a picture: the strongest of the strongest signals that fire (of all, once none does), or the
     two strongest of one.
     """
-    ranked = [s.firing["causes"] for s in incident.firing or incident.signals if s.firing is not None]
-    shown = [causes[0] for causes in ranked if causes and reading(causes[0]) is not None]
-    if len(shown) == 1 and len(ranked[0]) > 1 and reading(ranked[0][1]) is not None:
+    ranked = [s.firing["causes"] for s in (incident.firing or incident.signals)[:_PICTURED] if s.firing is not None]
+    shown = [causes[0] for causes in ranked if causes and shares(causes[0]) is not None]
+    if len(shown) == 1 and len(ranked[0]) > 1 and shares(ranked[0][1]) is not None:
         shown.append(ranked[0][1])
     return tuple(shown[:MOST_PICTURES])
 

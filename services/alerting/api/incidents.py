@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,7 +51,7 @@ def _story(call: Call, what: showing.Seen, told: list[m.Told]) -> m.IncidentStor
     s, incident = call.services, what.incident
     text = showing.text_of(incident, s.now_ms(), s.policy.current.public_url)
     # The same address for a day, so that whoever shows it may keep the picture.
-    expires = (int(time.time()) // 86_400 + 1) * 86_400 + PLOT_SECONDS
+    expires = (int(s.wall().timestamp()) // 86_400 + 1) * 86_400 + PLOT_SECONDS
     return m.IncidentStory(
         incident=showing.summary(what),
         words=showing.words(text),

@@ -11,6 +11,7 @@ import asyncio
 import datetime as dt
 import email
 import email.policy
+import html.parser
 import ipaddress
 import json
 import re
@@ -42,6 +43,25 @@ _MAX_BYTES = 10 * 1024 * 1024
 _START_SECONDS = 10.0
 _SILENCE_SECONDS = 600.0
 _REQUIRED = ("from", "to", "date", "message-id", "subject", "mime-version")
+_FORBIDDEN_ELEMENTS = frozenset(
+    [
+        "script",
+        "iframe",
+        "object",
+        "embed",
+        "form",
+        "input",
+        "button",
+        "svg",
+        "math",
+        "base",
+        "style",
+        "link",
+        "video",
+        "audio",
+        "template",
+    ]
+)
 _KNOWN = frozenset(
     {
         *_REQUIRED,
@@ -96,7 +116,7 @@ class Mail:
     def part(self, subtype: Literal["plain", "html"]) -> str:
         """The text of the mail, one way or the other."""
         found = self.message.get_body((subtype,))
-        return "" if found is None else str(found.get_content())
+        return "" if found is None else str(found.get_content()).replace("\r\n", "\n")
 
     @property
     def pictures(self) -> list[EmailMessage]:
@@ -372,28 +392,47 @@ def mail_problems(raw: bytes) -> list[str]:
     problems += [f"a defect: {type(defect).__name__}" for part in message.walk() for defect in part.defects]
     if not re.fullmatch(r"<[^<>@\s]+@[^<>@\s]+>", str(message["Message-ID"])):
         problems.append("Message-ID is none")
-    plain, html = message.get_body(("plain",)), message.get_body(("html",))
-    if plain is None or html is None or not str(plain.get_content()).strip():
+    plain, marked = message.get_body(("plain",)), message.get_body(("html",))
+    if plain is None or marked is None or not str(plain.get_content()).strip():
         problems.append("text or HTML is missing")
     else:
-        problems += _html_problems(str(html.get_content()), message)
+        problems += _html_problems(str(marked.get_content()), message)
     return problems
 
 
-def _html_problems(html: str, message: EmailMessage) -> list[str]:
-    problems = []
-    for tag in re.findall(r"<\s*([a-zA-Z][^\s/>]*)", html):
-        if tag.lower() in ("script", "iframe", "object", "embed", "form", "input", "svg", "base", "style", "link"):
-            problems.append(f"<{tag}> in the HTML")
-    if re.search(r"<[^>]*\son\w+\s*=", html, re.IGNORECASE):
-        problems.append("something that would run, in the HTML")
+class _Reader(html.parser.HTMLParser):
+    """What is in HTML, as a browser reads it."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.problems: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _FORBIDDEN_ELEMENTS:
+            self.problems.append(f"<{tag}> in the HTML")
+        for name, content in attrs:
+            if name.startswith("on"):
+                self.problems.append(f"{name} in the HTML, which would run")
+            if name in ("src", "background", "srcset", "poster"):
+                self.sources.append(content or "")
+            if name == "href" and not (content or "").startswith(("http://", "https://")):
+                self.problems.append("a link that is no address")
+            if name == "style" and "url(" in (content or "").lower():
+                self.problems.append("a style that loads something")
+
+
+def _html_problems(text: str, message: EmailMessage) -> list[str]:
+    reader = _Reader()
+    reader.feed(text)
+    reader.close()
     there = {str(part["Content-ID"]).strip("<>") for part in message.walk() if part["Content-ID"]}
-    for source in re.findall(r"\bsrc\s*=\s*\"([^\"]*)\"", html):
+    for source in reader.sources:
         if not source.startswith("cid:") or source.removeprefix("cid:") not in there:
-            problems.append("a picture that is not in the mail")
-    if len(html.encode()) > 102_000:
-        problems.append("HTML of more than 102 KB, which Gmail cuts")
-    return problems
+            reader.problems.append("a picture that is not in the mail")
+    if len(text.encode()) > 102_000:
+        reader.problems.append(f"HTML of {len(text.encode())} bytes; Gmail cuts it at 102 KB")
+    return reader.problems
 
 
 def _is_encrypted(server: SMTP) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from services.alerting.channels.base import Again, Outcome, Pacer, Sent
 from services.alerting.channels.delivery import Delivery
-from services.alerting.channels.harmless import plain
+from services.alerting.channels.harmless import ended, plain
 from services.alerting.errors import AlertingSettingsError
 from services.alerting.incidents.views import RESOLVED
 from services.alerting.policy.model import AppriseReceiver
@@ -79,8 +79,11 @@ class AppriseChannel:
         else:
             title, lines = "", [title]
         room = max(most - len(title) - 2, 20)
-        lines += [plain(text.summary)] if room < _SHORT_CHARACTERS else list(_lines(text))
-        return title, shorten("\n".join(lines), room)
+        if room < _SHORT_CHARACTERS:
+            return title, shorten("\n".join([*lines, plain(text.summary)]), room)
+        links = [f"{name}: {address}" for name, address in text.links]
+        links.append(f"On the command line: {plain(text.command)}")
+        return title, ended("\n".join([*lines, *_lines(text)]), "\n".join(links), room)
 
 
 def _lines(text: Text) -> list[str]:
@@ -88,9 +91,7 @@ def _lines(text: Text) -> list[str]:
     for part in text.parts:
         lines += ["", f"{plain(part.headline)} ({plain(part.status)})", *map(plain, part.sentences)]
         lines += [f"{rank}. {plain(cause)}" for rank, cause in enumerate(part.causes, start=1)]
-    lines += ["", *(plain(line) for line in (text.more, text.steps) if line is not None), *map(plain, text.story)]
-    lines += [f"{name}: {address}" for name, address in text.links]
-    return [*lines, f"On the command line: {plain(text.command)}"]
+    return [*lines, "", *(plain(line) for line in (text.more, text.steps) if line is not None), *map(plain, text.story)]
 
 
 def _type(delivery: Delivery) -> str:

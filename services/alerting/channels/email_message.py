@@ -10,6 +10,7 @@ Sources: RFC 5322 section 3.6.4 (identification), RFC 3834 (``Auto-Submitted``),
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import email.policy
 import logging
@@ -30,7 +31,7 @@ from services.alerting.notify.kinds import PAGING, Kind
 from services.alerting.policy.model import SEVERITIES, EmailReceiver
 from services.alerting.words.incident import Text, describe
 from services.alerting.words.plots import plot_alternative, plot_png
-from services.alerting.words.text import Value, clean, shorten
+from services.alerting.words.text import Line, Value, clean, line, shorten
 
 log = logging.getLogger("driftline.alerting")
 
@@ -38,7 +39,13 @@ MESSAGE_ID = "message_id"
 """In a receipt: the ``Message-ID`` of the thread's first mail."""
 
 MAX_SUBJECT = 200
+MAX_HTML_BYTES = 100_000
+"""Gmail cuts a mail at 102 KB."""
+
+_PARTS = (8, 5, 3, 2, 1, 0)
 _ALTERNATIVE_CHARACTERS = 500
+_PICTURED = (Kind.TRIGGER, Kind.UPDATE, Kind.REPEAT)
+"""Kinds that show pictures: drawing takes a tenth of a second, and who takes an incident has seen them."""
 _POLICY = email.policy.SMTP.clone(cte_type="7bit", max_line_length=78)
 
 _BACKGROUNDS = {"critical": "#b3261e", "error": "#a64b00", "warning": "#7a5c00", "info": "#1f5fa8"}
@@ -90,9 +97,10 @@ def compose(delivery: Delivery, receiver: EmailReceiver) -> EmailMessage:
         message["In-Reply-To"] = first
         message["References"] = first
     _add_marks(message, delivery, receiver, domain)
-    pictures = _pictures(text.plots, delivery.key, domain)
+    pictures = _pictures(text.plots, delivery.key, domain) if delivery.kind in _PICTURED else []
+    text, marked = _fitting(text, delivery, pictures)
     message.set_content(_plain(text, pictures), cte="quoted-printable")
-    message.add_alternative(_html(text, delivery, pictures), subtype="html", cte="quoted-printable")
+    message.add_alternative(marked, subtype="html", cte="quoted-printable")
     html = message.get_payload(1)
     assert isinstance(html, EmailMessage)
     for number, picture in enumerate(pictures, start=1):
@@ -189,6 +197,21 @@ def _pictures(causes: Sequence[Record], key: str, domain: str) -> list[_Picture]
         except Exception as error:
             log.warning("a picture could not be drawn and the mail goes without: %s", type(error).__name__)
     return drawn
+
+
+def _fitting(text: Text, delivery: Delivery, pictures: Sequence[_Picture]) -> tuple[Text, str]:
+    """With as many parts as the HTML has room for, and the HTML."""
+    shown, marked = text, _html(text, delivery, pictures)
+    for kept in _PARTS:
+        if len(marked.encode()) <= MAX_HTML_BYTES:
+            break
+        if kept < len(text.parts):
+            more = line(f"and {len(text.parts) - kept} more, which would make this mail too long")
+            lines = [more] if text.more is None else [more, line(". "), text.more]
+            whole = Line(tuple(part for each in lines for part in each.parts))
+            shown = dataclasses.replace(text, parts=text.parts[:kept], more=whole)
+            marked = _html(shown, delivery, pictures)
+    return shown, marked
 
 
 def _html(text: Text, delivery: Delivery, pictures: Sequence[_Picture]) -> str:

@@ -7,7 +7,7 @@ something is shown as its look-alike that does nothing: the text reads the same,
 
 from __future__ import annotations
 
-from services.alerting.words.text import Line, Value
+from services.alerting.words.text import Line, Value, shorten
 
 _INERT = str.maketrans(
     {
@@ -48,3 +48,12 @@ def plain(line: Line) -> str:
 def mail_text(line: Line) -> str:
     """A line whose values are :func:`unlinked`."""
     return "".join(unlinked(part) if isinstance(part, Value) else part for part in line.parts)
+
+
+def ended(text: str, end: str, limit: int) -> str:
+    """A text and the links at its end in at most ``limit`` characters: a text is cut, a link is whole or not there."""
+    if len(text) + 1 + len(end) <= limit:
+        return f"{text}\n{end}"
+    if 2 * len(end) > limit:
+        return shorten(text, limit)
+    return f"{shorten(text, limit - len(end) - 1)}\n{end}"

@@ -14,7 +14,7 @@ Source: https://docs.opsgenie.com/docs/alert-api
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +22,7 @@ import aiohttp
 
 from services.alerting.channels.base import Again, Failed, Outcome, Pacer, Redactor, Sent, ask
 from services.alerting.channels.delivery import Delivery
-from services.alerting.channels.harmless import inert, plain
+from services.alerting.channels.harmless import ended, inert, plain
 from services.alerting.incidents.views import ACKNOWLEDGED, RESOLVED
 from services.alerting.notify.kinds import Kind
 from services.alerting.policy.model import SEVERITIES, OpsgenieReceiver
@@ -145,7 +145,7 @@ def alert(delivery: Delivery, text: Text) -> dict[str, Any]:
     body = {
         "message": _bounded(plain(text.headline), MAX_MESSAGE),
         "alias": alias_of(delivery),
-        "description": _bounded("\n".join(_lines(delivery, text)), MAX_DESCRIPTION),
+        "description": _description(text),
         "tags": [_tag(tag) for tag in dict.fromkeys(tags)][:MAX_TAGS],
         "details": _details(delivery, text),
         "source": _SOURCE,
@@ -185,17 +185,15 @@ def _note(delivery: Delivery, text: Text) -> str:
     return _bounded("\n".join(lines), _NOTE_CHARACTERS)
 
 
-def _lines(delivery: Delivery, text: Text) -> Iterable[str]:
-    """The description."""
+def _description(text: Text) -> str:
     said: list[Line] = [*text.news]
     for part in text.parts:
         said += [Line((*part.headline.parts, " (", *part.status.parts, ")")), *part.sentences]
         said += [Line((f"{rank}. ", *cause.parts)) for rank, cause in enumerate(part.causes, start=1)]
     said += [line for line in (text.more, text.steps) if line is not None]
-    yield from map(plain, (*said, *text.story))
-    for name, address in text.links:
-        yield f"{name}: {address}"
-    yield f"On the command line: {plain(text.command)}"
+    links = [f"{name}: {address}" for name, address in text.links]
+    links.append(f"On the command line: {plain(text.command)}")
+    return ended("\n".join(map(plain, (*said, *text.story))), "\n".join(links), MAX_DESCRIPTION)
 
 
 def _details(delivery: Delivery, text: Text) -> Mapping[str, str]:

@@ -121,7 +121,7 @@ def _sections(text: Text) -> list[tuple[int, list[Element]]]:
     if text.story:
         story = [_block(line("What people did"), weight="Bolder", separator=True), *map(_block, text.story)]
         sections.append((5, story))
-    facts = [_block(line(f"{name}: ", content), size="Small") for name, content in text.facts]
+    facts = [_block(line(f"{inert(name)}: ", content), size="Small") for name, content in text.facts]
     sections.append((4, _separated(facts)))
     sections.append((0, [_block(line("On the command line: ", *text.command.parts), size="Small", subtle=True)]))
     return sections

@@ -54,7 +54,7 @@ def build_incident(*signals: Signal, **changes: Any) -> Incident:
     first = signals[0]
     firing = [s for s in signals if s.status == "firing"] or list(signals)
     usual: dict[str, Any] = {
-        "id": uuid.uuid5(uuid.NAMESPACE_OID, first.incident_key).hex[:12],
+        "id": uuid.uuid5(uuid.NAMESPACE_OID, ascii(first.incident_key)).hex[:12],
         "status": "open" if any(s.status == "firing" for s in signals) else "resolved",
         "episode": 1,
         "severity": most_urgent([s.severity for s in firing]),

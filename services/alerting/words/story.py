@@ -75,6 +75,9 @@ def entry_line(entry: Entry) -> Line:
 def news(delivery: Delivery, incident: Incident) -> tuple[Line, ...]:
     """What is new about an incident since the receiver was last told of it, the latest last."""
     happened = _since_told(delivery.receiver, incident.entries)
+    if delivery.kind in (Kind.TRIGGER, Kind.DIGEST):
+        # To whom all of it is new, what led there is not.
+        happened = [entry for entry in happened if entry.action == "incident.reopened"][-1:]
     shown = [entry_line(entry) for entry in happened[-SHOWN_NEWS:]]
     if len(happened) > SHOWN_NEWS:
         shown.insert(0, line(f"{len(happened) - SHOWN_NEWS} earlier changes."))
@@ -101,7 +104,7 @@ def _opening(delivery: Delivery, incident: Incident, happened: Set[str]) -> Iter
     elif delivery.kind == Kind.ACKNOWLEDGE:
         if "incident.unacknowledged" not in happened:
             yield line("Nobody has it any more.")
-    elif delivery.kind == Kind.TRIGGER and incident.episode > 1:
+    elif delivery.kind == Kind.TRIGGER and incident.episode > 1 and "incident.reopened" not in happened:
         yield line(f"Opened again, for the {_ordinal(incident.episode - 1)} time.")
     if incident.flapping and incident.status != RESOLVED:
         yield line("It comes and goes; while it does, only reminders are sent.")

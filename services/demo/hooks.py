@@ -245,6 +245,9 @@ def _element_problems(element: Mapping[str, Any]) -> list[str]:
             problems.append(f"{kind} without text")
         else:
             problems += [f"{found!r} in a text" for found in ("<at>", "{{DATE", "{{TIME", "\n", "\r") if found in text]
+    if kind == "Image":
+        problems += [] if str(element.get("url", "")).startswith("https://") else ["a picture that is not at https"]
+        problems += [] if element.get("altText") else ["a picture without words"]
     if element.get("style", "default") not in _STYLES:
         problems.append(f"style {element['style']!r}")
     below = [*element.get("inlines", []), *element.get("items", []), *element.get("columns", [])]

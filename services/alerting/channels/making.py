@@ -61,7 +61,7 @@ def make_channel(
     if isinstance(receiver, WebhookReceiver):
         return WebhookChannel(receiver)
     if isinstance(receiver, TeamsReceiver):
-        return TeamsChannel(receiver, session, redact)
+        return TeamsChannel(receiver, session, redact, picture_address)
     if isinstance(receiver, OpsgenieReceiver):
         return OpsgenieChannel(receiver, session, redact)
     if isinstance(receiver, AppriseReceiver):

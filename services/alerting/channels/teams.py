@@ -4,7 +4,7 @@ A card cannot be changed afterwards: every message is one of its own, and one in
 
 Text stands in ``TextRun`` elements, in which Teams reads no Markdown; a name that looks like a mention or a function of
 cards is shown by look-alikes. A message may have 28 KB: what matters most goes in first, and it is said where something
-had no room.
+had no room. Pictures are shown by their addresses, which Teams fetches by https.
 
 Sources: https://adaptivecards.io/explorer/TextRun.html and
 https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import aiohttp
@@ -24,7 +24,8 @@ from services.alerting.channels.delivery import Delivery
 from services.alerting.channels.harmless import inert
 from services.alerting.policy.model import TeamsReceiver
 from services.alerting.words.incident import Part, Text, describe
-from services.alerting.words.text import Line, Value, clean, line, shorten
+from services.alerting.words.plots import plot_alternative
+from services.alerting.words.text import Line, Value, clean, line, shorten, web_link
 
 MAX_BYTES = 28 * 1024
 """Of a message, in UTF-8."""
@@ -36,6 +37,7 @@ _LINE_CHARACTERS = 3000
 _STYLES = {"critical": "attention", "error": "attention", "warning": "warning", "info": "accent"}
 
 Element = dict[str, Any]
+PictureAddress = Callable[[str, int], str]
 
 
 class TeamsChannel:
@@ -45,12 +47,20 @@ class TeamsChannel:
         receiver: Its settings.
         session: Of :func:`services.alerting.channels.base.http_session`.
         redact: Takes secrets out of what comes back.
+        picture_address: Where pictures are shown; without, cards have none.
     """
 
-    def __init__(self, receiver: TeamsReceiver, session: aiohttp.ClientSession, redact: Redactor) -> None:
+    def __init__(
+        self,
+        receiver: TeamsReceiver,
+        session: aiohttp.ClientSession,
+        redact: Redactor,
+        picture_address: PictureAddress | None = None,
+    ) -> None:
         self._receiver = receiver
         self._session = session
         self._redact = redact
+        self._picture_address = picture_address
 
     def __repr__(self) -> str:
         return f"TeamsChannel({self._receiver.name!r})"
@@ -60,7 +70,7 @@ class TeamsChannel:
 
     async def send(self, delivery: Delivery, pace: Pacer) -> Outcome:
         """Send a message. See :class:`services.alerting.channels.base.Channel`."""
-        body = await asyncio.to_thread(teams_body, delivery)
+        body = await asyncio.to_thread(teams_body, delivery, self._picture_address)
         await pace()
         answer, failure = await ask(
             self._session,
@@ -77,14 +87,14 @@ class TeamsChannel:
         return failure or Sent()
 
 
-def teams_body(delivery: Delivery) -> bytes:
+def teams_body(delivery: Delivery, picture_address: PictureAddress | None = None) -> bytes:
     """The message, at most :data:`MAX_BYTES`."""
-    card = teams_card(delivery)
+    card = teams_card(delivery, picture_address)
     attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}
     return _written({"type": "message", "attachments": [attachment]})
 
 
-def teams_card(delivery: Delivery) -> Element:
+def teams_card(delivery: Delivery, picture_address: PictureAddress | None = None) -> Element:
     """The card for a message."""
     text = describe(delivery)
     headline = line(f"{text.mark} ", *text.headline.parts)
@@ -106,23 +116,26 @@ def teams_card(delivery: Delivery) -> Element:
         card["actions"] = [
             {"type": "Action.OpenUrl", "title": name, "url": address} for name, address in text.links[:MAX_ACTIONS]
         ]
-    card["body"] += _fitting(_sections(text), _BUDGET_BYTES - len(_written(card)))
+    card["body"] += _fitting(
+        _sections(text, _pictures(delivery, text, picture_address)), _BUDGET_BYTES - len(_written(card))
+    )
     return card
 
 
-def _sections(text: Text) -> list[tuple[int, list[Element]]]:
+def _sections(text: Text, pictures: list[Element]) -> list[tuple[int, list[Element]]]:
     """What the card says below its title, in order, each with its rank: the lowest go in first."""
     sections = [(1, [_block(news) for news in text.news])]
-    sections += [(3 if place == 0 else 7 + place, _part(part)) for place, part in enumerate(text.parts)]
+    sections += [(3 if place == 0 else 8 + place, _part(part)) for place, part in enumerate(text.parts)]
+    sections.append((4, pictures))
     if text.more is not None:
-        sections.append((6, [_block(text.more, subtle=True)]))
+        sections.append((7, [_block(text.more, subtle=True)]))
     if text.steps is not None:
         sections.append((2, [_block(text.steps, separator=True)]))
     if text.story:
         story = [_block(line("What people did"), weight="Bolder", separator=True), *map(_block, text.story)]
-        sections.append((5, story))
+        sections.append((6, story))
     facts = [_block(line(f"{inert(name)}: ", content), size="Small") for name, content in text.facts]
-    sections.append((4, _separated(facts)))
+    sections.append((5, _separated(facts)))
     sections.append((0, [_block(line("On the command line: ", *text.command.parts), size="Small", subtle=True)]))
     return sections
 
@@ -131,6 +144,21 @@ def _part(part: Part) -> list[Element]:
     headline = line(*part.headline.parts, " (", *part.status.parts, ")")
     causes = [line(f"{rank}. ", *cause.parts) for rank, cause in enumerate(part.causes, start=1)]
     return [_block(headline, weight="Bolder", separator=True), *map(_block, (*part.sentences, *causes))]
+
+
+def _pictures(delivery: Delivery, text: Text, picture_address: PictureAddress | None) -> list[Element]:
+    """Of the first incident."""
+    if picture_address is None or not delivery.public_url.startswith("https://") or not delivery.incidents:
+        return []
+    addressed = [
+        (web_link(picture_address(delivery.incidents[0].id, rank)), cause)
+        for rank, cause in enumerate(text.plots, start=1)
+    ]
+    return [
+        {"type": "Image", "url": url, "altText": _shown(Value(clean(plot_alternative(cause)))), "size": "Stretch"}
+        for url, cause in addressed
+        if url
+    ]
 
 
 def _fitting(sections: Sequence[tuple[int, list[Element]]], room: int) -> list[Element]:

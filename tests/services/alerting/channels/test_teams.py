@@ -11,7 +11,7 @@ from services.alerting.channels.base import Again, Failed, Redactor, Sent, http_
 from services.alerting.channels.teams import MAX_BYTES, TeamsChannel, teams_body, teams_card
 from services.alerting.notify.kinds import Kind
 from services.alerting.policy.model import Pace, TeamsReceiver
-from services.demo.hooks import TEAMS
+from services.demo.hooks import TEAMS, teams_problems
 from services.demo.receivers import Answer, too_many
 
 
@@ -90,6 +90,22 @@ def test_what_does_not_fit_is_left_out_and_said(
             said = texts(teams_card(delivery))
             assert any("command line" in text for text in said)
     assert any("More than fits" in text for text in texts(teams_card(make_delivery(Kind.UPDATE, incidents[0]))))
+
+
+def test_pictures_are_shown_by_address_where_teams_can_fetch_them(incident: Any, make_delivery: Any) -> None:
+    def address(incident_id: str, rank: int) -> str:
+        return f"https://driftline.example.org/alerting/plots/{incident_id}/{rank}?signature=x"
+
+    def pictures(**changes: Any) -> list[Any]:
+        card = teams_card(make_delivery(Kind.TRIGGER, incident, **changes), address)
+        return [element for element in card["body"] if element["type"] == "Image"]
+
+    found = pictures()
+    assert found[0]["url"] == address(incident.id, 1)
+    assert "temperature" in found[0]["altText"]
+    assert teams_problems(json.loads(teams_body(make_delivery(Kind.TRIGGER, incident), address)), 1) == []
+    assert pictures(public_url="http://driftline.example.org") == []
+    assert pictures(public_url="") == []
 
 
 async def test_answers_are_read(hooks: Any, send: Any, incident: Any, make_delivery: Any) -> None:

@@ -58,6 +58,10 @@ def passes(error: sa.exc.OperationalError) -> bool:
     return state is None or str(state).startswith(_PASSING_POSTGRES)
 
 
+class _StoppedError(Exception):
+    """The service was stopped while it waited for the database."""
+
+
 class Intake:
     """The reading thread's work.
 
@@ -121,6 +125,8 @@ class Intake:
             try:
                 reader = consumer(self._kafka)
                 self._read(reader)
+            except _StoppedError:
+                return
             except (ClusterError, KafkaException) as error:
                 self._bear(error)
             finally:
@@ -241,14 +247,17 @@ class Intake:
         Every piece of work is one transaction: one that failed has done nothing.
 
         Raises:
-            OperationalError: The trouble does not pass by itself, or the service is stopped meanwhile.
+            OperationalError: The trouble does not pass by itself.
+            _StoppedError: The service was stopped meanwhile.
         """
         while True:
             try:
                 done = work()
             except sa.exc.OperationalError as error:
-                if not passes(error) or self._stop.is_set():
+                if not passes(error):
                     raise
+                if self._stop.is_set():
+                    raise _StoppedError from error
                 why = str(error.orig).strip() or type(error.orig).__name__
                 if why != self._database_trouble:
                     log.error("alerts cannot be kept: %s. They stay on the topic; trying again until it works.", why)

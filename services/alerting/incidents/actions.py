@@ -20,7 +20,7 @@ from services.alerting.database import tables as db
 from services.alerting.database.opening import Database
 from services.alerting.errors import AlertingError
 from services.alerting.incidents.changes import Changes, Deed
-from services.alerting.incidents.concerning import concern_changed
+from services.alerting.incidents.concerning import concern_changed, concern_each
 from services.alerting.incidents.drafts import IncidentDraft
 from services.alerting.incidents.loading import load_incidents, resolve_id
 from services.alerting.incidents.silences import (
@@ -31,7 +31,6 @@ from services.alerting.incidents.silences import (
     silence_id_of,
 )
 from services.alerting.incidents.views import ACKNOWLEDGED, OPEN, Incident
-from services.alerting.notify.threads import concern
 from services.alerting.policy.matching import parse_match
 from services.alerting.policy.model import PolicyHolder
 from services.alerting.policy.problems import PolicyError
@@ -229,8 +228,8 @@ class Desk:
             did = begin_silence(changes, silence, deed)
             if did:
                 changes.write()
-                for incident_id in muted_by(connection, [silence.as_silence()]) if starts <= now_ms else ():
-                    concern(connection, policy, incident_id, now_ms)
+                affected = muted_by(connection, [silence.as_silence()]) if starts <= now_ms else set()
+                concern_each(connection, policy, sorted(affected), now_ms)
         if did:
             self._done()
         return silence.id
@@ -258,8 +257,7 @@ class Desk:
             )
             affected = close_silence(changes, row, deed)
             changes.write()
-            for incident_id in affected:
-                concern(connection, policy, incident_id, now_ms)
+            concern_each(connection, policy, sorted(affected), now_ms)
         self._done()
 
     def _done(self) -> None:

@@ -210,11 +210,15 @@ class Drafts:
     def _insert_signals(self, drafts: Sequence[SignalDraft]) -> None:
         if not drafts:
             return
-        statement = sa.insert(db.signals).returning(db.signals.c.id, sort_by_parameter_order=True)
-        ids = self._connection.execute(statement, [draft.values for draft in drafts]).scalars().all()
+        self._insert(db.signals, [draft.values for draft in drafts])
+        s = db.signals.c
+        ids: dict[tuple[str, int], int] = {}
+        for some in chunks({draft.values["incident_key"] for draft in drafts}):
+            query = sa.select(s.id, s.incident_key, s.episode).where(s.incident_key.in_(some))
+            ids |= {(key, episode): row_id for row_id, key, episode in self._connection.execute(query)}
         read: list[dict[str, Any]] = []
-        for draft, row_id in zip(drafts, ids, strict=True):
-            draft.id = row_id
+        for draft in drafts:
+            draft.id = row_id = ids[draft.values["incident_key"], draft.values["episode"]]
             times = {
                 "incident_id": draft.incident_id,
                 "change_time_us": draft.values["change_time_us"],

@@ -25,7 +25,7 @@ from services.alerting.crash import crash_point
 from services.alerting.database import tables as db
 from services.alerting.database.opening import Database
 from services.alerting.incidents.changes import Changes, Deed, tell
-from services.alerting.incidents.concerning import concern_changed
+from services.alerting.incidents.concerning import concern_changed, concern_each
 from services.alerting.incidents.drafts import chunks
 from services.alerting.incidents.loading import firing_incidents
 from services.alerting.incidents.rebuilding import rebuild
@@ -33,7 +33,6 @@ from services.alerting.incidents.remembering import NOTHING, Recollection
 from services.alerting.incidents.taking import Taken, Taking
 from services.alerting.incidents.views import RESOLVED
 from services.alerting.notify.publishing import publish
-from services.alerting.notify.threads import concern
 from services.alerting.policy.model import PolicyHolder
 from services.alerting.records import Publication
 
@@ -225,8 +224,7 @@ class Store:
         told = rebuild(connection, policy, self._topics, self._recollection, now_ms)
         connection.execute(sa.update(db.positions).where(p.topic == topic).values(history_told=True))
         still_open = firing_incidents(connection) if self._history != "none" else []
-        for incident_id in dict.fromkeys([*still_open, *sorted(told)]):
-            concern(connection, policy, incident_id, now_ms)
+        concern_each(connection, policy, dict.fromkeys([*still_open, *sorted(told)]), now_ms)
         self._recollection = NOTHING
 
     def firing(self) -> int:

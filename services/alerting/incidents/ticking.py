@@ -7,10 +7,10 @@ import sqlalchemy as sa
 from driftline.topics import Topics
 from services.alerting.database import tables as db
 from services.alerting.incidents.changes import DAY_MS, Changes, Deed
+from services.alerting.incidents.concerning import concern_each
 from services.alerting.incidents.quieting import firing_signals, silence_of
 from services.alerting.incidents.silences import muted_by
 from services.alerting.incidents.views import RESOLVED
-from services.alerting.notify.threads import concern
 from services.alerting.policy.model import Policy
 from services.alerting.policy.times import maintenance_of, next_maintenance_edge_ms
 
@@ -39,8 +39,7 @@ def tick(connection: sa.Connection, policy: Policy, topics: Topics, now_ms: int)
         connection.execute(sa.insert(db.watch).values(name=_TICKED, value={"ms": now_ms}))
     elif last_ms < now_ms and (concerned or _edges(connection, policy, last_ms, now_ms)):
         connection.execute(sa.update(db.watch).where(w.name == _TICKED).values(value={"ms": now_ms}))
-    for incident_id in sorted(concerned):
-        concern(connection, policy, incident_id, now_ms)
+    concern_each(connection, policy, sorted(concerned), now_ms)
     return _next_ms(connection, policy, now_ms)
 
 

@@ -23,7 +23,13 @@ _TOGETHER = 100
 
 
 def concern(
-    connection: sa.Connection, policy: Policy, incident_id: str, now_ms: int, *, except_receiver: str = ""
+    connection: sa.Connection,
+    policy: Policy,
+    incident_id: str,
+    now_ms: int,
+    *,
+    except_receiver: str = "",
+    incident: Incident | None = None,
 ) -> None:
     """Something about an incident changed: bring it into the threads of everybody it concerns and set when each is
     looked at.
@@ -39,8 +45,10 @@ def concern(
         incident_id: Which.
         now_ms: The clock.
         except_receiver: By which a person's answer came: a pager that shows it already is not told of it again.
+        incident: As it is now, where it was read together with others; read if it is not given.
     """
-    incident = load_incidents(connection, policy, [incident_id], now_ms, records=0).get(incident_id)
+    if incident is None:
+        incident = load_incidents(connection, policy, [incident_id], now_ms, records=0).get(incident_id)
     if incident is None:
         return
     live = _live_threads(connection, incident_id)

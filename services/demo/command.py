@@ -40,7 +40,8 @@ from services.demo.flights import (
     write_files,
 )
 from services.demo.humility import humility_facts
-from services.demo.receivers import PAGERDUTY, SLACK_WEBHOOK, RecordingReceiver
+from services.demo.on_call import OnCall, write_routing
+from services.demo.receivers import RecordingReceiver
 from services.demo.replay import Replay
 from services.demo.serving import ServingApplication
 from services.demo.specifications import DELAYS
@@ -79,7 +80,8 @@ def demo(
     """See it all work on real data: a year of flights through Kafka, to alerts and a verified audit.
 
     Everything runs on this machine: an embedded Kafka, a worker, alerting and governance, and local stand-ins for Slack
-    and PagerDuty that record what they get. Writes demo-report.html, demo-baseline.html and demo-report.json.
+    and PagerDuty that record what they get. Somebody acknowledges an incident on the way. Writes demo-report.html,
+    demo-baseline.html and demo-report.json.
 
     Examples:
         driftline demo
@@ -128,7 +130,10 @@ def run_demonstration(folder: Path, baseline_page: Path) -> Story:
         files, delays = write_files(folder, flights), write_delay_files(folder, flights)
     with RecordingReceiver() as receiver:
         environment = {
-            "DRIFTLINE_SLACK_WEBHOOK_URL": receiver.slack_webhook_url,
+            "DRIFTLINE_ALERTING_CONFIG": str(write_routing(folder)),
+            "DRIFTLINE_ALERTING_CONNECTION_FILE": str(folder / "run" / "alerting.json"),
+            "DRIFTLINE_SLACK_API_URL": receiver.slack_api_url,
+            "DEMONSTRATION_SLACK_TOKEN": f"xoxb-{secrets.token_hex(16)}",
             "DRIFTLINE_PAGERDUTY_URL": receiver.pagerduty_url,
             "DRIFTLINE_PAGERDUTY_ROUTING_KEY": secrets.token_hex(16),
             "DRIFTLINE_GOVERNANCE_DATABASE_URL": f"sqlite:///{folder / 'governance.db'}",
@@ -143,9 +148,11 @@ def run_demonstration(folder: Path, baseline_page: Path) -> Story:
         try:
             environment["DRIFTLINE_BOOTSTRAP_SERVERS"] = supervisor.bootstrap_servers
             settings = KafkaSettings.from_environment({**os.environ, **environment})
-            demonstration = Demonstration(Commands(environment), settings, files, delays)
+            commands = Commands(environment)
+            on_call = OnCall(commands, receiver, supervisor.connection_file)
+            demonstration = Demonstration(commands, settings, files, delays, on_call)
             demonstration.publish(baseline_page)
-            return demonstration.collect(receiver, started)
+            return demonstration.collect(started)
         finally:
             with saying("stop everything"):
                 supervisor.stop()
@@ -173,11 +180,18 @@ class Demonstration:
         settings: How to reach Kafka.
         files: What is published of the classifier, which asks the humility rules before it answers.
         delays: What is published of the regression, whose intervals the streams keep.
+        on_call: Somebody who is told of incidents.
     """
 
     def __init__(
-        self, commands: Commands, settings: KafkaSettings, files: DemonstrationFiles, delays: DemonstrationFiles
+        self,
+        commands: Commands,
+        settings: KafkaSettings,
+        files: DemonstrationFiles,
+        delays: DemonstrationFiles,
+        on_call: OnCall,
     ) -> None:
+        self._on_call = on_call
         self._commands, self._settings, self._files, self._delay_files = commands, settings, files, delays
         self._published = {DEPLOYMENT: Published(), DELAYS: Published()}
         self._decided: Counter[str] = Counter()
@@ -212,6 +226,8 @@ class Demonstration:
         }
         end = parse_moment(NEW_NORMAL[1])
         self._play(specs, replays, "April and May", Selection(None, end))
+        with saying("driftline incidents ack: somebody takes an incident; Slack, PagerDuty and the audit are told"):
+            self._on_call.take_one()
         with saying("driftline baseline build: May, from the topics, is the new normal; open alarms are closed"):
             built = run(
                 "baseline", "build", DEPLOYMENT, "--from-topic", "--version", VERSION,
@@ -266,11 +282,10 @@ class Demonstration:
         firing, resolved = firing_and_resolved(self._settings, DEPLOYMENT)
         return firing <= resolved
 
-    def collect(self, receiver: RecordingReceiver, started: float) -> Story:
+    def collect(self, started: float) -> Story:
         """Everything that happened.
 
         Args:
-            receiver: What stands in for Slack and PagerDuty.
             started: When the run began, by ``time.monotonic()``.
 
         Raises:
@@ -294,13 +309,13 @@ class Demonstration:
                 what_if = tried.result()
         every = alert_records(settings)
         alerts = [alert for alert in every if alert["deployment_id"] == DEPLOYMENT]
-        with saying("wait for the notifications"):
-            receiver.wait_for(len(every), PAGERDUTY, timeout_seconds=60)
-            receiver.wait_for(len(every), SLACK_WEBHOOK, timeout_seconds=60)
+        with saying("driftline incidents list: every alarm is in an incident, and everybody was told"):
+            incidents = self._on_call.settle(len({(alert["incident_key"], alert["episode"]) for alert in every}))
         with saying("driftline audit verify; then a copy with one flipped byte"):
             verification = verify(self._commands)
             export = folder / "audit.jsonl"
             run("audit", "export", str(export))
+            notified = self._on_call.notified(incidents, export)
             altered = folder / "audit-altered.jsonl"
             flip_one_byte(export, altered)
             tampered = run("audit", "verify", "--file", str(altered), may_fail=True)
@@ -324,8 +339,7 @@ class Demonstration:
             delays=delay_figures(settings, DEPLOYMENT),
             budget=budget,
             what_if=what_if,
-            slack=[received.body for received in receiver.accepted(SLACK_WEBHOOK)],
-            pagerduty=[received.body for received in receiver.accepted(PAGERDUTY)],
+            notified=notified,
             verification=verification,
             tampered=tampered,
             seconds=time.monotonic() - started,

@@ -10,6 +10,7 @@ from services.demo.accuracy import estimate_missed, joined, periods, worst
 from services.demo.days import Verdict
 from services.demo.flights import CLOCKS_GO_BACK, SCHEDULE, WEATHER
 from services.demo.humility import HumilityFacts
+from services.demo.notified import Notified
 from services.demo.wording import cause_label, when
 from streams.baseline import ASSOCIATION_PREFIX, ERROR, QUALITY_PREFIX, RATE, SCHEMA
 from streams.derived import JOINT_DISTANCE
@@ -97,8 +98,7 @@ class Story:
         delays: How many outcomes are known at which age, hours: of the references and of the months.
         budget: Result of ``driftline budget flights`` after the year.
         what_if: Result of ``driftline backtest flights`` with other settings.
-        slack: Bodies that the Slack receiver took.
-        pagerduty: Bodies that the PagerDuty receiver took.
+        notified: Incidents, what people were told of them, and what somebody answered.
         verification: Result of ``audit verify``.
         tampered: Result of ``audit verify`` on the copy with one flipped byte.
         seconds: Of the whole run.
@@ -122,8 +122,7 @@ class Story:
     delays: Mapping[str, Any]
     budget: Mapping[str, Any]
     what_if: Mapping[str, Any]
-    slack: Sequence[Mapping[str, Any]]
-    pagerduty: Sequence[Mapping[str, Any]]
+    notified: Notified
     verification: Mapping[str, Any]
     tampered: Mapping[str, Any]
     seconds: float
@@ -138,6 +137,11 @@ class Story:
     def all_firing(self) -> list[Mapping[str, Any]]:
         """Alarms that were raised for either deployment."""
         return [alert for alert in (*self.alerts, *self.minutes_alerts) if alert["status"] == "firing"]
+
+    @property
+    def raised(self) -> set[tuple[str, int]]:
+        """Alarms of either deployment, each once, however often its record came."""
+        return {(alert["incident_key"], alert["episode"]) for alert in (*self.alerts, *self.minutes_alerts)}
 
     @property
     def humility_alarms(self) -> list[Mapping[str, Any]]:
@@ -232,8 +236,15 @@ class Story:
             "the back-test does not see every alarm that was raised": (
                 sum(alarm["was"] is not None for alarm in self.what_if["alarms"]) == len(self.firing)
             ),
-            "Slack was not told of every alarm": len(self.slack) >= len(self.all_firing),
-            "PagerDuty was not told of every alarm": len(self.pagerduty) >= len(self.all_firing),
+            f"incidents have {self.notified.signals} of {len(self.raised)} alarms": (
+                self.notified.signals == len(self.raised)
+            ),
+            "Slack was not told of every incident": self.notified.begun >= len(self.notified.incidents),
+            "PagerDuty was not told of every incident": self.notified.paged >= len(self.notified.incidents),
+            "there are as many messages as alarms": len(self.notified.incidents) < len(self.raised),
+            "an acknowledgement did not reach Slack, PagerDuty and the audit": (
+                self.notified.taken is not None and self.notified.taken.everywhere
+            ),
             "the audit record does not verify": bool(self.verification.get("ok")),
             "the altered copy of the audit record was not refused": not self.tampered.get("ok", True),
         }
@@ -258,8 +269,7 @@ class Story:
             "outcome_delays": dict(self.delays),
             "budget": dict(self.budget),
             "what_if": dict(self.what_if),
-            "slack_messages": len(self.slack),
-            "pagerduty_events": len(self.pagerduty),
+            **self.notified.to_json(),
             "audit": dict(self.verification),
             "altered_copy": dict(self.tampered),
             "steps": [{"command": step.command, "seconds": round(step.seconds, 2)} for step in self.steps],

@@ -83,11 +83,22 @@ def tell(story: Story, report: Path, console: Console, work_dir: Path | None = N
         console.print(f"\n[bold]A message on Slack:[/] {safe(text.headline)}")
         for sentence in text.sentences:
             console.print(f"  {safe(sentence)}")
-    triggers = sum(event.get("event_action") == "trigger" for event in story.pagerduty)
+    notified = story.notified
     console.print(
-        f"\n[bold]Notifications:[/] {len(story.slack)} to Slack, {len(story.pagerduty)} to PagerDuty "
-        f"({triggers} trigger, {len(story.pagerduty) - triggers} resolve)."
+        f"\n[bold]Notifications:[/] {len(story.raised)} alarms were {len(notified.incidents)} incidents. "
+        f"{notified.begun} messages on Slack, changed in place as they went on; "
+        f"{len(notified.pagerduty)} events for PagerDuty\n({notified.of_kind('trigger')} trigger, "
+        f"{notified.of_kind('acknowledge')} acknowledge, {notified.of_kind('resolve')} resolve).",
+        highlight=False,
     )
+    if notified.taken is not None:
+        taken = notified.taken
+        told = [name for name in ("slack", "pagerduty", "audit") if getattr(taken, name)]
+        console.print(
+            f'[bold]Somebody took one:[/] driftline incidents ack {taken.incident} --reason "{safe(taken.reason)}"\n'
+            f"  told to {', '.join(told) or 'nobody'}: {safe(taken.title)}",
+            highlight=False,
+        )
     style = "green" if story.verification.get("ok") else "red"
     console.print(f"[bold]Audit:[/] [{style}]{safe(story.verification.get('message'))}[/]", soft_wrap=True)
     style = "red" if story.tampered.get("ok") else "green"

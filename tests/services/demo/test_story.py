@@ -11,6 +11,7 @@ import pytest
 
 from services.demo.days import EPISODE, LASTING, NONE, UNDECIDED, DailyFigures, Verdict
 from services.demo.humility import Coverage, Decisions, HumilityFacts, RuleFacts
+from services.demo.notified import Notified, Taken
 from services.demo.report import write_report
 from services.demo.story import Flow, Step, Story
 from services.demo.tampering import flip_one_byte
@@ -191,6 +192,26 @@ HUMILITY_ALARM = {
 }
 
 
+TAKEN = Taken("0123456789ab", HOSTILE, f"because {HOSTILE}", slack=True, pagerduty=True, audit=True)
+
+
+def listed(number: int, signals: int) -> dict[str, Any]:
+    """An incident as ``driftline incidents list`` lists it."""
+    words = {"id": f"{number:012x}", "title": HOSTILE, "severity": "error", "state": "resolved"}
+    return {**words, "signals": signals, "episode": number}
+
+
+NOTIFIED = Notified(
+    incidents=[listed(1, 2), listed(2, 1)],
+    taken=TAKEN,
+    slack=[{"text": HOSTILE}, {"text": "2"}, {"text": HOSTILE, "ts": "1.1"}, {"text": "3", "thread_ts": "1.1"}],
+    pagerduty=[
+        {"event_action": action, "dedup_key": key, "payload": {"summary": HOSTILE, "severity": "error"}}
+        for action, key in (("trigger", "a"), ("trigger", "b"), ("acknowledge", "b"), ("resolve", "a"))
+    ],
+)
+
+
 @pytest.fixture
 def story() -> Story:
     return Story(
@@ -218,9 +239,7 @@ def story() -> Story:
         },
         budget=BUDGET,
         what_if=what_if(("same", "temp"), ("same", "calibration")),
-        slack=[{"text": HOSTILE}] * 3,
-        pagerduty=[{"event_action": "trigger", "dedup_key": "k", "payload": {"summary": HOSTILE, "severity": "error"}}]
-        * 3,
+        notified=NOTIFIED,
         verification={"ok": True, "records": 3, "message": "3 records stand"},
         tampered={"ok": False, "message": "record 1 was altered"},
         seconds=1.0,
@@ -255,8 +274,14 @@ def test_a_run_that_shows_everything_has_no_problems(story: Story) -> None:
         ({"budget": {**BUDGET, "fleet": {"kept": False}}}, "more than it promises"),
         ({"what_if": {**what_if(("same", "temp")), "rows": 9}}, "back-test read 9 rows"),
         ({"what_if": what_if(("new", "temp"))}, "does not see every alarm"),
-        ({"slack": []}, "Slack"),
-        ({"pagerduty": []}, "PagerDuty"),
+        ({"notified": dataclasses.replace(NOTIFIED, slack=NOTIFIED.slack[1:])}, "Slack was not told"),
+        ({"notified": dataclasses.replace(NOTIFIED, pagerduty=NOTIFIED.pagerduty[:1])}, "PagerDuty was not told"),
+        ({"notified": dataclasses.replace(NOTIFIED, incidents=NOTIFIED.incidents[:1])}, "incidents have 2 of 3 alarms"),
+        ({"notified": dataclasses.replace(NOTIFIED, taken=None)}, "acknowledgement did not reach"),
+        (
+            {"notified": dataclasses.replace(NOTIFIED, taken=dataclasses.replace(TAKEN, audit=False))},
+            "acknowledgement did not reach",
+        ),
         ({"verification": {"ok": False, "records": 3, "message": ""}}, "does not verify"),
         ({"tampered": {"ok": True, "message": ""}}, "was not refused"),
     ],
@@ -273,8 +298,7 @@ def test_schedules_may_move_where_clocks_go_back_and_in_parts_of_the_traffic(sto
         story,
         alerts=[*story.alerts, november, part],
         what_if=what_if(*[("same", "temp")] * 4),
-        slack=story.slack * 2,
-        pagerduty=story.pagerduty * 2,
+        notified=dataclasses.replace(NOTIFIED, incidents=[listed(1, 2), listed(2, 3)]),
     )
     assert moved.problems() == []
     assert moved.alarmed_streams == {"temp", "calibration", "hour", "distance [carrier=UA]"}

@@ -1,0 +1,83 @@
+"""What became of the demonstration's alarms: incidents, what people were told of them, and what somebody answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of an acknowledgement by command line.
+
+    Attributes:
+        incident: Its id.
+        title: What it is about.
+        reason: Why, as somebody said.
+        slack: Slack's message says so.
+        pagerduty: PagerDuty was told.
+        audit: The audit record has it, with who and why.
+    """
+
+    incident: str
+    title: str
+    reason: str
+    slack: bool = False
+    pagerduty: bool = False
+    audit: bool = False
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it reached them all."""
+        return self.slack and self.pagerduty and self.audit
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """What became of alarms.
+
+    Attributes:
+        incidents: As ``driftline incidents list --all`` lists them.
+        taken: The one that somebody took; None where none was open.
+        slack: Bodies of messages that Slack took, first ones and changes, in order.
+        pagerduty: Bodies of events that PagerDuty took.
+    """
+
+    incidents: Sequence[Mapping[str, Any]]
+    taken: Taken | None
+    slack: Sequence[Mapping[str, Any]]
+    pagerduty: Sequence[Mapping[str, Any]]
+
+    @property
+    def signals(self) -> int:
+        """Alarms that the incidents have."""
+        return sum(int(incident["signals"]) for incident in self.incidents)
+
+    @property
+    def begun(self) -> int:
+        """Messages on Slack that stand by themselves: not changes, not answers in a thread."""
+        return sum("ts" not in body and not body.get("thread_ts") for body in self.slack)
+
+    @property
+    def paged(self) -> int:
+        """Incidents that PagerDuty was told of."""
+        return len({event["dedup_key"] for event in self.pagerduty})
+
+    def of_kind(self, action: str) -> int:
+        """How many events of PagerDuty's did this."""
+        return sum(event.get("event_action") == action for event in self.pagerduty)
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "incidents": [dict(incident) for incident in self.incidents],
+            "acknowledgement": None if self.taken is None else self.taken.to_json(),
+            "slack_messages": self.begun,
+            "slack_requests": len(self.slack),
+            "pagerduty_events": len(self.pagerduty),
+        }

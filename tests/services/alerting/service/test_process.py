@@ -137,7 +137,7 @@ def test_secrets_appear_in_no_output(
         "receivers:\n"
         "  - {name: pagerduty, type: pagerduty, routing_key_env: DRIFTLINE_PAGERDUTY_ROUTING_KEY}\n"
         "  - {name: webhook, type: slack, webhook_url_env: DRIFTLINE_SLACK_WEBHOOK_URL}\n"
-        "  - {name: bot, type: slack, channel: C1, token_file: token}\n"
+        "  - {name: bot, type: slack, channel: C123, token_file: token}\n"
         "route: {notify: [pagerduty, webhook, bot], group_wait: 0s}\n"
     )
     process = start_process(
@@ -174,7 +174,7 @@ def test_secrets_appear_in_no_output(
     [
         ({"DRIFTLINE_SLACK_WEBHOOK_URL": "http://hooks.example.org/services/secret-canary"}, "https"),
         ({"DRIFTLINE_SLACK_WEBHOOK_URL": "secret-canary"}, "DRIFTLINE_SLACK_WEBHOOK_URL"),
-        ({"DRIFTLINE_PAGERDUTY_ROUTING_KEY": "secret canary"}, "DRIFTLINE_PAGERDUTY_ROUTING_KEY"),
+        ({"DRIFTLINE_PAGERDUTY_ROUTING_KEY": "secret canary"}, "a routing key has"),
         ({"DRIFTLINE_SLACK_WEBHOOK_URL": "", "DRIFTLINE_SLACK_TOKEN": "secret-canary"}, "channel"),
         ({"DRIFTLINE_ALERTING_CONFIG": "/nowhere/secret.yaml"}, "expected a readable file"),
         ({"DRIFTLINE_ALERTING_TLS_KEY": "key.pem"}, "TLS needs both"),

@@ -37,6 +37,7 @@ from services.alerting.clock import Clock
 from services.alerting.errors import AlertingSettingsError
 from services.alerting.policy import model
 from services.alerting.policy.model import Pace
+from services.alerting.policy.receivers import PACES
 
 NOW = dt.datetime(2024, 5, 1, 12, 0, 0, tzinfo=dt.UTC)
 
@@ -97,6 +98,11 @@ def test_secrets_are_taken_out_of_texts_in_every_form_they_take() -> None:
     for text in (address, *ends, "hunter2hunter2", 'pass"word', 'pass\\"word', "pass%22word"):
         assert redact(f"before {text} after") == "before *** after"
     assert redact("nothing in it") == "nothing in it"
+
+
+def test_pagerduty_gets_at_most_120_in_any_minute() -> None:
+    pace = PACES["pagerduty"]
+    assert pace.burst + 60 * pace.per_second <= 120
 
 
 # When is it doubtful?

@@ -219,11 +219,8 @@ def _print_told(told: Sequence[Mapping[str, Any]], now_ms: int) -> None:
         after = (each["first_ms"] - now_ms) // 1000 * 1000
         when = "at once" if after <= 0 else f"after {format_duration(after)}, at {_time(each['first_ms'])} UTC"
         waits = f" ({', '.join(each['waits'])})" if each["waits"] else ""
-        stdout.print(
-            f"  [cyan]{safe(each['receiver'])}[/] ({each['type']}): {safe(when)}{safe(waits)}, by {safe(each['because'])}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        said = f"({each['type']}): {when}{waits}, by {each['because']}"
+        stdout.print(f"  [cyan]{safe(each['receiver'])}[/] {safe(said)}", soft_wrap=True, highlight=False)
         stdout.print(f"    [dim]{safe(_then(each))}[/]", soft_wrap=True, highlight=False)
 
 
@@ -231,7 +228,7 @@ def _then(told: Mapping[str, Any]) -> str:
     if told["gathered"]:
         said = ["in one digest with what else is gathered"]
     else:
-        groups = ", ".join(map(_short, told["group"]))
+        groups = ", ".join(_short(each) if not each.endswith("=") else f"no {each[:-1]}" for each in told["group"])
         reminder = told["repeat_interval_ms"]
         said = [
             f"one message for {groups or 'each incident'}",

@@ -168,7 +168,8 @@ def explain(policy: Policy, labels: Labels, now_ms: int, silences: Sequence[Know
         visited=tuple(_visited(policy.route, labels, 0)) if given is None else (),
         told=tuple(_told(policy, assignment, now_ms, until_ms) for assignment in assigned),
         left_out=tuple(_left_out(policy, labels, tellers, assigned)),
-        stages=tuple(_stages(policy, labels, tellers, now_ms)),
+        # A chain stands still while everything is muted, and begins when that is over.
+        stages=tuple(_stages(policy, labels, tellers, until_ms)),
     )
 
 
@@ -217,15 +218,15 @@ def _told(policy: Policy, assignment: Assignment, now_ms: int, until_ms: int) ->
     gathered = _gathered(route, receiver)
     waits: list[str] = []
     at_ms = now_ms
+    if route.group_wait_ms and not gathered:
+        at_ms += route.group_wait_ms
+        waits.append("group_wait")
     if until_ms > at_ms:
         at_ms = until_ms
         waits.append("until it is not muted any more")
     if gathered and route.digest is not None:
         at_ms = next_digest_ms(route.digest, at_ms)
         waits.append("for the digest")
-    elif route.group_wait_ms:
-        at_ms += route.group_wait_ms
-        waits.append("group_wait")
     if not is_active(policy, route, at_ms):
         at_ms = next_active_ms(policy, route, at_ms)
         waits.append(f"until {' or '.join(route.active)}")

@@ -90,7 +90,9 @@ def test_what_mutes_is_told_and_messages_wait_for_its_end(read: Read, whole: str
         ("inhibition", "feed", None, False),
     ]
     assert found.is_muted
-    assert found.told[0].first_ms == now + 5 * HOUR + 20_000
+    assert found.told[0].first_ms == now + 5 * HOUR
+    (soon,) = explain(policy, {"deployment": "credit"}, ms("2026-12-02T01:59:50")).told
+    assert soon.first_ms == ms("2026-12-02T02:00:10") and soon.waits == ("group_wait",), "both waits go on together"
     assert "data_quality" in found.muted[2].reason and "'credit'" in found.muted[2].reason
     assert not explain(policy, {"monitor": "data_drift"}, now).is_muted, "an inhibition is only a possibility"
 

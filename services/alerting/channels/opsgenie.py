@@ -117,7 +117,8 @@ def requests_for(delivery: Delivery) -> list[Request]:
     close = _about(alias, "close", note)
     if delivery.kind in (Kind.HEARTBEAT, Kind.TEST):
         return [("POST", "", alert(delivery, text)), close]
-    if delivery.kind is Kind.RESOLVE or delivery.over:
+    # What begins and is over meanwhile is told both, in that order: its end is a message of its own.
+    if delivery.kind is Kind.RESOLVE or (delivery.over and delivery.kind is not Kind.TRIGGER):
         return [close]
     if delivery.kind in (Kind.TRIGGER, Kind.DIGEST, Kind.REPEAT):
         requests: list[Request] = [*_new_priority(delivery, alias), ("POST", "", alert(delivery, text))]

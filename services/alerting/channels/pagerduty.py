@@ -124,7 +124,8 @@ def event_of(delivery: Delivery, text: Text, picture_address: PictureAddress | N
     common: Event = {"dedup_key": dedup_key(delivery), "client": "Driftline"}
     if address := web_link(delivery.public_url):
         common["client_url"] = address
-    if delivery.kind is Kind.RESOLVE or delivery.over:
+    # What begins and is over meanwhile is told both, in that order: its end is a message of its own.
+    if delivery.kind is Kind.RESOLVE or (delivery.over and delivery.kind is not Kind.TRIGGER):
         return {**common, "event_action": "resolve"}
     left = [incident for incident in delivery.incidents if incident.status != RESOLVED]
     if delivery.kind is Kind.ACKNOWLEDGE and left and all(incident.status == ACKNOWLEDGED for incident in left):

@@ -270,7 +270,10 @@ def _change(told: Told, incident: Incident, rules: Rules, since_ms: int) -> _Cha
         return _Change(told, incident, "opened again" if told.status == RESOLVED else "a new incident", later_ms)
     if is_now == RESOLVED:
         by = _person(incident, "incident.resolved", since_ms)
-        return _Change(told, incident, f"resolved by {by}" if by else "over", at_once if by else later_ms)
+        # What was over when its beginning was told is not left standing for an interval.
+        was_over = incident.resolved_ms is not None and incident.resolved_ms <= since_ms
+        why = f"resolved by {by}" if by else "over"
+        return _Change(told, incident, why, at_once if by or was_over else later_ms)
     rose = SEVERITIES.index(incident.severity) < SEVERITIES.index(told.severity or SEVERITIES[-1])
     if is_now == SILENCED:
         return None if told.status == SILENCED else _Change(told, incident, "silenced", at_once)

@@ -63,7 +63,7 @@ class World:
         elif action == "unack" and i.status == "acknowledged":
             change, name = {"status": "open"}, "incident.unacknowledged"
         elif action in ("resolve", "end") and not is_over:
-            change, name = {"status": "resolved"}, "incident.resolved"
+            change, name = {"status": "resolved", "resolved_ms": now_ms}, "incident.resolved"
             who = "human" if action == "resolve" else "service"
         elif action == "worse" and not is_over and i.severity != "critical":
             worse = SEVERITIES[SEVERITIES.index(i.severity) - 1]
@@ -168,7 +168,8 @@ def reference(
                 worse = SEVERITIES.index(i.severity) < SEVERITIES.index(heard["severity"])
                 calm = now - last >= interval
                 if state == "resolved":
-                    kind = "resolve" if calm or (urgent and i.entries[-1].actor_kind == "human") else ""
+                    by_hand = urgent and i.entries[-1].actor_kind == "human"
+                    kind = "resolve" if calm or by_hand or heard["was_over"] else ""
                 elif state == "silenced":
                     kind = "" if heard["state"] == "silenced" else "update"
                 elif heard["state"] == "silenced":
@@ -185,7 +186,7 @@ def reference(
                 break
             said.append(Said(now, kind))
             known = "open" if kind == "trigger" and state == "resolved" else state
-            heard = {"state": known, "severity": i.severity, "revision": i.revision}
+            heard = {"state": known, "severity": i.severity, "revision": i.revision, "was_over": state == "resolved"}
             last = now
             # What was done in this very second may still be the news of a message in this second.
             urgent = any(e.time_ms == now * SECOND and e.actor_kind == "human" for e in i.entries)
@@ -353,8 +354,8 @@ def test_who_waits_for_nothing_hears_of_what_ended_at_once_and_who_waits_does_no
     world = World()
     world.do("end", 0)
     eager = ask(Thread(WAITING, 0, None, (Told("a"),)), dataclasses.replace(RULES, group_wait_ms=0), 0, world)
-    assert (eager.kind, eager.next_ms) == (Kind.TRIGGER, 5 * MINUTE)
-    assert ask(eager.thread, RULES, 5 * MINUTE, world).kind == Kind.RESOLVE
+    assert (eager.kind, eager.next_ms) == (Kind.TRIGGER, 0), "its end follows at once"
+    assert ask(eager.thread, RULES, 0, world).kind == Kind.RESOLVE
     patient = ask(Thread(WAITING, 0, None, (Told("a"),)), RULES, 30 * SECOND, world)
     assert (patient.kind, patient.thread.status) == (None, CLOSED)
 

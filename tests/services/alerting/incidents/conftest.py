@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,14 +164,24 @@ class Rig:
 MakeRig = Callable[..., Rig]
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file to copy: making the tables anew for every example takes most of the time."""
+    path = tmp_path_factory.mktemp("empty") / "empty.db"
+    open_database(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def make_rig(tmp_path: Any, make_policy: Any, receivers: Any) -> Iterator[MakeRig]:
+def make_rig(tmp_path: Path, make_policy: Any, empty_database: Path) -> Iterator[MakeRig]:
     """Makes rigs, each on a SQLite database of its own unless one is given; without receivers unless they are given."""
     opened: list[Database] = []
 
     def make(*notified: Any, database: Database | None = None, history: str = "open", **policy: Any) -> Rig:
         if database is None:
-            database = open_database(f"sqlite:///{tmp_path / f'{len(opened)}.db'}")
+            path = tmp_path / f"{len(opened)}.db"
+            shutil.copy(empty_database, path)
+            database = open_database(f"sqlite:///{path}")
             opened.append(database)
             with database.transaction() as connection:
                 connection.exec_driver_sql("PRAGMA busy_timeout=50")

@@ -42,7 +42,7 @@ from services.alerting.channels.base import (
     proxy_for,
 )
 from services.alerting.channels.delivery import Delivery
-from services.alerting.channels.slack_blocks import SlackMessage, reply_message, root_message
+from services.alerting.channels.slack_blocks import SlackMessage, reopened_message, reply_message, root_message
 from services.alerting.channels.slack_web import (
     NETWORK_ERRORS,
     api_error,
@@ -98,6 +98,8 @@ class SlackChannel:
         self._answers = receiver.app_token is not None or receiver.signing_secret is not None
         self._may_upload = True
         self._said_blind = False
+        # Only posting takes a channel's name; everything else needs the id, which the first answer tells.
+        self._channel = receiver.channel
         self._web = web_client(receiver, session)
         self._webhook: AsyncWebhookClient | None = None
         if self._web is None and receiver.webhook_url is not None:
@@ -158,15 +160,29 @@ class SlackChannel:
     async def _begin(self, client: AsyncWebClient, delivery: Delivery, text: Text, pace: Pacer) -> Sent:
         """Post a message of its own, unless an earlier attempt did."""
         state = {"severity": _severity(delivery)}
-        if delivery.doubtful and (found := await self._find(client, delivery, self._receiver.channel, "", pace)):
-            return Sent({"channel": self._receiver.channel, "ts": found, **state}, repeated=True)
+        if delivery.doubtful and (found := await self._find(client, delivery, self._channel, "", pace)):
+            return Sent({"channel": self._channel, "ts": found, **state}, repeated=True)
         fresh = dataclasses.replace(delivery, receipt={})  # it stands alone: what is new is in it
         message = root_message(text, fresh, answers=self._answers)
         answer = await self._post(client, delivery, message, pace, channel=self._receiver.channel)
         channel, root = str(answer.get("channel", "")), str(answer.get("ts", ""))
+        self._channel = channel or self._channel
+        if delivery.kind is Kind.TRIGGER and delivery.receipt.get("ts"):
+            await self._refer(client, delivery, pace)
         if delivery.kind in (Kind.TRIGGER, Kind.DIGEST) and text.plots:
             await self._upload(client, text.plots, channel, root, pace)
         return Sent({"channel": channel, "ts": root, **state})
+
+    async def _refer(self, client: AsyncWebClient, delivery: Delivery, pace: Pacer) -> None:
+        """Say in the thread of the earlier message that there is a new one, which is sent whatever becomes of this."""
+        try:
+            message, old = reopened_message(), delivery.receipt
+            await pace()
+            await client.chat_postMessage(
+                channel=str(old.get("channel", "")), thread_ts=str(old["ts"]), text=message.text, blocks=message.blocks
+            )
+        except (SlackApiError, *NETWORK_ERRORS) as error:
+            log.debug("%s: the earlier thread was not told: %s", self._receiver.name, type(error).__name__)
 
     async def _reply(
         self, client: AsyncWebClient, delivery: Delivery, text: Text, root: tuple[str, str], pace: Pacer

@@ -70,8 +70,6 @@ def root_message(text: Text, delivery: Delivery, *, answers: bool) -> SlackMessa
     # it is the last word.
     if text.over or not delivery.receipt.get("ts"):
         page.extend(_NEWS, _sections(text.news))
-    if delivery.because:
-        page.add(_NEWS, _context(markup(Line(("Sent to you ", value(delivery.because, 300))), MAX_FIELD)))
     several = len(delivery.incidents) > 1
     if several:
         page.extend(_NEWS, _incidents(delivery.incidents, answers=answers))
@@ -89,6 +87,12 @@ def root_message(text: Text, delivery: Delivery, *, answers: bool) -> SlackMessa
     if answers and (row := buttons(delivery.incidents)) is not None:
         page.add(_ALWAYS, row)
     return SlackMessage(_notification(text), page.blocks(str(text.command)))
+
+
+def reopened_message() -> SlackMessage:
+    """What is said in the thread of an earlier message: who followed it should follow the new one."""
+    text = "It was opened again and is told of in a new message in the channel."
+    return SlackMessage(text, [_section(text)])
 
 
 def reply_message(text: Text, delivery: Delivery, *, loud: bool) -> SlackMessage:

@@ -45,6 +45,12 @@ class SlackDesk:
         self._desk = desk
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sockets: list[SlackSocket] = []
+
+    @property
+    def trouble(self) -> str:
+        """Why buttons do not work just now; empty where they do."""
+        return next((socket.trouble for socket in self._sockets if socket.trouble), "")
 
     async def run(self) -> None:
         """Keep a Socket Mode connection for each app token of the policy, until cancelled. Follows reloads."""
@@ -105,7 +111,12 @@ class SlackDesk:
                 log.warning("%s: an answer from Slack is not understood: %s", receiver.name, error)
                 return None
 
-        await SlackSocket(receiver, self._http(), take).run()
+        socket = SlackSocket(receiver, self._http(), take)
+        self._sockets.append(socket)
+        try:
+            await socket.run()
+        finally:
+            self._sockets.remove(socket)
 
     async def _do(self, receiver: SlackReceiver, payload: Mapping[str, Any], asked: tuple[Answer | Form, ...]) -> str:
         """Do it, and tell who asked what was refused; the refusals as one text."""

@@ -54,6 +54,10 @@ class SlackSocket:
         session: For requests and the connection.
         take: What to do with each payload.
         chance: For the jitter between attempts.
+
+    Attributes:
+        connected: Whether what is pressed reaches us.
+        trouble: Why not; empty while it does, or was not tried yet.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class SlackSocket:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures = 0
         self.connected = False
+        self.trouble = ""
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -183,11 +188,13 @@ class SlackSocket:
         if self._failures:
             log.info("%s: Slack is connected again: buttons work", self._receiver.name)
         self._failures = 0
+        self.trouble = ""
 
     def _failed(self, why: str) -> None:
         self._failures += 1
+        self.trouble = f"{self._receiver.name}: buttons in Slack do not reach us: {why}"
         if self._failures == 1:
-            log.warning("%s: buttons in Slack do not reach us: %s", self._receiver.name, why)
+            log.warning("%s", self.trouble)
 
 
 def _document(message: aiohttp.WSMessage) -> Mapping[str, Any] | None:

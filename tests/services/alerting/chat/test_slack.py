@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from services.alerting.channels.base import Again, Failed, Sent
+from services.alerting.channels.base import Again, Failed, Redactor, Sent, http_session
+from services.alerting.channels.slack import SlackChannel
 from services.alerting.notify.kinds import Kind
 from services.demo.receivers import (
     SLACK_CALL,
@@ -115,6 +116,10 @@ async def test_an_incident_that_is_opened_again_is_posted_anew(
     again = make_delivery(Kind.TRIGGER, make_incident(episode=2), key="2", receipt=first.receipt)
     second = await send(slack, again)
     assert second.receipt["ts"] != first.receipt["ts"] and len(receiver.slack.roots()) == 2
+    [followers] = told(receiver, first.receipt["ts"])
+    assert "opened again" in followers["text"], "who followed the old thread hears of it"
+    gone = make_delivery(Kind.TRIGGER, make_incident(episode=3), key="3", receipt={"channel": "C1", "ts": "1.2"})
+    assert isinstance(await send(slack, gone), Sent)
 
 
 @pytest.mark.parametrize("kind", [Kind.HEARTBEAT, Kind.TEST])
@@ -170,6 +175,23 @@ async def test_a_message_in_doubt_that_never_arrived_is_posted(
     assert (await send(slack, make_delivery(Kind.TRIGGER, make_incident()))).doubtful
     outcome = await send(slack, make_delivery(Kind.TRIGGER, make_incident(), doubtful=True, attempt=2))
     assert isinstance(outcome, Sent) and not outcome.repeated and len(receiver.slack.roots()) == 2
+
+
+async def test_a_channel_that_is_called_by_name_is_known_by_its_id_once_slack_told_it(
+    receiver: Any, receivers: Any, make_delivery: Any, make_incident: Any
+) -> None:
+    async def at_once() -> None:
+        pass
+
+    slack = receivers.slack_token(channel="#alerts")
+    async with http_session(2.0) as session:
+        channel = SlackChannel(slack, session, Redactor([]))
+        first = await channel.send(make_delivery(Kind.TRIGGER, make_incident(), key="1"), at_once)
+        assert isinstance(first, Sent) and first.receipt["channel"].startswith("C")
+        receiver.script(SLACK_POST, lost())
+        await channel.send(make_delivery(Kind.TRIGGER, make_incident()), at_once)
+        found = await channel.send(make_delivery(Kind.TRIGGER, make_incident(), doubtful=True), at_once)
+    assert isinstance(found, Sent) and found.repeated and found.receipt["channel"] == first.receipt["channel"]
 
 
 async def test_without_the_scope_to_look_a_message_in_doubt_is_posted_again(

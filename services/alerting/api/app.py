@@ -8,6 +8,7 @@ answered as problem details, and refusals of people are told to the audit, spari
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 import time
@@ -22,10 +23,12 @@ from pydantic import BaseModel
 from services.access.roles import Permission
 from services.access.tokens import Identity
 from services.alerting.api.bodies import check_text, parse_json, read_body, validated
+from services.alerting.api.connections import Activity
 from services.alerting.api.endpoints import PARAMETERS, Access, Call, Endpoint
 from services.alerting.api.limits import Buckets, Sparingly
 from services.alerting.api.openapi import REQUEST_ID
 from services.alerting.api.problems import TITLES, ProblemError, harmless
+from services.alerting.api.repeats import Repeats, Reply
 from services.alerting.api.services import ApiServices
 from services.alerting.api.table import ENDPOINTS
 from services.alerting.errors import DatabaseError
@@ -50,6 +53,9 @@ HEADERS = {
 }
 """Of every answer; no CORS header is among them, so no page of another origin reads anything."""
 
+ACTIVITY = web.AppKey("activity", Activity)
+"""What the server asks which connections are quiet."""
+
 _Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -62,6 +68,7 @@ def make_app(services: ApiServices, endpoints: tuple[Endpoint, ...] = ENDPOINTS)
     """
     gate = _Gate(services)
     app = web.Application(middlewares=[gate.middleware], client_max_size=services.limits.hook_bytes)
+    app[ACTIVITY] = gate.activity
     for endpoint in endpoints:
         app.router.add_route(endpoint.method, endpoint.path, gate.serve(endpoint))
     app.on_cleanup.append(gate.close)
@@ -78,6 +85,8 @@ class _Gate:
         self._by_address = Buckets(limits.address_per_second, limits.address_burst)
         self._by_token = Buckets(limits.per_second, limits.burst)
         self._by_denial = Buckets(limits.denials_per_minute / 60, limits.denials_burst)
+        self._repeats = Repeats()
+        self.activity = Activity()
         self._told = Sparingly(_DENIALS_EVERY_SECONDS)
 
     async def close(self, _: web.Application) -> None:
@@ -87,6 +96,10 @@ class _Gate:
     @web.middleware
     async def middleware(self, request: web.Request, handler: _Served) -> web.StreamResponse:
         """Around everything: limits, errors, headers, metrics."""
+        with self.activity.request(request.transport):
+            return await self._answered(request, handler)
+
+    async def _answered(self, request: web.Request, handler: _Served) -> web.StreamResponse:
         began = time.monotonic()
         given = request.headers.get("X-Request-Id", "")
         shown = given if re.fullmatch(REQUEST_ID, given) else str(uuid.uuid4())
@@ -130,17 +143,33 @@ class _Gate:
         async def served(request: web.Request) -> web.StreamResponse:
             call = await self._admitted(endpoint, request)
             try:
-                answer = await endpoint.handler(call)
+                if not (endpoint.acts and call.request_id):
+                    return await self._done(endpoint, call)
+                what = hashlib.sha256(f"{request.path}\0{request.query_string}\0".encode() + call.raw).digest()
+                reply = await self._repeats.once(
+                    call.who.name, call.request_id, what, lambda: self._reply(endpoint, call)
+                )
+                return web.Response(text=reply.text, status=reply.status, content_type="application/json")
             except ProblemError as problem:
                 if problem.kind == "signature":
                     await self._deny_unsigned(endpoint, request)
+                elif problem.denied:
+                    self._services.metrics.denied("deployments")
+                    await self._tell(endpoint, request, call.who.name, problem.denied)
                 raise
-            if isinstance(answer, web.StreamResponse):
-                return answer
-            assert isinstance(answer, BaseModel)
-            return web.Response(text=answer.model_dump_json(), status=endpoint.status, content_type="application/json")
 
         return served
+
+    async def _reply(self, endpoint: Endpoint, call: Call) -> Reply:
+        answer = await endpoint.handler(call)
+        assert isinstance(answer, BaseModel)
+        return Reply(endpoint.status, answer.model_dump_json())
+
+    async def _done(self, endpoint: Endpoint, call: Call) -> web.StreamResponse:
+        answer = await endpoint.handler(call)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return web.Response(text=answer.model_dump_json(), status=endpoint.status, content_type="application/json")
 
     async def _admitted(self, endpoint: Endpoint, request: web.Request) -> Call:
         """The request, once it may be done.
@@ -157,10 +186,10 @@ class _Gate:
             _check_media(request, endpoint.raw)
             raw = await read_body(request, limits.hook_bytes, limits.body_seconds)
         elif endpoint.body is not None:
-            sent = await read_body(request, limits.body_bytes, limits.body_seconds)
-            if sent.strip():
+            raw = await read_body(request, limits.body_bytes, limits.body_seconds)
+            if raw.strip():
                 _check_media(request, ("application/json",))
-                body = validated(endpoint.body, parse_json(sent, limits.depth), "body")
+                body = validated(endpoint.body, parse_json(raw, limits.depth), "body")
             else:
                 body = validated(endpoint.body, {}, "body")
         return Call(

@@ -71,7 +71,7 @@ class Call:
         address: Where it came from.
         path: Parameters of the path, checked by their patterns.
         query: As its model.
-        body: As its model; ``raw`` of endpoints that check a signature.
+        body: As its model; None of endpoints that check a signature.
         raw: Bytes of the body.
         request_id: What the caller calls its request: a repeat with the same id changes nothing; empty for none.
         executor: Where the database is read.

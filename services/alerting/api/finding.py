@@ -22,7 +22,7 @@ _ROUNDS = 40
 _AMBIGUOUS = 50
 
 
-def no_incident(named: str) -> ProblemError:
+def no_incident(named: str, *, denied: str = "") -> ProblemError:
     """There is no such incident, or it is none of this token's: the answer is the same."""
     return ProblemError(
         "not-found",
@@ -30,6 +30,7 @@ def no_incident(named: str) -> ProblemError:
         expected=PARAMETERS["incident"][1],
         came=named,
         do=PARAMETERS["incident"][2],
+        denied=denied,
     )
 
 
@@ -54,7 +55,7 @@ def incident_id(connection: sa.Connection, named: str, who: Identity, *, to_act:
     touched = _deployments(connection, [row.id for row in found])
     own = [row.id for row in found if who.sees_any(touched.get(row.id) or {row.deployment_id})]
     if not own:
-        raise no_incident(named)
+        raise no_incident(named, denied="an incident of deployments that the token does not see" if found else "")
     if len(own) > 1:
         raise ProblemError(
             "refused",

@@ -54,6 +54,7 @@ class ProblemError(Exception):
         errors: Each field that is wrong: where, expected, came.
         status: Another than the kind's.
         headers: To answer with, such as ``Retry-After``.
+        denied: What the audit is told: somebody reached for what their token does not cover. Never in the answer.
     """
 
     kind: str
@@ -64,6 +65,11 @@ class ProblemError(Exception):
     errors: Sequence[Mapping[str, str]] = ()
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
+    denied: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind == "deployments" and not self.denied:
+            self.denied = "the token is limited to other deployments"
 
     def document(self, instance: str = "") -> dict[str, Any]:
         """The body."""

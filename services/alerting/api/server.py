@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from services.alerting.api.app import make_app
+from services.alerting.api.app import ACTIVITY, make_app
+from services.alerting.api.connections import Activity
 from services.alerting.api.services import ApiServices
 from services.alerting.errors import AlertingError
 
@@ -42,6 +44,7 @@ class ApiServer:
         self._port = port
         self._tls = (certificate, key)
         self._runner: web.AppRunner | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
@@ -63,8 +66,9 @@ class ApiServer:
             AlertingError: The address, or the certificate, cannot be used.
         """
         context = self._context()
+        app = make_app(self._services)
         runner = web.AppRunner(
-            make_app(self._services),
+            app,
             access_log=None,
             keepalive_timeout=_KEEP_ALIVE_SECONDS,
             shutdown_timeout=_SHUTDOWN_SECONDS,
@@ -80,12 +84,25 @@ class ApiServer:
                 "for a free one."
             ) from error
         self._runner = runner
+        self._sweeping = asyncio.create_task(self._sweep(runner, app[ACTIVITY]), name="idle connections")
 
     async def stop(self) -> None:
         """Stop listening; requests under way have a moment to end."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def _sweep(self, runner: web.AppRunner, activity: Activity) -> None:
+        """Close connections on which no request comes."""
+        seconds = self._services.limits.quiet_seconds
+        while runner.server is not None:
+            await asyncio.sleep(seconds / 4)
+            transports = [each.transport for each in runner.server.connections if each.transport is not None]
+            for transport in activity.quiet(transports, seconds):
+                transport.abort()
 
     def _context(self) -> ssl.SSLContext | None:
         certificate, key = self._tls

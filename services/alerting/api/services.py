@@ -40,6 +40,7 @@ class Limits:
         body_bytes: Of a request; ``hook_bytes`` of one from Slack or PagerDuty.
         depth: Of JSON.
         body_seconds: For the whole body to arrive.
+        quiet_seconds: A connection without a request for so long is closed.
     """
 
     per_second: float = 20.0
@@ -52,6 +53,7 @@ class Limits:
     hook_bytes: int = 512 << 10
     depth: int = 16
     body_seconds: float = 10.0
+    quiet_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def _found(connection: sa.Connection, call: Call) -> Any:
         expected=PARAMETERS["silence"][1],
         came=named,
         do=PARAMETERS["silence"][2],
+        denied="" if row is None else "a silence of deployments that the token does not see",
     )
 
 

@@ -226,6 +226,13 @@ def api(database: Database, api_policy: Any, tmp_path: Path, limits: Limits) -> 
 
 
 @pytest.fixture
+def start_api(api_policy: Any, tmp_path: Path, limits: Limits) -> Iterator[Callable[[Database], Api]]:
+    """Starts the interface over a database of the test's own."""
+    with contextlib.ExitStack() as stack:
+        yield lambda database: stack.enter_context(contextlib.closing(Api(database, api_policy, tmp_path, limits)))
+
+
+@pytest.fixture
 def canaries() -> tuple[str, ...]:
     """Secrets of the policy, which no output may have."""
     return CANARIES

@@ -1,5 +1,6 @@
 """What stands before every endpoint: tokens, limits, forms of bodies, headers, and how refusals read."""
 
+import asyncio
 import contextlib
 import datetime as dt
 import json
@@ -8,14 +9,17 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.access.tokens import revoke_token
 from services.alerting.api.bodies import _depth, parse_json
+from services.alerting.api.connections import Activity
 from services.alerting.api.limits import Buckets, Sparingly
 from services.alerting.api.problems import TITLES, ProblemError
+from services.alerting.api.repeats import Repeats, Reply
 from services.alerting.api.services import Limits
+from services.alerting.api.table import ENDPOINTS
 
 HOSTILE = (
     "<!channel>",
@@ -397,3 +401,170 @@ def test_like_events_are_told_sparingly_and_counted() -> None:
     for number in range(100):
         sparingly.ask(number)
     assert len(sparingly._last) == 5
+
+
+# Repeats and connections
+
+
+async def test_a_repeat_waits_for_the_first_answer_and_gets_it() -> None:
+    repeats, done = Repeats(), []
+    gate = asyncio.Event()
+
+    async def do() -> Reply:
+        done.append(1)
+        await gate.wait()
+        return Reply(200, "first")
+
+    asked = [asyncio.create_task(repeats.once("ada", "1", b"x", do)) for _ in range(3)]
+    await asyncio.sleep(0)
+    gate.set()
+    assert [reply.text for reply in await asyncio.gather(*asked)] == ["first"] * 3
+    assert len(done) == 1
+    with pytest.raises(ProblemError, match="another request"):
+        await repeats.once("ada", "1", b"y", do)
+    await repeats.once("eve", "1", b"y", do)
+    await repeats.once("ada", "2", b"y", do)
+    assert len(done) == 3
+
+
+async def test_what_failed_may_be_tried_again_under_the_same_name() -> None:
+    repeats, done = Repeats(), []
+
+    async def do() -> Reply:
+        done.append(1)
+        if len(done) == 1:
+            raise ProblemError("unavailable", "the database does not answer")
+        return Reply(200, "second")
+
+    with pytest.raises(ProblemError):
+        await repeats.once("ada", "1", b"x", do)
+    assert (await repeats.once("ada", "1", b"x", do)).text == "second"
+
+
+async def test_answers_are_forgotten_in_time_and_number() -> None:
+    now = [0.0]
+    repeats, done = Repeats(lambda: now[0], remembered=3), []
+
+    async def do() -> Reply:
+        done.append(1)
+        return Reply(200, "x")
+
+    for number in range(10):
+        await repeats.once("ada", str(number), b"x", do)
+    assert len(repeats._known) <= 4
+    now[0] = 10_000
+    await repeats.once("ada", "9", b"x", do)
+    assert len(done) == 11 and len(repeats._known) == 1
+
+
+def test_one_name_for_two_requests_is_refused(api: Any, make_alert: Any) -> None:
+    (incident,) = api.take(make_alert())
+    headers = {"X-Request-Id": "one"}
+    assert api.post(f"incidents/{incident}/note", {"reason": "a"}, headers=headers).status == 200
+    assert api.post(f"incidents/{incident}/note", {"reason": "b"}, headers=headers).status == 422
+    assert api.post(f"incidents/{incident}/acknowledge", {"reason": "a"}, headers=headers).status == 422
+    assert api.get("incidents", status="acknowledged").json["incidents"] == []
+
+
+def test_a_test_message_that_is_asked_for_twice_is_sent_once(api: Any) -> None:
+    for _ in range(2):
+        assert api.post("receivers/chat/test", headers={"X-Request-Id": "t"}).status == 202
+    assert len(api.get("notifications").json["notifications"]) == 1
+
+
+def test_what_is_out_of_reach_of_a_token_is_in_the_audit(api: Any, make_alert: Any) -> None:
+    (incident,) = api.take(make_alert())
+    other = api.token("owner", "fraud-*")
+    assert api.post(f"incidents/{incident}/note", {"reason": "x"}, token=other).status == 404
+    assert api.post("incidents/ffffffffffff/note", {"reason": "x"}, token=other).status == 404
+    assert (
+        api.post("silences", {"match": {"severity": "info"}, "duration": "1h", "reason": "x"}, token=other).status
+        == 403
+    )
+    reasons = [event["reason"] for event in api.audit("access.denied")]
+    assert reasons == [
+        "an incident of deployments that the token does not see",
+        "the token is limited to other deployments",
+    ]
+
+
+@pytest.mark.parametrize("limits", [Limits(quiet_seconds=0.4)], indirect=True)
+def test_a_connection_without_a_request_is_closed(api: Any) -> None:
+    port = int(api.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHo")
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(100) == b""
+
+
+def test_a_connection_on_which_something_happens_is_kept() -> None:
+    now = [0.0]
+    activity = Activity(lambda: now[0])
+    idle, used, answering = "idle", "used", "answering"
+    every: Any = (idle, used, answering)
+    assert activity.quiet(every, 60) == []
+    now[0] = 50
+    with activity.request(used):
+        pass
+    with activity.request(answering):
+        now[0] = 100
+        assert activity.quiet(every, 60) == [idle]
+        now[0] = 111
+        assert activity.quiet(every, 60) == [idle, used]
+    now[0] = 150
+    assert activity.quiet((used, answering), 60) == [used]
+    assert idle not in activity._last
+
+
+# Everything at once
+
+
+@pytest.fixture(scope="module")
+def nonsense() -> Any:
+    """JSON of any form, with the names of fields among its keys."""
+    names = [
+        "reason",
+        "to",
+        "duration",
+        "match",
+        "starts",
+        "ends",
+        "labels",
+        "incident",
+        "ids",
+        "receiver",
+        "deployment",
+    ]
+    keys = st.sampled_from(names) | st.text(max_size=10)
+    leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.sampled_from(HOSTILE)
+    values = st.recursive(leaf, lambda x: st.lists(x, max_size=3) | st.dictionaries(keys, x, max_size=4), max_leaves=8)
+    return st.dictionaries(keys, values, max_size=5)
+
+
+def test_no_request_of_any_form_breaks_the_service(api: Any, make_alert: Any, nonsense: Any) -> None:
+    """Every endpoint with bodies and queries of any form: an answer below 500, as JSON, with its headers."""
+    (incident,) = api.take(make_alert())
+    values = {"incident": incident, "silence": "0123-4567", "receiver": "chat", "rank": "1"}
+    tokens = [api.token("operator"), api.token("admin"), api.token("owner", "credit*")]
+    api_endpoints = [e for e in ENDPOINTS if e.path.startswith("/api/")]
+
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+    @given(
+        st.sampled_from(api_endpoints),
+        st.sampled_from(tokens),
+        nonsense,
+        st.dictionaries(
+            st.sampled_from(["status", "limit", "before", "text", "owner", "all", "entries", "x"]),
+            st.text(max_size=20) | st.sampled_from(["1", "dead", "open", "true"]),
+            max_size=3,
+        ),
+    )
+    def ask(endpoint: Any, token: str, body: Any, query: dict[str, str]) -> None:
+        query = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
+        raw = json.dumps(body).encode() if endpoint.method == "POST" else None
+        answer = api.ask(endpoint.method, endpoint.path.format(**values), token=token, raw=raw, **query)
+        assert answer.status < 500, (endpoint.path, body, query, answer.body)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert isinstance(answer.json, dict)
+
+    ask()

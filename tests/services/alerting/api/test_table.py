@@ -1,6 +1,5 @@
 """The table of endpoints: none without a rule, every role against every one, and the description made of it."""
 
-import itertools
 import json
 from typing import Any
 
@@ -83,27 +82,26 @@ def test_an_endpoint_without_a_rule_cannot_be_made() -> None:
 EXAMPLES = {"incident": "0123456789ab", "silence": "0123-4567", "receiver": "nobody", "rank": "1"}
 
 
-@pytest.mark.parametrize(
-    ("role", "endpoint"), list(itertools.product(_ROLES, ENDPOINTS)), ids=lambda x: x if isinstance(x, str) else None
-)
-def test_every_role_at_every_endpoint(api: Any, role: str | None, endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=name_of)
+def test_every_role_at_an_endpoint(api: Any, endpoint: Endpoint) -> None:
     """Who is let through gets something else than 401 and 403; nobody else gets past them."""
-    path = endpoint.path.format(**EXAMPLES)
-    media = endpoint.raw[0] if endpoint.raw else "application/json"
-    answer = api.ask(endpoint.method, path, token=role, raw=b"{}" if endpoint.method == "POST" else None, media=media)
     name = name_of(endpoint)
-    if name in OPEN:
-        assert answer.status == 200
-    elif name in SIGNED:
-        assert answer.status in (401, 422) and "data" not in answer.json
-    elif role is None:
-        assert answer.status == 401
-        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-    elif dict(zip([r.value for r in Role], MATRIX[name].split(), strict=True))[role] == "yes":
-        assert answer.status not in (401, 403, 500)
-    else:
-        assert answer.status == 403
-        assert answer.json["type"] == "urn:driftline:problem:permission"
+    media = endpoint.raw[0] if endpoint.raw else "application/json"
+    raw = b"{}" if endpoint.method == "POST" else None
+    for role in _ROLES:
+        answer = api.ask(endpoint.method, endpoint.path.format(**EXAMPLES), token=role, raw=raw, media=media)
+        if name in OPEN:
+            assert answer.status == 200, role
+        elif name in SIGNED:
+            assert answer.status in (401, 422), role
+        elif role is None:
+            assert answer.status == 401
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+        elif dict(zip([r.value for r in Role], MATRIX[name].split(), strict=True))[role] == "yes":
+            assert answer.status not in (401, 403, 500), role
+        else:
+            assert answer.status == 403, role
+            assert answer.json["type"] == "urn:driftline:problem:permission"
 
 
 def test_the_matrix_of_the_roles_is_the_one_of_the_table() -> None:

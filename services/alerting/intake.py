@@ -100,9 +100,9 @@ class Intake:
         self.ready = threading.Event()
 
     @property
-    def database_trouble(self) -> str:
+    def trouble(self) -> str:
         """Why alerts cannot be kept at the moment; empty when they can."""
-        return self._database_trouble
+        return f"alerts cannot be kept: {self._database_trouble}" if self._database_trouble else ""
 
     @property
     def trouble_seconds(self) -> float:

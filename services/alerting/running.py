@@ -142,7 +142,7 @@ class Running:
         troubles = [*self._senders.troubles]
         if self._scheduler.trouble:
             troubles.append(self._scheduler.trouble)
-        troubles += [part.trouble for part in (self._publications, self._watch) if part.trouble]
+        troubles += [part.trouble for part in (self._intake, self._publications, self._watch) if part.trouble]
         if silent := self._intake.trouble_seconds:
             troubles.append(f"Kafka has not answered for {silent:.0f} s")
         if self._reloader is not None and self._reloader.trouble:

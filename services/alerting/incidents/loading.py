@@ -27,6 +27,7 @@ UNRESOLVED = "unresolved"
 FINDABLE = ("open", "acknowledged", "resolved", SILENCED, UNRESOLVED)
 
 _MOST_FOUND = 500
+_LOOKED_AT = 200
 _FIELDS = tuple(name for name in Incident.__dataclass_fields__ if name not in ("signals", "entries"))
 
 
@@ -199,25 +200,27 @@ def find_incidents(
         pattern = "%" + _literally(text.lower()) + "%"
         columns = (i.title, i.id, i.deployment_id)
         where.append(sa.or_(*(sa.func.lower(column).like(pattern, escape="\\") for column in columns)))
+    # Whether an incident is silenced is no column: the clock and the routing file change it.
+    by_state = status in (SILENCED, "open", "acknowledged")
+    page = max(limit, _LOOKED_AT) if by_state else limit
     found: list[Incident] = []
     place = None if before is None else _place(before)
     while True:
         query = sa.select(i.id, i.created_ms).where(*where).order_by(i.created_ms.desc(), i.id.desc())
         if place is not None:
             query = query.where(sa.or_(i.created_ms < place[0], sa.and_(i.created_ms == place[0], i.id < place[1])))
-        rows = connection.execute(query.limit(limit + 1)).all()
-        loaded = load_incidents(connection, policy, [row.id for row in rows[:limit]], now_ms, records=1)
-        for number, row in enumerate(rows[:limit]):
+        rows = connection.execute(query.limit(page + 1)).all()
+        loaded = load_incidents(connection, policy, [row.id for row in rows[:page]], now_ms, records=1)
+        for number, row in enumerate(rows[:page]):
             incident = loaded[row.id]
             place = (row.created_ms, row.id)
-            # Whether it is silenced is no column: the clock and the routing file change it.
-            if status in (SILENCED, "open", "acknowledged") and incident.state != status:
+            if by_state and incident.state != status:
                 continue
             found.append(incident)
             if len(found) == limit:
                 more = number + 1 < len(rows)
                 return found, _cursor(place) if more else None
-        if len(rows) <= limit:
+        if len(rows) <= page:
             return found, None
 
 

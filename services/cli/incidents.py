@@ -35,6 +35,7 @@ acts is said by the token.
 EXAMPLES = _EXAMPLES
 
 incidents_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -19,6 +19,7 @@ Examples:
 EXAMPLES = _EXAMPLES
 
 receivers_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

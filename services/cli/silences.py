@@ -25,6 +25,7 @@ Whatever is silenced, whoever was told of an incident is told of its end.
 EXAMPLES = _EXAMPLES
 
 silences_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -28,6 +28,7 @@ at the next request. Give it the same file: driftline alerting --tokens FILE, or
 EXAMPLES = _EXAMPLES
 
 tokens_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

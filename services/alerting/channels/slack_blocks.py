@@ -16,9 +16,8 @@ from typing import Any
 from services.alerting.channels.delivery import Delivery
 from services.alerting.channels.slack_buttons import buttons, menu
 from services.alerting.incidents.views import RESOLVED, Incident
-from services.alerting.notify.kinds import Kind
 from services.alerting.words.incident import Part, Text
-from services.alerting.words.text import Line, Value, clean, shorten, value
+from services.alerting.words.text import Line, Value, clean, shorten
 
 MAX_HEADER = 150
 MAX_SECTION = 3000
@@ -31,7 +30,6 @@ MAX_TEXT = 800
 MAX_BLOCKS_TOTAL = 11_600
 """Of the JSON of all blocks; with the text, the metadata and the note of what was cut it stays below 13,000."""
 
-_LISTED_INCIDENTS = 10
 _STORY_CHARACTERS = 2000
 _NAME_CHARACTERS = 200
 _INERT = str.maketrans({"`": "ˋ", "*": "∗"})
@@ -70,11 +68,10 @@ def root_message(text: Text, delivery: Delivery, *, answers: bool) -> SlackMessa
     # it is the last word.
     if text.over or not delivery.receipt.get("ts"):
         page.extend(_NEWS, _sections(text.news))
-    several = len(delivery.incidents) > 1
-    if several:
-        page.extend(_NEWS, _incidents(delivery.incidents, answers=answers))
+    several = delivery.incidents if len(delivery.incidents) > 1 else ()
     for number, part in enumerate(text.parts):
-        _add_part(page, part, first=number == 0, alone=len(text.parts) == 1)
+        about = several[number] if number < len(several) and several[number].id in str(part.status) else None
+        _add_part(page, part, about, first=number == 0, alone=len(text.parts) == 1, answers=answers)
     if text.more is not None:
         page.add(_NEWS, _section(markup(text.more)))
     if text.steps is not None:
@@ -106,8 +103,7 @@ def reply_message(text: Text, delivery: Delivery, *, loud: bool) -> SlackMessage
     news = text.news or (text.summary,)
     page = _Page()
     if loud:
-        opening = "Reminder: " if delivery.kind is Kind.REPEAT else ""
-        page.add(_ALWAYS, _section(f"{text.mark} *{markup(Line((opening, *text.headline.parts)), MAX_FIELD)}*"))
+        page.add(_ALWAYS, _section(f"{text.mark} *{markup(text.headline, MAX_FIELD)}*"))
     page.extend(_NEWS, _sections(news))
     if loud and text.steps is not None:
         page.add(_STEPS, _section(markup(text.steps)))
@@ -160,30 +156,17 @@ def _notification(text: Text) -> str:
     return shorten_marked(f"{text.mark} {markup(text.summary, MAX_TEXT - 10)}".strip(), MAX_TEXT)
 
 
-def _add_part(page: _Page, part: Part, *, first: bool, alone: bool) -> None:
+def _add_part(page: _Page, part: Part, incident: Incident | None, *, first: bool, alone: bool, answers: bool) -> None:
+    """A signal, or one incident of several, which then has a menu of its own."""
     sentences, causes = (_NEWS, _CAUSES) if first else (_OTHERS, _OTHERS)
-    title = f"*{markup(part.headline, MAX_FIELD)}*"
     if not alone:
-        page.add(sentences, _section(f"{title}\n{markup(part.status, 900)}"))
+        title = _section(f"*{markup(part.headline, MAX_FIELD)}*\n{markup(part.status, 900)}")
+        if incident is not None and answers and incident.status != RESOLVED:
+            title["accessory"] = menu(incident)
+        page.add(_NEWS if incident is not None else sentences, title)
     page.extend(sentences, _sections(part.sentences))
     for rank, cause in enumerate(part.causes, start=1):
         page.add(causes, _section(f"*{rank}.* {markup(cause, MAX_SECTION - 20)}"))
-
-
-def _incidents(incidents: Sequence[Incident], *, answers: bool) -> list[Block]:
-    """Each incident of a group or digest in a line of its own, with what can be done to it."""
-    blocks = []
-    for incident in incidents[:_LISTED_INCIDENTS]:
-        title = Line(
-            (value(incident.title or incident.id, 147), " · ", incident.severity, " · ", incident.state, " · ")
-        )
-        block = _section(f"{markup(title, MAX_FIELD)}{_code(incident.id)}")
-        if answers and incident.status != RESOLVED:
-            block["accessory"] = menu(incident)
-        blocks.append(block)
-    if len(incidents) > _LISTED_INCIDENTS:
-        blocks.append(_context(f"and {len(incidents) - _LISTED_INCIDENTS} more incidents"))
-    return blocks
 
 
 def _fields(facts: Sequence[tuple[str, Value]]) -> Block:

@@ -59,8 +59,14 @@ class Fields:
         """What ``parse`` makes of a text; the message of its ValueError says what was expected."""
         found = self.take(name)
         if found is None:
+            self._refuse_nothing(name, "a value")
             return default
         return self.parse(found, default, parse)
+
+    def _refuse_nothing(self, name: str, expected: str) -> None:
+        """A field without a value is half a line that was forgotten, not a wish for the default."""
+        if name in self._inner:
+            self.wrong(self._inner[name], f"expected {expected}, came nothing")
 
     def parse(self, node: Node, default: D, parse: Callable[[str], T]) -> T | D:
         """The same for a node at hand."""
@@ -87,6 +93,7 @@ class Fields:
         """A name that must be there; empty if it is wrong."""
         if self.take(name) is None:
             self.missing(name, NAME_EXPECTED)
+            return ""
         return self.parsed(name, "", parse_name)
 
     def choice(self, name: str, choices: Iterable[str], default: str) -> str:
@@ -160,6 +167,7 @@ class Fields:
         """The nodes of a list of texts; a single text is a list of one."""
         found = self.take(name)
         if found is None:
+            self._refuse_nothing(name, f"{expected}, or a list of that ([] for none)")
             return ()
         nodes = found.value if isinstance(found.value, tuple) else (found,)
         for node in nodes:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from services.alerting.policy.model import ROLE_PREFIX, SEVERITIES, Policy, Receiver
+from services.alerting.words.text import clean, shorten
+
+_OWNER_CHARACTERS = 80
 
 ANYBODY = "*"
 """In ``by_owner``: owners that are not named."""
@@ -36,7 +39,12 @@ def _resolved(
         told = f"role {name}" if not because else f"{because}, role {name}"
         yield from _resolved(policy, role.always, owner, (*above, name), told)
         named = owner in role.by_owner
-        whose = f"{told} of {owner}" if named else f"{told} of {'owners not named' if owner else 'no owner'}"
+        # The owner is data, and goes into reasons that people and the audit read.
+        whose = (
+            f"{told} of {shorten(clean(owner), _OWNER_CHARACTERS)}"
+            if named
+            else f"{told} of {'owners not named' if owner else 'no owner'}"
+        )
         members = role.by_owner.get(owner if named else ANYBODY, ())
         yield from _resolved(policy, members, owner, (*above, name), whose)
 

@@ -186,7 +186,7 @@ def read_maintenance(nodes: tuple[Node, ...], problems: Problems, zone: ZoneInfo
         )
         author, reason = fields.text("author", longest=200), fields.text("reason", longest=500)
         for what, text in (("author", author), ("reason", reason)):
-            if not text.strip() and (what not in fields or fields.take(what) is None or text == ""):
+            if not text.strip() and (what not in fields or fields.take(what) is not None):
                 fields.missing(what, "who silences this" if what == "author" else "why")
         weekly = "weekly" in fields
         if weekly and "to" in fields:

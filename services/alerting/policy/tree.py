@@ -62,7 +62,10 @@ class _Reader:
         fields = Fields(node, self._problems)
         if node.value is None:
             fields.wrong(node, "expected a route (a mapping such as {match: …, notify: …}), came nothing")
-        match = read_match(fields.take("match"), self._problems)
+        conditions = fields.take("match")
+        if conditions is None and "match" in fields:
+            fields.wrong(node, "match: expected conditions such as {severity: critical}, came nothing")
+        match = read_match(conditions, self._problems)
         own = self._inherit(fields, above)
         fields.take("name")  # already in the path
         go_on = fields.flag("continue", False)
@@ -157,7 +160,7 @@ def _grouping(fields: Fields, above: Inherited) -> Inherited:
 
 def _group_by(fields: Fields, above: tuple[str, ...]) -> tuple[str, ...]:
     node = fields.take("group_by")
-    if node is None:
+    if "group_by" not in fields:
         return above
     names = []
     for part in fields.texts("group_by", "a label"):
@@ -167,7 +170,7 @@ def _group_by(fields: Fields, above: tuple[str, ...]) -> tuple[str, ...]:
         else:
             fields.wrong(part, f"there is no such label: {offer(name, (*NAMES, INCIDENT))}")
     if INCIDENT in names and len(names) > 1:
-        fields.wrong(node, f"{INCIDENT!r} stands alone: an incident is never in two groups")
-    if not names and node.value == ():
+        fields.wrong(fields.node, f"{INCIDENT!r} stands alone: an incident is never in two groups")
+    if node is not None and node.value == ():
         fields.wrong(node, f"expected labels, or [{INCIDENT}] for each incident by itself")
     return tuple(dict.fromkeys(names)) or above

@@ -160,7 +160,7 @@ worlds = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(match, min_size=1, max_size=3), match, st.sampled_from([{}, {"severity": "error"}]))
 def test_what_is_said_of_conditions_is_so(before: list[Any], wanted: Any, more: Any) -> None:
     """Against every combination of some values: a sure answer is never wrong."""

@@ -114,7 +114,7 @@ def policy_of(root: dict[str, Any]) -> Policy:
     return Policy(receivers=receivers, route=route, roles=roles)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(tree(3))
 def test_the_tree_tells_whom_a_literal_reading_of_the_rules_tells(root: dict[str, Any]) -> None:
     policy = policy_of(root)
@@ -128,7 +128,7 @@ def test_the_tree_tells_whom_a_literal_reading_of_the_rules_tells(root: dict[str
             assert assignment.group_labels == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(tree(2))
 def test_every_path_leads_to_its_route_and_to_no_other(root: dict[str, Any]) -> None:
     policy = policy_of(root)

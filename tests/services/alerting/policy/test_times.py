@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from services.alerting.policy import times
 from services.alerting.policy.model import Digest, Maintenance, Match, Period, Policy, Route
+from services.alerting.policy.schedules import parse_moment
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 ZURICH = ZoneInfo("Europe/Zurich")
@@ -77,7 +78,7 @@ def slow_next(holds: Callable[[int], bool], now_ms: int) -> int:
     return at
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(period(), min_size=1, max_size=3), moment())
 def test_a_route_wakes_at_the_first_moment_that_a_clock_shows_one_of_its_times(periods: list[Period], now: int) -> None:
     policy, route = policy_of(*periods)
@@ -152,7 +153,7 @@ def test_a_route_without_intervals_is_always_awake() -> None:
     assert times.is_active(policy, route, 5) and times.next_active_ms(policy, route, 5) == 5
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(days, st.integers(0, 1439), zones, moment())
 def test_a_digest_comes_once_on_each_of_its_days(on: frozenset[int], minute: int, zone: ZoneInfo, now: int) -> None:
     digest = Digest(None, on, minute, zone)
@@ -209,3 +210,17 @@ def test_times_over_midnight_go_on_the_next_day(read: Callable[[str], Policy], w
         Period(frozenset({5, 6, 0}), 0, 6 * 60, utc),
         Period(weekend, 12 * 60, 13 * 60, utc),
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2026-12-01T22:00", "2026-12-01T21:00+00:00"),
+        ("2026-07-01", "2026-06-30T22:00+00:00"),
+        ("2026-12-01T22:00+05:00", "2026-12-01T17:00+00:00"),
+        ("2026-10-25T02:30", "2026-10-25T00:30+00:00"),  # shown twice: the first
+        ("2026-03-29T02:30", "2026-03-29T01:30+00:00"),  # left out: as far after the change
+    ],
+)
+def test_a_moment_is_what_the_clock_of_its_zone_shows(text: str, utc: str) -> None:
+    assert parse_moment(text, ZURICH) == ms(utc)

@@ -120,7 +120,7 @@ def test_commands_find_the_service_and_what_they_do_is_told_and_on_record(
 
 WEBHOOK_CANARY = "Tcanary/Bcanary/webhook-canary-4711"
 TOKEN_CANARY = "xoxb-token-canary-4712"
-KEY_CANARY = "pagerduty-key-canary-4713"
+KEY_CANARY = "pagerduty-key-canary-4713-000000"
 
 
 def test_secrets_appear_in_no_output(

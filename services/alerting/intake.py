@@ -160,6 +160,7 @@ class Intake:
             if self._stop.is_set():
                 return
             self._store.remember(recollection)
+            self._metrics.rebuilt(used=len(recollection.events), malformed=recollection.malformed)
         stored = self._kept(lambda: self._store.positions(self._topic))
         start, places = [], []
         for partition in sorted(topic_partitions(self._kafka, self._topic)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -55,14 +55,13 @@ class State:
 class _Names:
     """Values of one label: the first so many, and ``(other)`` for the rest. Thread-safe."""
 
-    def __init__(self, known: Iterable[str] = ()) -> None:
-        self._known = set(known)
-        self._open = not self._known
+    def __init__(self) -> None:
+        self._known: set[str] = set()
         self._lock = threading.Lock()
 
     def __call__(self, value: str) -> str:
         with self._lock:
-            if self._open and len(self._known) < _MOST:
+            if len(self._known) < _MOST:
                 self._known.add(value)
             return value if value in self._known else OTHER
 
@@ -228,9 +227,10 @@ class Metrics:
         if good:
             self._policy_time.set(time.time())
 
-    def rebuilt(self, result: str, count: int = 1) -> None:
-        """Count audit events that the database was built from: used, ignored or malformed."""
-        self._rebuilt.labels(result).inc(count)
+    def rebuilt(self, *, used: int, malformed: int) -> None:
+        """Count audit events that the database was built from, and messages that were none."""
+        self._rebuilt.labels("used").inc(used)
+        self._rebuilt.labels("malformed").inc(malformed)
 
     def dead_man(self, *, good: bool) -> None:
         """Count a sign of life to the address outside."""

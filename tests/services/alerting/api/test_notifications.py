@@ -218,7 +218,7 @@ def test_every_count_has_its_sample() -> None:
     metrics.in_doubt("a", "repeated")
     metrics.delivered("a", -1.0)
     metrics.action("note", "cli", "done")
-    metrics.rebuilt("used", 7)
+    metrics.rebuilt(used=7, malformed=0)
     metrics.dead_man(good=False)
     metrics.denied("token")
     metrics.lag(5)

@@ -107,15 +107,12 @@ def test_a_pager_that_took_the_answer_is_not_told_of_it_and_a_chat_is(office: An
     assert (opened.kinds("pager"), opened.kinds("chat")) == (["resolve"], ["resolve"])
 
 
-CHAIN = {"name": "standard", "repeat": 1, "line": 0}
-
-
 @pytest.fixture
 def chain() -> Any:
     from services.alerting.policy.model import Escalation, Step
 
     steps = (Step(15 * MINUTE, ("chat",)), Step(HOUR, ("lead", "chat")))
-    return {"escalations": {"standard": Escalation(steps=steps, **CHAIN)}}
+    return {"escalations": {"standard": Escalation(name="standard", steps=steps, repeat=1, line=0)}}
 
 
 def test_while_nobody_takes_it_one_after_the_other_is_told_and_then_all_again(

@@ -1,12 +1,15 @@
 """Slack: what is posted, what is updated, what is told in the thread, and what is done about doubt."""
 
+import dataclasses
 import logging
+import time
 from typing import Any
 
 import pytest
 
 from services.alerting.channels.base import Again, Failed, Redactor, Sent, http_session
 from services.alerting.channels.slack import SlackChannel
+from services.alerting.clock import Clock
 from services.alerting.notify.kinds import Kind
 from services.demo.receivers import (
     SLACK_CALL,
@@ -175,6 +178,17 @@ async def test_a_message_in_doubt_that_never_arrived_is_posted(
     assert (await send(slack, make_delivery(Kind.TRIGGER, make_incident()))).doubtful
     outcome = await send(slack, make_delivery(Kind.TRIGGER, make_incident(), doubtful=True, attempt=2))
     assert isinstance(outcome, Sent) and not outcome.repeated and len(receiver.slack.roots()) == 2
+
+
+@pytest.mark.parametrize(("speed", "seconds"), [(1.0, 86_400), (1440.0, 60)])
+async def test_the_look_goes_back_to_when_the_message_was_decided_by_the_clock_of_slack(
+    receiver: Any, receivers: Any, send: Any, make_delivery: Any, make_incident: Any, speed: float, seconds: float
+) -> None:
+    delivery = make_delivery(Kind.TRIGGER, make_incident(), doubtful=True)
+    delivery = dataclasses.replace(delivery, sent_ms=delivery.created_ms + 86_400_000)
+    await send(receivers.slack_token(), delivery, clock=Clock(speed=speed))
+    [asked] = receiver.received(HISTORY)
+    assert float(asked.body["oldest"]) == pytest.approx(time.time() - seconds - 300, abs=30)
 
 
 async def test_a_channel_that_is_called_by_name_is_known_by_its_id_once_slack_told_it(

@@ -117,10 +117,10 @@ def summary(what: Seen) -> m.Incident:
 
 
 def text_of(incident: Incident, now_ms: int, public_url: str) -> Text:
-    """The incident in words, as a first message would have it."""
+    """The incident in words, as it is now."""
     delivery = Delivery(
         key="",
-        kind=Kind.TRIGGER,
+        kind=Kind.UPDATE,
         receiver="",
         thread_key="",
         incidents=(incident,),

@@ -97,7 +97,7 @@ def describe(delivery: Delivery) -> Text:
 
 
 def _one(delivery: Delivery, incident: Incident) -> Text:
-    over = delivery.over
+    over = _tells_end(delivery)
     prefix = _prefix(delivery, incident)
     headline = line(prefix, *incident_headline(incident, HEADLINE_CHARACTERS - len(prefix)).parts)
     shown = incident.signals[:SHOWN_SIGNALS]
@@ -105,10 +105,10 @@ def _one(delivery: Delivery, incident: Incident) -> Text:
     parts += [brief_part(incident, signal) for signal in shown[SHOWN_IN_FULL:]]
     steps = next((steps for signal in incident.signals if (steps := signal_steps(signal)) is not None), None)
     return Text(
-        mark=mark_of(incident),
+        mark=mark_of(incident) if over else _mark_while_open(incident),
         headline=headline,
         summary=_summary(headline, incident),
-        news=(*why_told(delivery), *news(delivery, incident)),
+        news=(*why_told(delivery), *_came_late(delivery), *news(delivery, incident)),
         parts=tuple(parts),
         more=_more(len(incident.signals) - len(shown), "signal"),
         steps=None if over else steps,
@@ -124,7 +124,7 @@ def _one(delivery: Delivery, incident: Incident) -> Text:
 
 def _several(delivery: Delivery) -> Text:
     """A group or a digest: a part for each incident."""
-    incidents, over = delivery.incidents, delivery.over
+    incidents, over = delivery.incidents, _tells_end(delivery)
     running = [incident for incident in incidents if incident.status != RESOLVED]
     headline = _headline_of_several(delivery, len(running))
     first = incidents[0]
@@ -135,10 +135,14 @@ def _several(delivery: Delivery) -> Text:
     )
     shown = incidents[:SHOWN_INCIDENTS]
     return Text(
-        mark=OVER_MARK if over else mark_of(min(running or incidents, key=_urgency)),
+        mark=OVER_MARK if over else _mark_while_open(min(running or incidents, key=_urgency)),
         headline=headline,
         summary=line(*headline.parts, ". First: ", *incident_headline(first).parts),
-        news=(*why_told(delivery), *(() if delivery.kind in (Kind.TRIGGER, Kind.DIGEST) else changed)),
+        news=(
+            *why_told(delivery),
+            *_came_late(delivery),
+            *(() if delivery.kind in (Kind.TRIGGER, Kind.DIGEST) else changed),
+        ),
         parts=tuple(incident_part(incident, brief=delivery.kind == Kind.DIGEST) for incident in shown),
         more=_more(len(incidents) - len(shown), "incident"),
         steps=None
@@ -160,9 +164,24 @@ def mark_of(incident: Incident) -> str:
     return QUIET_MARK if incident.state == SILENCED else MARKS.get(incident.severity, "🔵")
 
 
+def _tells_end(delivery: Delivery) -> bool:
+    """A first message tells that something began, however late it is; the message of its end follows it."""
+    return delivery.over and delivery.kind != Kind.TRIGGER
+
+
+def _came_late(delivery: Delivery) -> tuple[Line, ...]:
+    if not delivery.over or delivery.kind != Kind.TRIGGER:
+        return ()
+    return (line("This message could not be sent earlier: it is over meanwhile, and the message of its end follows."),)
+
+
+def _mark_while_open(incident: Incident) -> str:
+    return MARKS.get(incident.severity, "🔵") if incident.status == RESOLVED else mark_of(incident)
+
+
 def _prefix(delivery: Delivery, incident: Incident) -> str:
     if incident.status == RESOLVED:
-        return "Resolved: "
+        return "" if delivery.kind == Kind.TRIGGER else "Resolved: "
     if incident.state == SILENCED:
         return "Silenced: "
     if incident.status == ACKNOWLEDGED:
@@ -198,7 +217,7 @@ def _headline_of_several(delivery: Delivery, running: int) -> Line:
     over = len(incidents) - running
     parts = [f"{running:,} incidents" if running != 1 else "1 incident"]
     if not running:
-        parts = [f"Resolved: {over:,} incidents"]
+        parts = [f"{'' if delivery.kind == Kind.TRIGGER else 'Resolved: '}{over:,} incidents"]
     elif over:
         parts.append(f", {over:,} more resolved,")
     if delivery.kind == Kind.DIGEST:

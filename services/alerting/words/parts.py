@@ -16,7 +16,7 @@ from services.alerting.words.message import (
 )
 from services.alerting.words.readings import reading, shares
 from services.alerting.words.story import moment, said
-from services.alerting.words.text import Line, Value, clean, line, shorten, value
+from services.alerting.words.text import Line, Value, line, prose, value
 from services.alerting.words.titles import because_words, incident_headline, signal_headline
 
 MOST_PICTURES = 2
@@ -77,7 +77,7 @@ def signal_steps(signal: Signal) -> Line | None:
         return None
     if signal.words is not None:
         steps = str(signal.words.get("steps", "")).strip()
-        return line(shorten(clean(steps), _SYSTEM_CHARACTERS)) if steps else None
+        return line(prose(steps, _SYSTEM_CHARACTERS)) if steps else None
     return None if signal.firing is None else describe_alert(signal.firing).steps
 
 
@@ -122,7 +122,7 @@ def _sentences(signal: Signal) -> tuple[Line, ...]:
 
 def _system_sentences(signal: Signal) -> tuple[Line, ...]:
     sentences = (signal.words or {}).get("sentences") or ()
-    return tuple(line(shorten(clean(str(text)), _SYSTEM_CHARACTERS)) for text in sentences[:_SYSTEM_SENTENCES])
+    return tuple(line(prose(text, _SYSTEM_CHARACTERS)) for text in sentences[:_SYSTEM_SENTENCES])
 
 
 def _end(signal: Signal) -> tuple[Line, ...]:

@@ -49,6 +49,17 @@ def value(text: object, limit: int = NAME_CHARACTERS) -> Value:
     return Value(shorten(clean(raw[: limit + 1]) + raw[limit + 1 :], limit) or "–")
 
 
+_LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "`": "ˋ"})
+
+
+def prose(text: object, limit: int) -> str:
+    """A sentence of ours that quotes settings (the name of a receiver, of a topic): words, not a :class:`Value`, but
+    with nothing in it that a channel could take for an order.
+    """
+    raw = str(text)
+    return shorten(clean(raw[: limit + 1]) + raw[limit + 1 :], limit).translate(_LOOK_ALIKES)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A sentence made of our words (``str``) and of :class:`Value` parts; ``str(line)`` is its plain text."""

@@ -8,7 +8,7 @@ from services.alerting.incidents.views import Incident, Signal
 from services.alerting.words.explaining import SYSTEM_PREFIX
 from services.alerting.words.message import alert_title, monitor_title
 from services.alerting.words.readings import stream_name
-from services.alerting.words.text import Line, Value, clean, line, shorten, value
+from services.alerting.words.text import Line, Value, line, prose, shorten, value
 
 HEADLINE_CHARACTERS = 147
 """Slack's header takes 150, and a mark stands before it."""
@@ -21,7 +21,7 @@ def signal_title(signal: Signal) -> Line:
     monitor = signal.labels.get("monitor", "")
     if signal.words is not None or monitor.startswith(SYSTEM_PREFIX):
         said = str((signal.words or {}).get("headline", "")) or f"Driftline: {monitor.removeprefix(SYSTEM_PREFIX)}"
-        return line(shorten(clean(said[:1000]), _SYSTEM_CHARACTERS))
+        return line(prose(said, _SYSTEM_CHARACTERS))
     return alert_title(monitor)
 
 

@@ -227,8 +227,21 @@ def test_an_end_says_how_it_ended(make_delivery: Any, make_incident: Any, make_s
 def test_whoever_looks_at_an_incident_that_is_over_still_sees_what_it_was(
     make_delivery: Any, make_incident: Any, make_signal: Any
 ) -> None:
-    text = describe(make_delivery(Kind.TRIGGER, make_incident([make_signal(ended=True)], status="resolved")))
-    assert text.over and [plot["stream"] for plot in text.plots] == ["temperature", "carrier"]
+    text = describe(make_delivery(Kind.UPDATE, make_incident([make_signal(ended=True)], status="resolved")))
+    assert text.over and str(text.headline).startswith("Resolved: ") and text.steps is None
+    assert [plot["stream"] for plot in text.plots] == ["temperature", "carrier"]
+
+
+def test_a_first_message_that_comes_after_the_end_tells_of_the_beginning_and_says_so(
+    make_delivery: Any, make_incident: Any, make_signal: Any
+) -> None:
+    """A pager must see the beginning before the end that follows it."""
+    over = make_incident([make_signal(ended=True)], status="resolved", resolved_ms=1_371_060_000_000)
+    for incidents in ((over,), (over, over)):
+        text = describe(make_delivery(Kind.TRIGGER, *incidents))
+        assert not text.over and text.mark == "🟠" and "Resolved" not in str(text.headline)
+        assert "could not be sent earlier" in str(text.news[0])
+    assert str(describe(make_delivery(Kind.TRIGGER, over)).headline) == "Data drift in credit, version 1"
 
 
 def test_what_is_opened_again_or_comes_and_goes_says_so(
@@ -421,6 +434,15 @@ def test_hostile_names_are_harmless_in_every_kind(
             assert 0 < len(str(text.headline)) <= 147
             assert all(address.startswith("https://driftline.example.org/") for _, address in text.links)
             assert len(dict(text.facts)) == len(text.facts), "no fact hides another"
+
+
+def test_what_driftline_says_of_itself_may_quote_any_setting(
+    make_delivery: Any, make_incident: Any, hostile_names: Any, lines_of: Any
+) -> None:
+    for name in hostile_names:
+        words = SystemWords(f"Messages do not reach {name}", (f"{name} failed.",), f"Try {name}.", "system-kafka")
+        signal = system_signal(words=words.document(), labels={"monitor": f"system:channel-failing:{name}"})
+        lines_of(describe(make_delivery(Kind.TRIGGER, make_incident([signal], deployment_id="", owner=""))))
 
 
 def test_commands_to_copy_stay_one_command(make_delivery: Any, make_incident: Any, make_signal: Any) -> None:

@@ -17,6 +17,7 @@ from driftline.codec import encode
 from driftline.settings import KafkaSettings
 from services.alerting.api.connection import read_connection
 from services.alerting.errors import DatabaseError
+from services.alerting.policy.model import Watch
 from services.alerting.service import AlertingService
 from services.alerting.settings import AlertingSettings
 from services.broker.ports import free_port
@@ -419,6 +420,33 @@ def test_a_receiver_that_a_reload_removes_is_told_nothing_more_and_the_others_go
     receiver.wait_for(2, SLACK_WEBHOOK)
     service.stop()
     assert len(receiver.received(PAGERDUTY)) == 1
+
+
+def test_a_sign_of_life_goes_through_the_channel_and_is_on_record(
+    cluster: Any, receiver: Any, receivers: Any, start_service: Any, make_policy: Any, eventually: Any
+) -> None:
+    watch = Watch(heartbeat_every_ms=86_400_000, heartbeat_receivers=("slack",))
+    service = start_service(policy=make_policy(receivers.slack_webhook(), watch=watch))
+    assert len(receiver.wait_for(1, SLACK_WEBHOOK)) == 1
+    eventually(lambda: cluster.audit("heartbeat.sent"))
+    service.stop()
+    start_service(policy=make_policy(receivers.slack_webhook(), watch=watch)).stop()
+    assert len(receiver.received(SLACK_WEBHOOK)) == 1
+
+
+def test_a_receiver_that_fails_is_an_incident_at_the_others_and_its_end_is_told(
+    cluster: Any, receiver: Any, receivers: Any, start_service: Any, make_policy: Any, make_apart: Any, eventually: Any
+) -> None:
+    receiver.answer_always(SLACK_WEBHOOK, Answer(503))
+    both = receivers.pagerduty(), receivers.slack_webhook()
+    start_service(policy=make_policy(*both, watch=Watch(channel_failing_ms=1000)))
+    cluster.publish(make_apart(1))
+    assert about(receiver.wait_for(1, PAGERDUTY)[0]) == "model-1"
+    second = receiver.wait_for(2, PAGERDUTY, timeout_seconds=60)[1]
+    assert "do not reach slack" in json.dumps(second.body)
+    eventually(lambda: cluster.audit("system.raised"))
+    receiver.answer_always(SLACK_WEBHOOK, None)
+    assert [about(r) for r in receiver.wait_for(1, SLACK_WEBHOOK, timeout_seconds=60)] == ["model-1"]
 
 
 # The interface, and what ends the service

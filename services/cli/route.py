@@ -60,7 +60,7 @@ def show_routes(config: _Config = None, running: _Running = False, as_json: _Jso
     if running:
         from services.cli.alerting_client import alerting_client
 
-        found = alerting_client().get("routes")
+        found = alerting_client().get("route")
         if as_json:
             print_json(found)
             return
@@ -111,7 +111,7 @@ def explain_route(
         found = [
             each
             for labels in asked
-            for each in client.post("routes", "explain", body={"labels": labels})["explanations"]
+            for each in client.post("route", "explain", body={"labels": labels})["explanations"]
         ]
     else:
         found = _explained(_policy(config), asked, at, offline=offline)

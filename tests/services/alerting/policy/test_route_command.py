@@ -157,3 +157,39 @@ def test_an_alert_on_the_topic_is_explained(
         assert [each["receiver"] for each in found["told"]] == ["mail"]
     nothing = run("explain", "nothing-like-that", "--config", file, "--offline")
     assert nothing.exit_code == 1 and "no alert among 2 has the id 'nothing-like-that'" in nothing.stderr
+
+
+def test_the_running_service_is_asked_for_its_routes_and_its_silences(
+    run: Run, file: Path, start_service: Any, eventually: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the connection file, as on this machine; a reload that is refused is seen."""
+    from services.cli.alerting_client import alerting_client
+
+    monkeypatch.setenv("TOKEN", "xoxb-canary")
+    file.write_text(
+        "receivers: [{name: mail, type: email, host: 127.0.0.1, port: 9, security: none, sender: a@b, to: c@d}]\n"
+        "route: {notify: [mail], routes: [{name: low, match: {severity: info}, group_wait: 5m}]}\n"
+    )
+    connection = tmp_path / "alerting.json"
+    start_service(policy_file=file, port=0, connection_file=connection)
+    monkeypatch.setenv("DRIFTLINE_ALERTING_CONNECTION_FILE", str(connection))
+    result = run("show", "--running")
+    assert result.exit_code == 0, result.exception
+    shown = result.stdout
+    assert "route/low" in shown and "5m" in shown
+    (told,) = json.loads(run("explain", "-l", "severity=info", "--running", "--json").stdout)["told"]
+    assert (told["receiver"], told["route"]) == ("mail", "route/low")
+    assert "mail (email): after 5m" in run("explain", "-l", "severity=info", "--running").stdout
+
+    made = alerting_client().post(
+        "silences", body={"match": {"deployment": "cred*"}, "duration": "1h", "reason": "move"}
+    )
+    asked = ("explain", "-l", "severity=info", "-l", "deployment=credit", "--config", file)
+    assert f"muted by silence {made['id']}" in run(*asked).stdout
+    assert "muted" not in run(*asked, "--offline").stdout
+
+    good = file.read_text()
+    file.write_text(good.replace("[mail]", "[nobody]"))
+    eventually(lambda: "stays in force" in run("show", "--running").stdout)
+    file.write_text(good)
+    eventually(lambda: "stays in force" not in run("show", "--running").stdout)

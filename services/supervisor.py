@@ -234,6 +234,7 @@ class Supervisor:
             "DRIFTLINE_GOVERNANCE_DATABASE_URL": f"sqlite:///{self.data_dir / 'governance.db'}",
             "DRIFTLINE_ALERTING_DATABASE_URL": f"sqlite:///{self.data_dir / 'alerting.db'}",
             _CONNECTION: str(self.data_dir / "alerting.json"),
+            "DRIFTLINE_ALERTING_TOKENS": str(self.data_dir / "tokens.yaml"),
             "DRIFTLINE_AUDIT_KEY_FILE": str(self.data_dir / "audit-key"),
             "PYTHONUNBUFFERED": "1",
         }

@@ -23,7 +23,8 @@ Examples:
   driftline token revoke ada
 
 A token is shown once, when it is made; the file keeps its SHA-256 alone. The running service sees a change of the file
-at the next request. Give it the same file: driftline alerting --tokens FILE, or DRIFTLINE_ALERTING_TOKENS.
+at the next request. driftline up uses .driftline/tokens.yaml, as this command does; driftline alerting has to be given
+the file, by --tokens or DRIFTLINE_ALERTING_TOKENS.
 """
 EXAMPLES = _EXAMPLES
 

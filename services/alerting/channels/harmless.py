@@ -7,6 +7,8 @@ something is shown as its look-alike that does nothing: the text reads the same,
 
 from __future__ import annotations
 
+import re
+
 from services.alerting.words.text import Line, Value, shorten
 
 _INERT = str.maketrans(
@@ -23,21 +25,21 @@ _INERT = str.maketrans(
         "~": "∼",
         "{": "｛",
         "}": "｝",
+        "#": "＃",
     }
 )
+_LINKING = re.compile(r":(?=//|\\\\)|www\.|(?:mailto|javascript):", re.IGNORECASE)
+_UNLINKED = str.maketrans({":": "∶", ".": "․"})
 
 
 def unlinked(text: str) -> str:
-    """The text without anything that a mail program makes a link of: ``https∶//…``, ``www․…``."""
-    text = text.replace("://", "∶//").replace(":\\\\", "∶\\\\")
-    for prefix in ("www.", "WWW.", "Www."):
-        text = text.replace(prefix, f"{prefix[:-1]}․")
-    return text.replace("mailto:", "mailto∶").replace("javascript:", "javascript∶")
+    """The text without anything that a mail program makes a link of: ``https∶//…``, ``www․…``, ``mailto∶…``."""
+    return _LINKING.sub(lambda found: found[0].translate(_UNLINKED), text)
 
 
 def inert(text: str) -> str:
     """The text without anything that Markdown, HTML or a chat program would act upon."""
-    return unlinked(text).translate(_INERT).replace("](", "] (").replace("__", "＿＿").replace("#", "＃")
+    return unlinked(text).translate(_INERT).replace("__", "＿＿")
 
 
 def plain(line: Line) -> str:

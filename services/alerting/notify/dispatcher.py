@@ -27,7 +27,7 @@ from services.alerting.clock import Clock
 from services.alerting.crash import crash_point
 from services.alerting.errors import DatabaseError
 from services.alerting.notify.outbox import Claim, Outbox
-from services.alerting.policy.model import Pace, PolicyHolder, Receiver
+from services.alerting.policy.model import AppriseReceiver, Pace, PolicyHolder, Receiver, SlackReceiver, TeamsReceiver
 
 log = logging.getLogger("driftline.alerting")
 
@@ -151,14 +151,19 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Send until stopped."""
-        while not self._stopping:
+        following: Claim | None = None
+        while following is not None or not self._stopping:
+            if following is not None:
+                crash_point("outbox.claimed")
+                following = await self._deliver(following)
+                continue
             self._wake.clear()
             wait_seconds = max(self._real((self._hold_until_ms - self._clock.now_ms()) / 1000), self._bucket_wait())
             if wait_seconds <= 0:
                 claim, wait_seconds = await self._with_database(self._claim) or (None, DATABASE_WAIT_SECONDS)
                 if claim is not None:
                     crash_point("outbox.claimed")
-                    await self._deliver(claim)
+                    following = await self._deliver(claim)
                     continue
             await self._sleep(wait_seconds)
 
@@ -202,7 +207,8 @@ class Dispatcher:
         self.trouble = ""
         return done
 
-    async def _deliver(self, claim: Claim) -> None:
+    async def _deliver(self, claim: Claim) -> Claim | None:
+        """Send a message and note what came of it; returns the next one where it is claimed already."""
         delivery = claim.delivery
         try:
             outcome = await self._channel.send(delivery, self._bucket.take)
@@ -212,12 +218,13 @@ class Dispatcher:
             log.exception("%s: %s %s: unforeseen", self._name, delivery.kind.value, delivery.key, exc_info=None)
             outcome = Again(f"unforeseen {type(error).__name__}", doubtful=True)
         crash_point("outbox.sent_unwritten")
-        passed_on = await self._settle(claim, outcome)
+        passed_on, following = await self._settle(claim, outcome)
         crash_point("outbox.written")
         self._settled(passed_on)
+        return following
 
-    async def _settle(self, claim: Claim, outcome: Outcome) -> bool:
-        """Note what came of a message; returns whether a fallback is to be told."""
+    async def _settle(self, claim: Claim, outcome: Outcome) -> tuple[bool, Claim | None]:
+        """Note what came of a message; returns whether a fallback is to be told, and the next message if it is due."""
         now = self._clock.now_ms()
         delivery = claim.delivery
         age_ms = now - delivery.created_ms
@@ -229,12 +236,14 @@ class Dispatcher:
         if not isinstance(outcome, Again):
             self._failures = 0
         passed_on: list[str] = []
+        following = None
         if isinstance(outcome, Sent):
             receipt = outcome.receipt
-            await self._until_noted(lambda: self._outbox.sent(claim, receipt))
+            go_on = not self._stopping and self._bucket.wait_seconds() <= 0
+            following = await self._until_noted(lambda: self._outbox.sent(claim, receipt, go_on=go_on))
             self._counts.delivered(self._name, (self._clock.now_ms() - delivery.created_ms) / 1000)
             if delivery.doubtful:
-                self._counts.in_doubt(self._name, "found" if outcome.repeated else "repeated")
+                self._counts.in_doubt(self._name, self._fate(outcome))
             log.info("%s: %s of %s sent", *about)
         elif isinstance(outcome, Failed):
             error = outcome.error
@@ -243,7 +252,17 @@ class Dispatcher:
         else:
             await self._try_again(claim, outcome, now)
             log.warning("%s: %s of %s, attempt %d: %s", *about, delivery.attempt, outcome.error)
-        return bool(passed_on)
+        return bool(passed_on), following
+
+    def _fate(self, outcome: Sent) -> str:
+        """What became of a message in doubt, in a word for the metric."""
+        if outcome.repeated:
+            return "found"
+        # These know no key by which they, or we, could tell that a message is there already.
+        blind = isinstance(self.receiver, TeamsReceiver | AppriseReceiver) or (
+            isinstance(self.receiver, SlackReceiver) and self.receiver.token is None
+        )
+        return "possible_duplicate" if blind else "repeated"
 
     async def _try_again(self, claim: Claim, outcome: Again, now_ms: int) -> None:
         wait_ms = int(back_off_seconds(claim.delivery.attempt, self._chance) * 1000)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def wait_until(condition: Callable[[], object], seconds: float, why: Callable[[]
         time.sleep(0.02)
 
 
+def heard_more_than(receiver: Any, most: int) -> bool:
+    return len(receiver.received()) > most
+
+
 def test_killed_at_every_point_and_at_random_nothing_is_lost_and_no_end_comes_before_its_beginning(
     cluster: Any, receiver: Any, service: Service, make_apart: Any
 ) -> None:
@@ -136,14 +141,15 @@ def test_killed_at_every_point_and_at_random_nothing_is_lost_and_no_end_comes_be
         cluster.publish(*(make_apart(n, "resolved") for n in range(max(first - PER_ROUND, 0), first)))
         if point == "action.after_commit":
             newest = f"select id from incidents where deployment_id = 'model-{first}' and status = 'open'"
-            wait_until(lambda asked=newest: service.ask(asked), 60, service.said)
+            wait_until(partial(service.ask, newest), 60, service.said)
             [(incident,)] = service.ask(newest)
             assert service.command("incidents", "ack", incident, "--reason", "mine") != 0, "it died before it answered"
         if point:
             assert service.died(60), f"it did not come to {point}: {service.said()[-3000:]}"
             died[point] += 1
         else:
-            wait_until(lambda seen=arrived: len(receiver.received()) > seen + chance.randint(0, 8), 60, service.said)
+            most = arrived + chance.randint(0, 8)
+            wait_until(partial(heard_more_than, receiver, most), 60, service.said)
             time.sleep(chance.uniform(0, 0.1))
             service.end(signal.SIGKILL)
     assert set(died) == set(POINTS)

@@ -451,7 +451,7 @@ def test_commands_to_copy_stay_one_command(make_delivery: Any, make_incident: An
     assert commands and all("x; rm -rf $HOME" in shlex.split(command) for command in commands)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_every_message_can_be_told_and_twice_the_same(
     make_delivery: Any, make_incident: Any, make_entry: Any, any_alert: Any, lines_of: Any, data: st.DataObject

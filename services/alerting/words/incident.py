@@ -134,15 +134,12 @@ def _several(delivery: Delivery) -> Text:
         for sentence in news(delivery, incident)[-1:]
     )
     shown = incidents[:SHOWN_INCIDENTS]
+    tells_changes = delivery.kind not in (Kind.TRIGGER, Kind.DIGEST)
     return Text(
         mark=OVER_MARK if over else _mark_while_open(min(running or incidents, key=_urgency)),
         headline=headline,
         summary=line(*headline.parts, ". First: ", *incident_headline(first).parts),
-        news=(
-            *why_told(delivery),
-            *_came_late(delivery),
-            *(() if delivery.kind in (Kind.TRIGGER, Kind.DIGEST) else changed),
-        ),
+        news=(*why_told(delivery), *_came_late(delivery), *(changed if tells_changes else ())),
         parts=tuple(incident_part(incident, brief=delivery.kind == Kind.DIGEST) for incident in shown),
         more=_more(len(incidents) - len(shown), "incident"),
         steps=None

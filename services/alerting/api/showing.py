@@ -10,9 +10,10 @@ from typing import Any
 from services.access.tokens import Identity
 from services.alerting.api import models as m
 from services.alerting.channels.delivery import Delivery
-from services.alerting.incidents.views import Entry, Incident, Signal
+from services.alerting.incidents.views import FIRING, Entry, Incident, Signal, most_urgent
 from services.alerting.notify.kinds import Kind
 from services.alerting.words.incident import Text, describe, incident_title
+from services.alerting.words.message import describe_alert
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _HUMAN = "human"
@@ -57,9 +58,11 @@ def seen(incident: Incident, who: Identity) -> Seen | None:
     An incident may touch several deployments. Whoever answers for one of them must see it, and reads nothing of the
     others: not their names, their causes, or what machines wrote of them into the story.
     """
-    if who.sees_all(touched(incident)):
+    if not who.limited:
         return Seen(incident, 0)
-    own = tuple(s for s in incident.signals if who.sees(s.labels.get("deployment", "")))
+    own = tuple(_without_others(s) for s in incident.signals if who.sees(s.labels.get("deployment", "")))
+    if who.sees_all(touched(incident)):
+        return Seen(dataclasses.replace(incident, signals=own), 0)
     if not own:
         return None
     first = own[0]
@@ -75,10 +78,16 @@ def seen(incident: Incident, who: Identity) -> Seen | None:
 
 
 def _severity(signals: Iterable[Signal]) -> str:
-    from services.alerting.incidents.views import FIRING, most_urgent
-
     every = list(signals)
     return most_urgent([s.severity for s in every if s.status == FIRING] or [s.severity for s in every])
+
+
+def _without_others(signal: Signal) -> Signal:
+    """What inhibits a signal may be an alarm of a deployment that is not to be named."""
+    if signal.mute is None or signal.mute.kind != "inhibition":
+        return signal
+    mute = dataclasses.replace(signal.mute, reason=f"the inhibition {signal.mute.name}: another alarm fires")
+    return dataclasses.replace(signal, mute=mute)
 
 
 def _without_detail(entry: Entry) -> Entry:
@@ -179,8 +188,6 @@ def _signal_words(given: Signal) -> dict[str, Any]:
         }
     if given.record is None:
         return {}
-    from services.alerting.words.message import describe_alert
-
     text = describe_alert(given.record)
     return {
         "headline": str(text.headline),

@@ -1,5 +1,6 @@
 """A token that is limited to deployments sees and touches those alone, whatever it asks for."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -230,3 +231,23 @@ def test_explaining_an_incident_of_others_is_refused(api: Any, two: tuple[str, s
     credit = api.token("owner", "credit-*")
     assert api.post("route/explain", {"incident": two[1]}, token=credit).status == 404
     assert api.post("route/explain", {"incident": two[0]}, token=credit).status == 200
+
+
+def test_what_inhibits_ones_own_is_not_named(api: Any, make_apart: Any) -> None:
+    from services.alerting.policy.matching import parse_match
+    from services.alerting.policy.model import Inhibition
+
+    source, target = parse_match({"monitor": "service"}, "x"), parse_match({"monitor": "data_drift"}, "x")
+    inhibition = Inhibition("pipeline", source, target, (), 1)
+    api.holder.current = dataclasses.replace(api.holder.current, inhibitions=(inhibition,))
+    api.take(
+        make_apart(1, deployment_id="fraud", monitor="service", incident_key="fraud/1/service"),
+        make_apart(2, deployment_id="credit-eu"),
+    )
+    incident = api.get("incidents", deployment="credit-eu").json["incidents"][0]["id"]
+    whole = api.get(f"incidents/{incident}").json
+    assert whole["incident"]["state"] == "silenced" and "fraud" in whole["signals"][0]["mute"]["reason"]
+    own = api.get(f"incidents/{incident}", token=api.token("owner", "credit-*"))
+    assert own.json["incident"]["state"] == "silenced" and "pipeline" in own.json["signals"][0]["mute"]["reason"]
+    assert "fraud" not in json.dumps(own.json["signals"])
+    assert "fraud" not in own.body.decode()

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+INHIBITED = ("data_drift", "prediction_drift")
+"""Monitors that data quality mutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -42,7 +45,8 @@ class Notified:
     """What became of alarms.
 
     Attributes:
-        incidents: As ``driftline incidents list --all`` lists them.
+        incidents: As ``driftline incidents list --all`` lists them; with their ``monitors``, and whether anybody was
+            ``told`` of them.
         taken: The one that somebody took; None where none was open.
         slack: Bodies of messages that Slack took, first ones and changes, in order.
         pagerduty: Bodies of events that PagerDuty took.
@@ -52,6 +56,23 @@ class Notified:
     taken: Taken | None
     slack: Sequence[Mapping[str, Any]]
     pagerduty: Sequence[Mapping[str, Any]]
+
+    @property
+    def told(self) -> list[Mapping[str, Any]]:
+        """Incidents that somebody was told of."""
+        return [incident for incident in self.incidents if incident["told"]]
+
+    @property
+    def untold(self) -> list[Mapping[str, Any]]:
+        """Those that nobody was told of."""
+        return [incident for incident in self.incidents if not incident["told"]]
+
+    @property
+    def unexplained(self) -> list[Mapping[str, Any]]:
+        """Of these, those that a broken pipeline does not explain: under bad quality drift is only to be expected, which
+        is the inhibition that is built in.
+        """
+        return [incident for incident in self.untold if not set(incident["monitors"]) <= set(INHIBITED)]
 
     @property
     def signals(self) -> int:

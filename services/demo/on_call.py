@@ -41,7 +41,7 @@ route:
 """
 
 _OPEN_SECONDS = 30.0
-_QUIET_SECONDS = 1.5
+_QUIET_SECONDS = 1.3  # longer than group_interval
 _SETTLED_SECONDS = 90.0
 _ARRIVE_SECONDS = 20.0
 _MOST = 200
@@ -104,6 +104,11 @@ class OnCall:
                 return found
             time.sleep(0.5)
         raise DemonstrationError(f"{self._unsent()} messages were not sent within {_SETTLED_SECONDS:.0f} s")
+
+    def _with_what_was_told(self, incident: Mapping[str, Any]) -> Mapping[str, Any]:
+        story = self._client().get("incidents", incident["id"])
+        monitors = sorted({signal["monitor"] for signal in story["signals"]})
+        return {**incident, "told": bool(story["notifications"]), "monitors": monitors}
 
     def notified(self, incidents: Sequence[Mapping[str, Any]], audit: Path) -> Notified:
         """What became of alarms; ``audit`` is the exported record."""

@@ -239,8 +239,9 @@ class Story:
             f"incidents have {self.notified.signals} of {len(self.raised)} alarms": (
                 self.notified.signals == len(self.raised)
             ),
-            "Slack was not told of every incident": self.notified.begun >= len(self.notified.incidents),
-            "PagerDuty was not told of every incident": self.notified.paged >= len(self.notified.incidents),
+            "Slack was not told of every incident": self.notified.begun >= len(self.notified.told),
+            "PagerDuty was not told of every incident": self.notified.paged >= len(self.notified.told),
+            f"{len(self.notified.unexplained)} incidents were told to nobody": not self.notified.unexplained,
             "there are as many messages as alarms": len(self.notified.incidents) < len(self.raised),
             "an acknowledgement did not reach Slack, PagerDuty and the audit": (
                 self.notified.taken is not None and self.notified.taken.everywhere

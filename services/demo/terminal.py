@@ -85,9 +85,10 @@ def tell(story: Story, report: Path, console: Console, work_dir: Path | None = N
             console.print(f"  {safe(sentence)}")
     notified = story.notified
     console.print(
-        f"\n[bold]Notifications:[/] {len(story.raised)} alarms were {len(notified.incidents)} incidents. "
+        f"\n[bold]Notifications:[/] {len(story.raised)} alarms were {len(notified.incidents)} incidents"
+        f"{_untold(story)}.\n"
         f"{notified.begun} messages on Slack, changed in place as they went on; "
-        f"{len(notified.pagerduty)} events for PagerDuty\n({notified.of_kind('trigger')} trigger, "
+        f"{len(notified.pagerduty)} events for PagerDuty ({notified.of_kind('trigger')} trigger, "
         f"{notified.of_kind('acknowledge')} acknowledge, {notified.of_kind('resolve')} resolve).",
         highlight=False,
     )
@@ -109,6 +110,11 @@ def tell(story: Story, report: Path, console: Console, work_dir: Path | None = N
         console.print(f"[bold red]not as it should be:[/] {safe(problem)}")
     console.print(f"\nDone in {story.seconds:.0f} s. Look at [bold]{safe(report)}[/].")
     _tell_next(console, work_dir)
+
+
+def _untold(story: Story) -> str:
+    count = len(story.notified.untold)
+    return f", {count} of them drift under bad data quality, of which nobody was told" if count else ""
 
 
 def _tell_next(console: Console, work_dir: Path | None) -> None:

@@ -198,8 +198,10 @@ TAKEN = Taken("0123456789ab", HOSTILE, f"because {HOSTILE}", slack=True, pagerdu
 def listed(number: int, signals: int) -> dict[str, Any]:
     """An incident as ``driftline incidents list`` lists it."""
     words = {"id": f"{number:012x}", "title": HOSTILE, "severity": "error", "state": "resolved"}
-    return {**words, "signals": signals, "episode": number}
+    return {**words, "signals": signals, "episode": number, "told": True, "monitors": ["data_drift"]}
 
+
+UNTOLD = {"told": False, "monitors": ["concept_drift", "data_drift"]}
 
 NOTIFIED = Notified(
     incidents=[listed(1, 2), listed(2, 1)],
@@ -277,6 +279,10 @@ def test_a_run_that_shows_everything_has_no_problems(story: Story) -> None:
         ({"notified": dataclasses.replace(NOTIFIED, slack=NOTIFIED.slack[1:])}, "Slack was not told"),
         ({"notified": dataclasses.replace(NOTIFIED, pagerduty=NOTIFIED.pagerduty[:1])}, "PagerDuty was not told"),
         ({"notified": dataclasses.replace(NOTIFIED, incidents=NOTIFIED.incidents[:1])}, "incidents have 2 of 3 alarms"),
+        (
+            {"notified": dataclasses.replace(NOTIFIED, incidents=[listed(1, 2), {**listed(2, 1), **UNTOLD}])},
+            "1 incidents were told to nobody",
+        ),
         ({"notified": dataclasses.replace(NOTIFIED, taken=None)}, "acknowledgement did not reach"),
         (
             {"notified": dataclasses.replace(NOTIFIED, taken=dataclasses.replace(TAKEN, audit=False))},
@@ -289,6 +295,18 @@ def test_a_run_that_shows_everything_has_no_problems(story: Story) -> None:
 def test_what_went_wrong_is_said(story: Story, change: dict[str, Any], said: str) -> None:
     problems = dataclasses.replace(story, **change).problems()
     assert any(said in problem for problem in problems)
+
+
+def test_drift_under_bad_data_quality_need_not_be_told(story: Story, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    muted = {**listed(2, 1), "told": False}
+    quiet = dataclasses.replace(NOTIFIED, incidents=[listed(1, 2), muted], slack=NOTIFIED.slack[:1])
+    inhibited = dataclasses.replace(story, notified=quiet)
+    assert inhibited.problems() == []
+    console = Console(width=200, record=True)
+    tell(inhibited, tmp_path / "report.html", console)
+    assert "3 alarms were 2 incidents, 1 of them drift under bad data quality" in console.export_text()
 
 
 def test_schedules_may_move_where_clocks_go_back_and_in_parts_of_the_traffic(story: Story) -> None:

@@ -80,7 +80,7 @@ def explain_route(
     alert: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ALERT]",
+            metavar="ALERT",
             help="An alert on the topic, by its id or the beginning of it; or a file with one, as `driftline alerts "
             "show` prints it with --json (- for standard input).",
             show_default=False,
@@ -288,7 +288,7 @@ def run_cases(
 
 @route_app.command("check", epilog="Example: driftline route check routing.yaml --strict")
 def check_files(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]…", help="Routing files.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", help="Routing files.")] = None,
     config: _Config = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if there are warnings.")] = False,
     without_secrets: Annotated[

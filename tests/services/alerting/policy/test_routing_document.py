@@ -134,3 +134,16 @@ def test_the_output_is_what_comes(command: str, expected: str, tmp_path: Path, m
 
 def test_there_are_examples_of_every_command() -> None:
     assert {command.split()[0] for command, _ in CONSOLES} == {"check", "explain", "test"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/alerting.md"])
+def test_routing_files_elsewhere_load_too(name: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[4] / name).read_text("utf-8")
+    blocks = [
+        block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if re.search("^receivers:", block, re.M)
+    ]
+    assert blocks
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block)
+        assert load_policy(path, {}, read_secrets=False).warnings == ()

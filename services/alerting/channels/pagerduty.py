@@ -5,6 +5,10 @@ as ``dedup_key``: an event that is sent again after a crash or a lost answer cha
 told by another ``trigger`` under the same key, which changes the open alert. A sign of life is a *change event*, which
 shows on the service's page and pages nobody.
 
+Nobody is paged by a ``trigger`` while PagerDuty holds the alert acknowledged, and the API cannot take an
+acknowledgement back. A message that is to catch somebody's attention then (the severity rose after somebody took it)
+closes the alert and opens it anew, under the same key.
+
 Limits: body 512 KB, summary 1024 characters, dedup_key 255.
 Source: https://developer.pagerduty.com/docs/events-api-v2-overview and the pages "Send an alert event", "Send a change
 event" and "Rate limits".
@@ -41,6 +45,10 @@ MAX_DEDUP_KEY = 255
 _BODY_BYTES = 400 * 1024
 _FIELD_CHARACTERS = 1000
 _SIGNALS = 50
+
+HELD = "acknowledged"
+"""In the receipt: whether PagerDuty holds the alert acknowledged."""
+
 _DETAILED_CAUSES = 20
 _LINKS = 10
 
@@ -86,15 +94,21 @@ class PagerDutyChannel:
             failure = await self._post(_change_url(self._receiver.url), change_event(delivery, text), pace)
             return failure or Sent()
         event = event_of(delivery, text, self._picture_address)
-        if failure := await self._post(self._receiver.url, event, pace):
+        action, url = event["event_action"], self._receiver.url
+        over = {"event_action": "resolve", "dedup_key": event["dedup_key"], "client": "Driftline"}
+        # The receipt of a thread's first message is that of an earlier thread.
+        held = bool(delivery.receipt.get(HELD)) and delivery.kind not in (Kind.TRIGGER, Kind.DIGEST)
+        if held and action == "trigger" and delivery.kind is Kind.REPEAT:
+            # Sent again after a kill in between, the resolve finds nothing open and is dropped.
+            if failure := await self._post(url, over, pace):
+                return failure
+            held = False
+        if failure := await self._post(url, event, pace):
             return failure
         if delivery.kind is Kind.TEST:
             # The test is over once it has arrived; nobody should have to close it.
-            over = {"event_action": "resolve", "dedup_key": event["dedup_key"], "client": "Driftline"}
-            if failure := await self._post(self._receiver.url, over, pace):
-                return failure
-            return Sent()
-        return Sent({"dedup_key": event["dedup_key"]})
+            return await self._post(url, over, pace) or Sent()
+        return Sent({"dedup_key": event["dedup_key"], HELD: action == "acknowledge" or (held and action == "trigger")})
 
     async def _post(self, url: str, event: Event, pace: Pacer) -> Outcome | None:
         body = body_of({"routing_key": self._receiver.routing_key.get_secret_value(), **event})

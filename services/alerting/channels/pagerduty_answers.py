@@ -28,6 +28,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from services.alerting.channels.pagerduty import HELD
 from services.alerting.database import tables as t
 from services.alerting.database.opening import Database
 from services.alerting.errors import AlertingError
@@ -54,6 +55,13 @@ _SAID = {
     Do.RESOLVE: "resolved in PagerDuty",
     Do.REOPEN: "opened again in PagerDuty",
     Do.NOTE: "noted in PagerDuty",
+}
+_HELD = {
+    "incident.triggered": False,
+    "incident.acknowledged": True,
+    "incident.unacknowledged": False,
+    "incident.resolved": False,
+    "incident.reopened": False,
 }
 _PERSON = "user_reference"
 _NAME_CHARACTERS = 80
@@ -185,8 +193,8 @@ def take(database: Database, desk: Desk, receiver: str, body: bytes) -> int:
         return 0
     with database.transaction() as connection:
         thread = find_thread(connection, receiver, event.dedup_key, event.incident)
-        if thread is not None and event.dedup_key and event.incident:
-            _keep_incident(connection, thread.id, event.incident)
+        if thread is not None and event.dedup_key:
+            _keep(connection, thread.id, event)
     do = _DO.get(event.kind)
     if do is None or thread is None:
         return 0
@@ -233,7 +241,9 @@ def find_thread(connection: sa.Connection, receiver: str, dedup_key: str, incide
     of_receiver = sa.select(t.threads).where(t.threads.c.receiver == receiver).order_by(t.threads.c.id.desc())
     row = None
     if dedup_key:
-        row = connection.execute(of_receiver.where(receipt["dedup_key"].as_string() == dedup_key)).first()
+        noted = connection.execute(of_receiver.where(receipt["dedup_key"].as_string() == dedup_key)).all()
+        # A later thread of the group begins with the receipt of the one before it, until it is told itself.
+        row = next((one for one in noted if _key_of(one) == dedup_key), noted[-1] if noted else None)
         row = row or _by_key(connection, of_receiver, dedup_key)
     elif incident:
         row = connection.execute(of_receiver.where(receipt[_INCIDENT].as_string() == incident)).first()
@@ -247,14 +257,21 @@ def find_thread(connection: sa.Connection, receiver: str, dedup_key: str, incide
 
 def _by_key(connection: sa.Connection, of_receiver: sa.Select[Any], dedup_key: str) -> sa.Row[Any] | None:
     for row in connection.execute(of_receiver.limit(_LATEST_THREADS)):
-        if thread_key(row.receiver, row.group_key, row.episode, "") == dedup_key:
+        if _key_of(row) == dedup_key:
             return row
     return None
 
 
-def _keep_incident(connection: sa.Connection, thread_id: int, incident: str) -> None:
-    """PagerDuty's own id, by which notes name the thread."""
+def _key_of(row: sa.Row[Any]) -> str:
+    return thread_key(row.receiver, row.group_key, row.episode, "")
+
+
+def _keep(connection: sa.Connection, thread_id: int, event: PagerDutyEvent) -> None:
+    """PagerDuty's own id, by which notes name the thread, and whether it holds the alert acknowledged."""
     where = t.threads.c.id == thread_id
     receipt = connection.execute(sa.select(t.threads.c.receipt).where(where)).scalar_one()
-    if receipt.get(_INCIDENT) != incident:
-        connection.execute(sa.update(t.threads).where(where).values(receipt={**receipt, _INCIDENT: incident}))
+    known: dict[str, object] = {_INCIDENT: event.incident} if event.incident else {}
+    if event.kind in _HELD:
+        known[HELD] = _HELD[event.kind]
+    if any(receipt.get(name) != content for name, content in known.items()):
+        connection.execute(sa.update(t.threads).where(where).values(receipt={**receipt, **known}))

@@ -73,6 +73,8 @@ _LOOK_PAGES = 10
 _PAGE = 200
 _CLOCKS_APART_SECONDS = 300.0
 _ALTERNATIVE_CHARACTERS = 1000
+_MOST_UPLOADS = 5
+_CLOSE_SECONDS = 5.0
 
 # Drawing is not known to be safe in several threads at once, and there may be several Slack channels.
 _drawing = threading.Lock()
@@ -97,6 +99,7 @@ class SlackChannel:
         self._clock = clock or Clock()
         self._answers = receiver.app_token is not None or receiver.signing_secret is not None
         self._may_upload = True
+        self._uploads: set[asyncio.Task[None]] = set()
         self._said_blind = False
         # Only posting takes a channel's name; everything else needs the id, which the first answer tells.
         self._channel = receiver.channel
@@ -111,7 +114,11 @@ class SlackChannel:
         return f"SlackChannel({self._receiver.name!r})"
 
     async def close(self) -> None:
-        """Nothing is held besides the session, which is the caller's."""
+        """Let pictures that are on their way arrive, for a moment. The session is the caller's."""
+        if self._uploads:
+            _, late = await asyncio.wait(self._uploads, timeout=_CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
 
     async def send(self, delivery: Delivery, pace: Pacer) -> Outcome:
         """Send a message. See :class:`services.alerting.channels.base.Channel`."""
@@ -170,7 +177,7 @@ class SlackChannel:
         if delivery.kind is Kind.TRIGGER and delivery.receipt.get("ts"):
             await self._refer(client, delivery, pace)
         if delivery.kind in (Kind.TRIGGER, Kind.DIGEST) and text.plots:
-            await self._upload(client, text.plots, channel, root, pace)
+            self._upload_soon(client, text.plots, channel, root, pace)
         return Sent({"channel": channel, "ts": root, **state})
 
     async def _refer(self, client: AsyncWebClient, delivery: Delivery, pace: Pacer) -> None:
@@ -260,14 +267,21 @@ class SlackChannel:
                 )
         return None
 
+    def _upload_soon(
+        self, client: AsyncWebClient, causes: Sequence[Record], channel: str, root: str, pace: Pacer
+    ) -> None:
+        """Pictures go beside what is sent next: nobody should wait for them. In a storm there are none."""
+        if self._may_upload and len(self._uploads) < _MOST_UPLOADS:
+            task = asyncio.create_task(self._upload(client, causes, channel, root, pace))
+            self._uploads.add(task)
+            task.add_done_callback(self._uploads.discard)
+
     async def _upload(
         self, client: AsyncWebClient, causes: Sequence[Record], channel: str, root: str, pace: Pacer
     ) -> None:
         """Put pictures into the thread. Without the scope ``files:write``, and whatever else fails, there are none:
         the message is sent.
         """
-        if not self._may_upload:
-            return
         try:
             files: list[dict[str, str | None]] = [
                 {"id": await self._put(client, number, cause), "title": "Expected against observed"}

@@ -69,7 +69,9 @@ def buttons(incidents: Sequence[Incident]) -> Block | None:
     if len(incidents) == 1:
         elements.append(_button(Do.NOTE, "Note …", ids))
     elements.append({**_button(Do.RESOLVE, f"Resolve{every}", ids), "style": "danger", "confirm": _confirm(len(ids))})
-    return {"type": "actions", "block_id": "driftline:buttons", "elements": elements}
+    # Slack shows a choice that was made until its block has another id: after each change nothing is chosen.
+    changes = sum(incident.revision for incident in incidents)
+    return {"type": "actions", "block_id": f"driftline:buttons:{changes}", "elements": elements}
 
 
 def menu(incident: Incident) -> Block:

@@ -134,6 +134,9 @@ def send() -> Callable[..., Any]:
     async def run(receiver: Any, delivery: Delivery, **more: Any) -> Outcome:
         kind: Any = SlackChannel if isinstance(receiver, SlackReceiver) else PagerDutyChannel
         async with http_session(receiver.timeout_seconds) as session:
-            return await kind(receiver, session, Redactor(receiver.secrets()), **more).send(delivery, _at_once)
+            channel = kind(receiver, session, Redactor(receiver.secrets()), **more)
+            outcome: Outcome = await channel.send(delivery, _at_once)
+            await channel.close()
+            return outcome
 
     return run

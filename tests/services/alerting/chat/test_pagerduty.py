@@ -37,6 +37,49 @@ async def test_an_acknowledgement_that_was_given_back_changes_the_details(
     assert receiver.received()[-1].body["event_action"] == "trigger"
 
 
+async def test_who_let_go_or_took_a_lesser_thing_is_paged_again(
+    receiver: Any, receivers: Any, send: Any, make_delivery: Any, make_incident: Any, make_over: Any
+) -> None:
+    pager, receipt = receivers.pagerduty(), {}
+    worse = make_incident(severity="critical")
+    for kind, incident, statuses in (
+        (Kind.TRIGGER, make_incident(), ["triggered"]),
+        (Kind.ACKNOWLEDGE, make_incident(status="acknowledged"), ["acknowledged"]),
+        (Kind.UPDATE, make_incident(status="acknowledged"), ["acknowledged"]),
+        (Kind.ACKNOWLEDGE, make_incident(), ["acknowledged"]),  # given back: there is no way to say so
+        (Kind.REPEAT, worse, ["resolved", "triggered"]),
+        (Kind.REPEAT, worse, ["resolved", "triggered"]),
+        (Kind.RESOLVE, make_over(), ["resolved", "resolved"]),
+    ):
+        outcome = await send(pager, make_delivery(kind, incident, receipt=receipt))
+        assert isinstance(outcome, Sent)
+        receipt = {**receipt, **outcome.receipt}
+        assert [known.status for known in receiver.pagerduty.incidents] == statuses
+
+
+async def test_an_alert_that_was_closed_to_page_anew_is_opened_whatever_happens_in_between(
+    receiver: Any, receivers: Any, send: Any, make_delivery: Any, make_incident: Any
+) -> None:
+    pager = receivers.pagerduty()
+    await send(pager, make_delivery(Kind.TRIGGER, make_incident()))
+    receipt = (await send(pager, make_delivery(Kind.ACKNOWLEDGE, make_incident(status="acknowledged")))).receipt
+    receiver.script(PAGERDUTY, late(0), Answer(503))
+    repeat = make_delivery(Kind.REPEAT, make_incident(severity="critical"), key="2", receipt=receipt)
+    assert isinstance(await send(pager, repeat), Again)
+    assert isinstance(await send(pager, repeat), Sent)
+    assert [known.status for known in receiver.pagerduty.incidents] == ["resolved", "triggered"]
+    assert receiver.pagerduty.known_as(KEY).severity == "critical"
+
+
+async def test_the_first_message_of_a_thread_closes_nothing_whatever_the_thread_before_it_left(
+    receiver: Any, receivers: Any, send: Any, make_delivery: Any, make_incident: Any
+) -> None:
+    left = {"dedup_key": "earlier", "acknowledged": True}
+    outcome = await send(receivers.pagerduty(), make_delivery(Kind.TRIGGER, make_incident(), receipt=left))
+    assert outcome == Sent({"dedup_key": KEY, "acknowledged": False})
+    assert [r.body["event_action"] for r in receiver.received()] == ["trigger"]
+
+
 async def test_several_incidents_are_acknowledged_and_resolved_when_all_of_them_are(
     receiver: Any, receivers: Any, send: Any, make_delivery: Any, make_incident: Any, make_over: Any
 ) -> None:
@@ -77,7 +120,7 @@ async def test_an_event_whose_answer_was_lost_is_sent_again_and_merged(
     outcome = await send(receivers.pagerduty(), make_delivery(Kind.TRIGGER, make_incident()))
     assert isinstance(outcome, Again) and outcome.doubtful
     outcome = await send(receivers.pagerduty(), make_delivery(Kind.TRIGGER, make_incident(), doubtful=True, attempt=2))
-    assert outcome == Sent({"dedup_key": KEY}) and len(receiver.pagerduty.incidents) == 1
+    assert outcome == Sent({"dedup_key": KEY, "acknowledged": False}) and len(receiver.pagerduty.incidents) == 1
 
 
 async def test_what_pagerduty_answers_is_read(

@@ -206,6 +206,17 @@ async def test_what_a_person_does_there_is_done_to_the_threads_incidents(
     assert set(receiver.webhook_answers) == {202}
 
 
+async def test_that_somebody_holds_the_alert_there_is_known_when_paging_again(
+    receiver: Any, subscriber: Subscriber, open_incident: Any, any_database: Any
+) -> None:
+    key = await open_incident()
+    for kind, held in (("acknowledged", True), ("unacknowledged", False), ("acknowledged", True), ("resolved", False)):
+        receiver.in_pagerduty(f"incident.{kind}", key, person=None if kind == "unacknowledged" else "Ada")
+        with any_database.transaction() as connection:
+            kept = connection.execute(sa.select(t.threads.c.receipt).where(t.threads.c.group_key == "group-1"))
+            assert [row.receipt["acknowledged"] for row in kept if "acknowledged" in row.receipt] == [held]
+
+
 async def test_our_own_events_do_not_come_back_as_answers(
     receiver: Any,
     receivers: Any,
@@ -248,7 +259,8 @@ async def test_a_note_finds_its_thread_by_what_earlier_events_told(
     ]
     with any_database.transaction() as connection:
         kept = connection.execute(sa.select(t.threads.c.receipt).where(t.threads.c.group_key == "group-1")).scalars()
-        assert {"dedup_key": key, "pagerduty_incident": receiver.pagerduty.known_as(key).id} in list(kept)
+        known = {"dedup_key": key, "pagerduty_incident": receiver.pagerduty.known_as(key).id, "acknowledged": False}
+        assert known in list(kept)
 
 
 async def test_an_acknowledgement_that_ran_out_there_is_given_back(
@@ -286,6 +298,18 @@ async def test_an_event_of_long_ago_is_a_replay(
     event = json.loads(webhook.body)
     event["event"]["occurred_at"] = "2026-01-01T00:00:00.000Z"
     assert receiver.send_webhook(subscriber.url, event, SECRET) == 202
+    assert desk.done == []
+
+
+async def test_what_is_said_of_an_earlier_thread_is_not_done_to_the_one_that_follows_it(
+    receiver: Any, subscriber: Subscriber, desk: Desk, open_incident: Any, any_database: Any
+) -> None:
+    key = await open_incident()
+    with any_database.transaction() as connection:
+        connection.execute(sa.update(t.threads).where(t.threads.c.group_key == "group-1").values(status="closed"))
+        receipt = {"dedup_key": key, "acknowledged": True}
+        make_thread(connection, 1, {"a" * 12: "firing"}, episode=2, receipt=receipt)  # not told yet
+    receiver.in_pagerduty("incident.resolved", key)
     assert desk.done == []
 
 

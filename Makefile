@@ -1,7 +1,7 @@
 # Everything a fresh machine with Python 3.11 or later needs: 'make demo' and 'make test' set themselves up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-detection bench-outcomes bench-humility lock clean
+.PHONY: help setup demo test check bench bench-detection bench-outcomes bench-humility bench-alerting lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -53,6 +53,9 @@ bench-outcomes: setup .venv-peers/.ready ## Measure how outcomes are joined, wha
 
 bench-humility: setup ## Measure whether humility's guarantees hold, how soon their end is noticed, and what a decision costs, in some ten minutes
 	@$(BIN)/python -m bench.humility
+
+bench-alerting: setup ## Measure who is told, how soon, and what is lost through kills and a storm of refusals, beside Alertmanager, in some fifty minutes
+	@$(BIN)/python -m bench.alerting
 
 lock: $(VENV)/.ready ## Pin the dependencies anew (needs uv)
 	@uv pip compile -q pyproject.toml --extra demo --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package driftline --no-emit-index-url --no-header -o requirements/all.lock

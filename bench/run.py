@@ -22,8 +22,8 @@ from bench.report import OUTPUT, Figure, broken, show
 
 _PARTS = {"__init__", "cluster", "parts", "peer_process", "peers", "report", "run", "stages", "traffic"}
 
-_ARGUMENTS = {"detection": ["--quick"], "outcomes": ["--quick"], "humility": ["--quick"]}
-"""`make bench-detection`, `make bench-outcomes` and `make bench-humility` run them whole."""
+_ARGUMENTS = {name: ["--quick"] for name in ("alerting", "detection", "outcomes", "humility")}
+"""`make bench-alerting`, `make bench-detection`, `make bench-outcomes` and `make bench-humility` run them whole."""
 
 
 def names() -> list[str]:

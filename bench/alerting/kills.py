@@ -122,6 +122,7 @@ def _theirs(seed: int, kills: int) -> list[Figure]:
                 time.sleep(chance.uniform(0.5, 4.0))
                 peer.end(signal.SIGKILL)
                 peer.start()
+        time.sleep(5.0)
         ended |= set(begun)
         for _ in range(4):
             tell()

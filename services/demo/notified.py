@@ -69,8 +69,8 @@ class Notified:
 
     @property
     def unexplained(self) -> list[Mapping[str, Any]]:
-        """Of these, those that a broken pipeline does not explain: under bad quality drift is only to be expected, which
-        is the inhibition that is built in.
+        """Of these, those that a broken pipeline does not explain: under bad quality drift is to be expected, which is
+        the inhibition that is built in.
         """
         return [incident for incident in self.untold if not set(incident["monitors"]) <= set(INHIBITED)]
 

@@ -101,7 +101,7 @@ class OnCall:
             quiet_since = (quiet_since or time.monotonic()) if quiet else None
             if quiet_since is not None and time.monotonic() - quiet_since >= _QUIET_SECONDS:
                 found: Sequence[Mapping[str, Any]] = self._commands.run("incidents", "list", "--all", "--limit", "1000")
-                return found
+                return [self._with_what_was_told(incident) for incident in found]
             time.sleep(0.5)
         raise DemonstrationError(f"{self._unsent()} messages were not sent within {_SETTLED_SECONDS:.0f} s")
 

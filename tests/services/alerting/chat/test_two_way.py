@@ -109,3 +109,21 @@ def test_a_slack_message_in_doubt_is_found_by_the_running_service(
     cluster.publish(make_alert(1, "resolved"))
     eventually(lambda: receiver.accepted(SLACK_UPDATE))
     assert root(receiver)["text"].startswith("✅")
+
+
+def test_a_severity_that_rises_over_an_acknowledgement_pages_anew_everywhere(
+    service: Any, cluster: Any, receiver: Any, make_alert: Any, eventually: Any
+) -> None:
+    cluster.publish(make_alert(severity="warning"))
+    eventually(lambda: len(receiver.pagerduty.incidents) == 1 and receiver.slack.roots())
+    key = receiver.pagerduty.incidents[0].dedup_key
+    receiver.in_pagerduty("incident.acknowledged", key)
+    eventually(lambda: "Give back" in str(root(receiver)["blocks"]))
+    cluster.publish(make_alert(2, severity="critical", monitor="concept_drift"))
+    eventually(lambda: [i.status for i in receiver.pagerduty.incidents] == ["resolved", "triggered"])
+    assert receiver.pagerduty.known_as(key).severity == "critical"
+    eventually(lambda: any(answer.get("reply_broadcast") for answer in receiver.slack.replies(root(receiver)["ts"])))
+    settled(receiver)
+    # That we closed the alert there comes back to us, and is not taken for an end of the incident.
+    assert not cluster.audit("incident.resolved") and root(receiver)["text"].startswith("🔴")
+    assert [i.status for i in receiver.pagerduty.incidents] == ["resolved", "triggered"]

@@ -18,11 +18,10 @@ from services.alerting.words.facts import incident_facts, many_facts
 from services.alerting.words.links import links
 from services.alerting.words.parts import (
     Part,
-    brief_part,
     incident_part,
     pictures,
     reading_of,
-    signal_part,
+    signal_parts,
     signal_steps,
 )
 from services.alerting.words.story import moment, news, said, story, why_told
@@ -101,15 +100,13 @@ def _one(delivery: Delivery, incident: Incident) -> Text:
     prefix = _prefix(delivery, incident)
     headline = line(prefix, *incident_headline(incident, HEADLINE_CHARACTERS - len(prefix)).parts)
     shown = incident.signals[:SHOWN_SIGNALS]
-    parts = [signal_part(incident, signal) for signal in shown[:SHOWN_IN_FULL]]
-    parts += [brief_part(incident, signal) for signal in shown[SHOWN_IN_FULL:]]
     steps = next((steps for signal in incident.signals if (steps := signal_steps(signal)) is not None), None)
     return Text(
         mark=mark_of(incident) if over else _mark_while_open(incident),
         headline=headline,
         summary=_summary(headline, incident),
         news=(*why_told(delivery), *_came_late(delivery), *news(delivery, incident)),
-        parts=tuple(parts),
+        parts=signal_parts(incident, shown, SHOWN_IN_FULL),
         more=_more(len(incident.signals) - len(shown), "signal"),
         steps=None if over else steps,
         facts=tuple(incident_facts(incident, delivery.sent_ms)),

@@ -80,13 +80,18 @@ class AlertText:
     resolved: bool
 
 
-def describe_alert(record: Record) -> AlertText:
-    """Put an ``Alert`` into words. Never raises for a record that decodes."""
+def describe_alert(record: Record, *, promise: bool = True) -> AlertText:
+    """Put an ``Alert`` into words. Never raises for a record that decodes.
+
+    Args:
+        record: The alert.
+        promise: Whether the promise on false alarms is repeated; without, only the evidence is told.
+    """
     resolved = record["status"] == "resolved"
     if record["monitor"].startswith(MONITOR_PREFIX):
         sentences = _signal_sentences(record, resolved=resolved)
     else:
-        sentences = _resolved_sentences(record) if resolved else _firing_sentences(record)
+        sentences = _resolved_sentences(record) if resolved else _firing_sentences(record, promise=promise)
     headline = alert_headline(record)
     return AlertText(
         headline=headline,
@@ -153,11 +158,11 @@ def _summary(headline: Line, causes: Sequence[Record]) -> Line:
     return line(*headline.parts, ". ", *stream_line(causes[0]).parts, *rest)
 
 
-def _firing_sentences(record: Record) -> list[Line]:
+def _firing_sentences(record: Record, *, promise: bool) -> list[Line]:
     reason = record.get("diagnosis_reason", "")
     opening = "In short: " if record["monitor"] == HUMILITY else "What speaks for that: "
     why = [line(opening, value(reason, _REASON_CHARACTERS), ".")] if reason else []
-    sentences = [what_changed(record), *why, _since(record), _how_sure(record)]
+    sentences = [what_changed(record), *why, _since(record), _how_sure(record, promise=promise)]
     if record["causes"]:
         sentences.append(how_bad(record["causes"][0]))
     return sentences
@@ -244,11 +249,11 @@ def _since(record: Record) -> Line:
     )
 
 
-def _how_sure(record: Record) -> Line:
+def _how_sure(record: Record, *, promise: bool) -> Line:
     evidence, threshold = record["log_evidence_nats"], record["threshold_nats"]
     times = _times(evidence - threshold)
     parts = [f"Evidence {number_text(evidence)} nats against a threshold of {number_text(threshold)}{times}."]
-    if record["false_alarms"]:
+    if promise and record["false_alarms"]:
         parts += [
             " The threshold keeps this promise on false alarms: ",
             value(record["false_alarms"], _PROMISE_CHARACTERS),

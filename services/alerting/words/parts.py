@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record
@@ -46,13 +47,24 @@ class Part:
     causes: tuple[Line, ...]
 
 
-def signal_part(incident: Incident, signal: Signal) -> Part:
+def signal_parts(incident: Incident, signals: Sequence[Signal], in_full: int) -> tuple[Part, ...]:
+    """Signals of an incident, so many of them in full. A promise on false alarms that several keep is told once."""
+    parts: list[Part] = []
+    promises: set[str] = set()
+    for signal in signals[:in_full]:
+        promised = "" if signal.firing is None else signal.firing["false_alarms"]
+        parts.append(_signal_part(incident, signal, promise=promised not in promises))
+        promises.add(promised)
+    return (*parts, *(_brief_part(incident, signal) for signal in signals[in_full:]))
+
+
+def _signal_part(incident: Incident, signal: Signal, *, promise: bool) -> Part:
     """A signal with all that its records say."""
-    sentences = (*_because(incident, signal), *_sentences(signal))
+    sentences = (*_because(incident, signal), *_sentences(signal, promise=promise))
     return Part(signal_headline(signal), _status(signal), sentences, _causes(signal))
 
 
-def brief_part(incident: Incident, signal: Signal) -> Part:
+def _brief_part(incident: Incident, signal: Signal) -> Part:
     """A signal of which the first ones have said enough: what changed, and its strongest cause."""
     sentences = (*_because(incident, signal), *_sentences(signal)[:1])
     return Part(signal_headline(signal), _status(signal), sentences, _causes(signal)[:_BRIEF_CAUSES])
@@ -108,12 +120,12 @@ def _because(incident: Incident, signal: Signal) -> tuple[Line, ...]:
     return () if cause is None else (line("Probably because: ", *because_words(cause).parts, "."),)
 
 
-def _sentences(signal: Signal) -> tuple[Line, ...]:
+def _sentences(signal: Signal, *, promise: bool = True) -> tuple[Line, ...]:
     if signal.words is not None:
         return (*_system_sentences(signal), *_end(signal))
     told: list[Line] = []
     if signal.firing is not None:
-        text = describe_alert(signal.firing)
+        text = describe_alert(signal.firing, promise=promise)
         told += text.sentences if signal.status == FIRING else [what_changed(signal.firing)]
     if signal.status != FIRING:
         told += _end(signal) if signal.resolved is None else describe_alert(signal.resolved).sentences

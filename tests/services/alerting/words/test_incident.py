@@ -104,6 +104,9 @@ def test_what_explains_the_others_comes_first_and_they_say_so(
     first, *others = text.parts
     assert not [sentence for sentence in texts(first.sentences) if "because" in sentence]
     assert [str(part.sentences[0]) for part in others] == [f"P{because[1:]}."] * 2
+    promised = [sum("false alarm" in sentence for sentence in texts(part.sentences)) for part in text.parts]
+    assert promised == [1, 0, 0], "a promise that all keep is told once"
+    assert all("Evidence 21.3 nats" in " ".join(texts(part.sentences)) for part in text.parts)
     assert "look where these values come from" in str(text.steps), "the first step is about what explains the rest"
     assert len(text.plots) == 2
 

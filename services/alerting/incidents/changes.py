@@ -200,6 +200,7 @@ class Changes:
             self._changed(draft, "incident.changed", deed)
             self._outgrow_acknowledgement(draft, deed)
         else:
+            draft.set()  # its title names what fires
             self._tell(draft, "incident.changed", deed)
 
     def resolved(self, draft: IncidentDraft, deed: Deed) -> None:

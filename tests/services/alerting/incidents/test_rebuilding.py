@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from driftline.codec import Record, decode, encode
@@ -98,8 +98,39 @@ def perform(rig: Any, make_alert: Any, make_numeric_cause: Any, drawn: list[Any]
             rig.end_signal(rest[0])
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EVERYTHING = [
+    ("alert", "a", 1, "firing", 0, "error"),
+    ("alert", "b", 1, "firing", 0, "warning"),
+    ("do", Do.ACKNOWLEDGE, 0),
+    ("alert", "c", 1, "firing", 4, "warning"),
+    ("do", Do.ASSIGN, 0),
+    ("do", Do.RESOLVE, 1),
+    ("wait", 3),
+    ("alert", "a", 1, "resolved", 2, "error"),
+    ("alert", "a", 2, "firing", 3, "info"),
+    ("alert", "c", 2, "resolved", 5, "info"),
+    ("do", Do.SILENCE, 1),
+    ("silence", {"deployment": "a"}),
+    ("silence", {"severity": ["info", "warning"]}),
+    ("end_silence", 0),
+    ("wait", 9),
+    ("alert", "c", 3, "firing", 5, "critical"),
+    ("raise", "streams-lag", "info"),
+    ("raise", "streams-lag", "error"),
+    ("raise", "topic-silent:x", "error"),
+    ("end", "streams-lag"),
+    ("raise", "streams-lag", "info"),
+    ("end", "topic-silent:x"),
+    ("do", Do.NOTE, 1),
+    ("do", Do.ACKNOWLEDGE, 2),
+    ("do", Do.ACKNOWLEDGE, 1),
+    ("do", Do.ACKNOWLEDGE, 0),
+]
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=steps)
+@example(drawn=EVERYTHING)
 def test_what_is_made_anew_is_what_was(
     make_rig: Any, make_alert: Any, make_numeric_cause: Any, drawn: list[Any]
 ) -> None:

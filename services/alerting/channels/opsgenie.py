@@ -40,11 +40,13 @@ MAX_SOURCE = 100
 MAX_USER = 100
 MAX_ENTITY = 512
 
-ALIAS, PRIORITY = "alias", "priority"
-"""In a receipt: the alert's alias, and its priority as it was last set."""
+ALIAS, PRIORITY, HELD = "alias", "priority", "acknowledged"
+"""In a receipt: the alert's alias, its priority as it was last set, and whether we have acknowledged it."""
 
 _PRIORITIES = {"critical": "P1", "error": "P2", "warning": "P3", "info": "P4"}
 _LOWEST = "P5"
+_NOTICED = (Kind.TRIGGER, Kind.DIGEST, Kind.REPEAT)
+"""Kinds by which the alert is created, or counted once more where it is open."""
 _SOURCE = "Driftline"
 _NOTE_CHARACTERS = 4_000
 _DETAIL_CHARACTERS = 500
@@ -79,10 +81,7 @@ class OpsgenieChannel:
             await pace()
             if failure := await self._ask(request):
                 return failure
-        receipt: dict[str, Any] = {ALIAS: alias_of(delivery)}
-        if delivery.incidents and not delivery.over:
-            receipt[PRIORITY] = priority_of(delivery)
-        return Sent(receipt)
+        return Sent(receipt_of(delivery))
 
     async def _ask(self, request: Request) -> Again | Failed | None:
         method, path, body = request
@@ -107,6 +106,18 @@ def alias_of(delivery: Delivery) -> str:
     return delivery.thread_key[:MAX_ALIAS]
 
 
+def receipt_of(delivery: Delivery) -> dict[str, Any]:
+    """How the alert is there once a message has been taken."""
+    if not delivery.incidents or delivery.over:
+        return {ALIAS: alias_of(delivery), HELD: False}
+    held, taken = _is_held(delivery), _all_taken(delivery)
+    if delivery.kind is Kind.ACKNOWLEDGE:
+        held = taken or (held and any(incident.status == ACKNOWLEDGED for incident in delivery.incidents))
+    elif delivery.kind in _NOTICED:
+        held = held and taken
+    return {ALIAS: alias_of(delivery), PRIORITY: priority_of(delivery), HELD: held}
+
+
 def requests_for(delivery: Delivery) -> list[Request]:
     """What is asked for a message. Those that may be made twice without a trace come first: an attempt that fails
     between them is made again from its beginning.
@@ -117,23 +128,33 @@ def requests_for(delivery: Delivery) -> list[Request]:
     close = _about(alias, "close", note)
     if delivery.kind in (Kind.HEARTBEAT, Kind.TEST):
         return [("POST", "", alert(delivery, text)), close]
+    if delivery.kind is Kind.DIGEST and delivery.over:
+        return [("POST", "", alert(delivery, text)), close]
     # What begins and is over meanwhile is told both, in that order: its end is a message of its own.
     if delivery.kind is Kind.RESOLVE or (delivery.over and delivery.kind is not Kind.TRIGGER):
         return [close]
-    if delivery.kind in (Kind.TRIGGER, Kind.DIGEST, Kind.REPEAT):
+    if delivery.kind in _NOTICED:
         requests: list[Request] = [*_new_priority(delivery, alias), ("POST", "", alert(delivery, text))]
-        if delivery.kind is Kind.TRIGGER and delivery.receipt.get(ALIAS) == alias:
+        if _is_held(delivery) and not _all_taken(delivery):
             # What somebody had taken is to be taken anew: creating it again would wake nobody.
             requests.append(_about(alias, "unacknowledge", note))
         return requests
     if delivery.kind is Kind.ACKNOWLEDGE:
-        running = [incident for incident in delivery.incidents if incident.status != RESOLVED]
-        if all(incident.status == ACKNOWLEDGED for incident in running):
-            who = next((incident.acknowledged_by for incident in running if incident.acknowledged_by), "")
+        if _all_taken(delivery):
+            who = next((i.acknowledged_by for i in delivery.incidents if i.status == ACKNOWLEDGED), "")
             return [_about(alias, "acknowledge", note, who)]
-        if not any(incident.status == ACKNOWLEDGED for incident in running):
+        if not any(incident.status == ACKNOWLEDGED for incident in delivery.incidents):
             return [*_new_priority(delivery, alias), _about(alias, "unacknowledge", note)]
     return [*_new_priority(delivery, alias), _about(alias, "notes", note)]
+
+
+def _is_held(delivery: Delivery) -> bool:
+    """Whether we have told Opsgenie that somebody has it."""
+    return bool(delivery.receipt.get(HELD)) and delivery.receipt.get(ALIAS) == alias_of(delivery)
+
+
+def _all_taken(delivery: Delivery) -> bool:
+    return all(incident.status in (ACKNOWLEDGED, RESOLVED) for incident in delivery.incidents)
 
 
 def alert(delivery: Delivery, text: Text) -> dict[str, Any]:

@@ -105,18 +105,35 @@ async def test_a_trigger_sent_twice_is_one_alert(hooks: Any, send: Any, incident
     assert len(hooks.opsgenie_alerts) == 1
 
 
-async def test_a_second_trigger_of_a_thread_takes_the_acknowledgement_back(
-    hooks: Any, send: Any, incident: Any, make_delivery: Any
+@pytest.mark.parametrize("kind", [Kind.TRIGGER, Kind.REPEAT])
+async def test_what_is_to_be_noticed_after_somebody_took_it_takes_the_acknowledgement_back(
+    hooks: Any, send: Any, incident: Any, make_delivery: Any, kind: Kind
 ) -> None:
     taken = dataclasses.replace(incident, status="acknowledged", acknowledged_by="ada")
     worse = dataclasses.replace(incident, severity="critical")
     await send(
         make_delivery(Kind.TRIGGER, incident),
         make_delivery(Kind.ACKNOWLEDGE, taken, number=2),
-        make_delivery(Kind.TRIGGER, worse, number=3),
+        make_delivery(Kind.UPDATE, taken, worse, number=3),
+        make_delivery(kind, worse, number=4),
     )
     (alert,) = hooks.opsgenie_alerts
     assert (alert.acknowledged, alert.priority, alert.count) == (False, "P1", 2)
+
+
+async def test_a_reminder_leaves_alone_what_people_took_in_opsgenie(
+    hooks: Any, send: Any, incident: Any, make_delivery: Any
+) -> None:
+    await send(make_delivery(Kind.TRIGGER, incident), make_delivery(Kind.REPEAT, incident, number=2))
+    assert paths(hooks) == ["alerts", "alerts"]
+
+
+@pytest.mark.parametrize(("kind", "asked"), [(Kind.TRIGGER, ["alerts"]), (Kind.DIGEST, ["alerts", "close"])])
+async def test_what_is_over_before_it_is_told_is_told_and_left_open_only_if_its_end_will_come(
+    hooks: Any, send: Any, incident: Any, make_delivery: Any, kind: Kind, asked: list[str]
+) -> None:
+    await send(make_delivery(kind, dataclasses.replace(incident, status="resolved")))
+    assert paths(hooks) == asked
 
 
 async def test_a_receipt_of_another_thread_changes_nothing(

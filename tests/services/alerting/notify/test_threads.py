@@ -1,9 +1,14 @@
 """Who is told of what, when: groups, escalations, reminders, digests and active times, on a clock moved by hand."""
 
+import itertools
+import shutil
 from typing import Any
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from services.alerting.database import tables as t
@@ -356,3 +361,102 @@ def test_ten_thousand_incidents_are_decided_on_in_batches_and_each_once(office: 
     opened.look()
     assert len(commits) <= 6, "many threads share a transaction"
     assert opened.statuses("chat") == [("trigger", "pending")] * count
+
+
+_DEEDS = ("fire", "end", "worse", "take", "give back", "wait")
+_histories = st.lists(st.tuples(st.sampled_from(_DEEDS), st.integers(1, 3), st.integers(1, 90)), max_size=14)
+
+
+@hypothesis.settings(
+    max_examples=25, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@given(history=_histories, wait_s=st.sampled_from([0, 30]), interval_m=st.sampled_from([0, 5]))
+def test_whatever_happens_everybody_who_is_to_be_told_is_told_in_order_and_reminded_on_time(
+    templated: Any, make_policy: Any, make_route: Any, make_apart: Any, history: Any, wait_s: int, interval_m: int
+) -> None:
+    """Alerts, people and time on the real store; severities decide who is told."""
+    times = {"group_wait_ms": wait_s * SECOND, "group_interval_ms": interval_m * MINUTE, "repeat_interval_ms": HOUR}
+    picky = pager("picky", minimum_severity="error")
+    opened = templated(make_policy(chat(), pager(), picky, route=make_route("chat", "pager", "picky", **times)))
+    names = ("chat", "pager", "picky")
+    severity: dict[int, str] = {}
+    ended: set[int] = set()
+    told: dict[str, list[tuple[int, str, str]]] = {name: [] for name in names}
+
+    def until(end_ms: int) -> None:
+        while True:
+            due_ms = opened.look()
+            for name in names:
+                for claim in opened.send_all(name):
+                    delivery = claim.delivery
+                    told[name].append((opened.clock.now_ms(), delivery.kind.value, delivery.thread_key))
+            if due_ms is None or due_ms > end_ms:
+                opened.clock.move(end_ms - opened.clock.now_ms())
+                return
+            opened.clock.move(due_ms - opened.clock.now_ms())
+
+    def known(number: int) -> Any:
+        return opened.all(
+            sa.select(t.incidents.c.id, t.incidents.c.status).where(t.incidents.c.deployment_id == f"model-{number}")
+        )
+
+    for deed, number, minutes in history:
+        if deed == "fire" and number not in severity:
+            severity[number] = "warning"
+            opened.take(make_apart(number, severity="warning"))
+        elif deed == "end" and number in severity and number not in ended:
+            ended.add(number)
+            opened.take(make_apart(number, "resolved"))
+        elif deed == "worse" and severity.get(number) == "warning" and number not in ended:
+            severity[number] = "critical"
+            opened.take(make_apart(number, severity="critical", id=f"worse-{number}"))
+        elif deed == "take" and (rows := known(number)) and rows[0].status == "open":
+            opened.acknowledge(rows[0].id)
+        elif deed == "give back" and (rows := known(number)) and rows[0].status == "acknowledged":
+            opened.give_back(rows[0].id)
+        elif deed == "wait":
+            until(opened.clock.now_ms() + minutes * MINUTE)
+    until(opened.clock.now_ms() + 3 * HOUR)
+
+    for number, worst in severity.items():
+        [incident] = known(number)
+        for name in names:
+            n = t.notifications.c
+            about = [
+                row
+                for row in opened.all(sa.select(t.notifications).where(n.receiver == name).order_by(n.id))
+                if row.incidents[0]["incident"] == incident.id and row.status == "sent"
+            ]
+            kinds = [row.kind for row in about]
+            if name == "picky" and worst == "warning":
+                assert kinds == [], "not severe enough"
+            elif number not in ended:
+                assert kinds[:1] == ["trigger"] and "resolve" not in kinds, "it is open, so it was told"
+                if incident.status == "open":
+                    gaps = [b.created_ms - a.created_ms for a, b in itertools.pairwise(about)]
+                    assert opened.clock.now_ms() - about[-1].created_ms < HOUR, "reminded of on time"
+                    assert all(gap <= HOUR or row.kind != "repeat" for gap, row in zip(gaps, about[1:], strict=True))
+            elif kinds:
+                assert kinds[0] == "trigger" and kinds[-1] == "resolve" and kinds.count("resolve") == 1
+            else:
+                assert wait_s, "who waits for nothing hears of everything"
+    for messages in told.values():
+        assert len({(at, kind, key) for at, kind, key in messages}) == len(messages), "told twice at one moment"
+
+
+@pytest.fixture
+def templated(tmp_path_factory: pytest.TempPathFactory, office_at: Any, make_policy: Any) -> Any:
+    """Opens offices on copies of an empty database, which is quicker than making each."""
+    folder = tmp_path_factory.mktemp("threads")
+    office_at(f"sqlite:///{folder / 'empty.db'}", make_policy(chat())).close()
+    made: list[Any] = []
+
+    def make(policy: Any) -> Any:
+        for office in made:
+            office.close()
+        path = folder / f"{len(made)}.db"
+        shutil.copy(folder / "empty.db", path)
+        made.append(office_at(f"sqlite:///{path}", policy))
+        return made[-1]
+
+    return make

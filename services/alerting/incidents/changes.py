@@ -16,7 +16,7 @@ from driftline.topics import Topics
 from services.alerting.database import tables as db
 from services.alerting.incidents.drafts import Drafts, IncidentDraft, SignalDraft, chunks
 from services.alerting.incidents.loading import load_incidents
-from services.alerting.incidents.views import ACKNOWLEDGED, OPEN, RESOLVED
+from services.alerting.incidents.views import ACKNOWLEDGED, OPEN, RESOLVED, Incident
 from services.alerting.notify.publishing import publish
 from services.alerting.policy.model import SEVERITIES, Policy
 from services.alerting.records import SOURCE, Publication, actor_text, audit_event, detail_texts, event_id, reason_text
@@ -262,27 +262,36 @@ class Changes:
 
     def write(self) -> list[str]:
         """Write everything; returns the incidents of which people may have to be told."""
-        self._give_titles(self.drafts.write())
+        told, changed = self.write_untitled()
+        self.give_titles(load_incidents(self.connection, self.policy, changed, self.now_ms, records=0, mutes=False))
+        return told
+
+    def write_untitled(self) -> tuple[list[str], list[str]]:
+        """Write everything but titles, which are read off the incidents as they are then; returns the incidents of
+        which people may have to be told, and all those that changed: :meth:`give_titles` must follow for these.
+        """
+        changed = [draft.id for draft in self.drafts.write()]
         self._story.write(self.connection)
         self._reopened_ms.clear()
         told = [draft.id for draft in self.drafts.incidents.values() if draft.is_told]
         for incident_id in told:
             self.drafts.incidents[incident_id].is_told = False
-        return told
+        return told, changed
 
-    def _give_titles(self, changed: Sequence[IncidentDraft]) -> None:
-        """Titles as the signals are now; lists and searches read them."""
-        ids = [draft.id for draft in changed]
-        views = load_incidents(self.connection, self.policy, ids, self.now_ms, records=0, mutes=False)
-        new = []
-        for draft in changed:
-            title = incident_title(views[draft.id])
-            if title != draft.values["title"]:
-                draft.values["title"] = title
-                new.append({"the_id": draft.id, "the_title": title})
-        if new:
+    def give_titles(self, incidents: Mapping[str, Incident]) -> dict[str, str]:
+        """Titles as the signals are now; lists and searches read them. Returns those that are new."""
+        titles = {
+            incident.id: title
+            for incident in incidents.values()
+            if (title := incident_title(incident)) != self.drafts.incidents[incident.id].values["title"]
+        }
+        if titles:
             where = db.incidents.c.id == sa.bindparam("the_id")
-            self.connection.execute(sa.update(db.incidents).where(where).values(title=sa.bindparam("the_title")), new)
+            rows = [{"the_id": incident_id, "the_title": title} for incident_id, title in titles.items()]
+            self.connection.execute(sa.update(db.incidents).where(where).values(title=sa.bindparam("the_title")), rows)
+        for incident_id, title in titles.items():
+            self.drafts.incidents[incident_id].values["title"] = title
+        return titles
 
     def fired_or_ended(self) -> list[SignalDraft]:
         """Signals that began or ceased to fire."""

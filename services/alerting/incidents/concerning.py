@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -27,11 +28,19 @@ def concern_changed(
     """Write changes, and bring each incident that changed, or that what changed mutes or no longer mutes, to everybody
     it concerns. ``also``: labels of further signals that may mute others now, or no longer do.
     """
-    told = changes.write()
+    told, changed = changes.write_untitled()
     labels = [signal.values["labels"] for signal in changes.fired_or_ended()]
     labels += also
-    ids = dict.fromkeys([*told, *sorted(inhibited_by(connection, policy, labels))])
-    concern_each(connection, policy, ids, now_ms, except_receiver=except_receiver)
+    retitled = set(changed)
+    concerned = dict.fromkeys([*told, *sorted(inhibited_by(connection, policy, labels))])
+    # Read once for both: an incident may have ten thousand signals.
+    for some in chunks(dict.fromkeys([*changed, *concerned])):
+        incidents = load_incidents(connection, policy, some, now_ms, records=0)
+        titles = changes.give_titles({i: incidents[i] for i in incidents.keys() & retitled})
+        for incident_id, incident in incidents.items():
+            if incident_id in concerned:
+                named = replace(incident, title=titles.get(incident_id, incident.title))
+                concern(connection, policy, incident_id, now_ms, except_receiver=except_receiver, incident=named)
 
 
 def concern_each(

@@ -143,6 +143,15 @@ def test_what_is_made_anew_is_what_was(
     assert len(live.audit()) == before
 
 
+def test_one_kind_of_database_is_made_anew_from_what_another_published(
+    make_rig: Any, make_alert: Any, make_numeric_cause: Any, any_database: Any
+) -> None:
+    live = make_rig()
+    perform(live, make_alert, make_numeric_cause, EVERYTHING)
+    again = rebuilt(make_rig, live, database=any_database)
+    assert again.state() == live.state()
+
+
 def test_it_goes_on_as_the_live_one_would(make_rig: Any, make_alert: Any) -> None:
     live = make_rig()
     live.take(make_alert(1), make_alert(2))

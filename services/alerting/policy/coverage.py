@@ -10,74 +10,99 @@ from collections.abc import Iterator, Mapping, Sequence
 from services.alerting.policy.matching import glob
 from services.alerting.policy.model import SEVERITIES, Test
 
+_SEVERITY = "severity"
 _STRANGE = "\u2047 something else"
+
+
+class Given:
+    """Conditions that are known to hold, ready to be asked many times."""
+
+    def __init__(self, tests: Sequence[Test]) -> None:
+        self._by_label = _by_label(tests)
+        self._values: dict[str, list[str] | None] = {}
+
+    def values(self, label: str) -> list[str] | None:
+        """All that a label can be; None where that is no list."""
+        if label not in self._values:
+            self._values[label] = _values(label, self._by_label.get(label, ()))
+        return self._values[label]
+
+    def possible(self) -> bool:
+        """Whether an alert might pass all of them; here it is the False that is sure."""
+        return all(self.values(label) != [] for label in self._by_label)
+
+    def implies(self, test: Test) -> bool:
+        """Whether whoever passes all of them passes a test."""
+        values = self.values(test.label)
+        if values is not None:
+            return all(test({test.label: value}) for value in values)
+        if any(_same(test, other) for other in self._by_label.get(test.label, ())):
+            return True
+        # Without a list of what the label can be, only a condition that everything passes is sure.
+        return not test.negated and any(pattern.pattern == ".*" for pattern in test.patterns)
+
+    def severities(self) -> Sequence[str]:
+        """The severities that are possible."""
+        return self.values(_SEVERITY) or ()
 
 
 def possible(tests: Sequence[Test]) -> bool:
     """Whether an alert might pass all of them; here it is the False that is sure."""
-    return all(_values(label, own) is None or bool(_values(label, own)) for label, own in _by_label(tests).items())
+    return Given(tests).possible()
 
 
-def implied(wanted: Sequence[Test], given: Sequence[Test]) -> bool:
-    """True if whoever passes ``given`` passes ``wanted``; False if that is not sure."""
-    by_label = _by_label(given)
-    return all(_implied(test, by_label.get(test.label, [])) for test in wanted)
+def implied(wanted: Sequence[Test], given: Given) -> bool:
+    """Whether whoever passes ``given`` passes ``wanted``."""
+    return all(given.implies(test) for test in wanted)
 
 
-def _implied(test: Test, given: Sequence[Test]) -> bool:
-    if any(_same(test, other) for other in given):
-        return True
-    values = _values(test.label, given)
-    if values is not None:
-        return all(test({test.label: value}) for value in values)
-    # Without a list of what the label can be, only a condition that everything passes is sure.
-    return any(pattern.pattern == ".*" for pattern in test.patterns) and not test.negated
-
-
-def _same(one: Test, other: Test) -> bool:
-    patterns = {pattern.pattern for pattern in one.patterns}, {pattern.pattern for pattern in other.patterns}
-    if one.negated != other.negated:
-        return False
-    return patterns[0] <= patterns[1] if one.negated else patterns[1] <= patterns[0]
-
-
-def _values(label: str, tests: Sequence[Test]) -> list[str] | None:
-    """All that a label can be if it passes the tests; None where that is no list."""
-    lists = [test.values for test in tests if not test.negated and test.values is not None]
-    if not lists and label != "severity":
-        return None
-    candidates = SEVERITIES if label == "severity" else min(lists, key=len)
-    return [value for value in candidates if all(test({label: value}) for test in tests)]
-
-
-def covered(wanted: Sequence[Sequence[Test]], given: Sequence[Test]) -> bool:
-    """True if everything that passes ``given`` passes all of one of ``wanted``: by itself, or each severity by one."""
-    if any(implied(tests, given) for tests in wanted):
-        return True
-    severities = _values("severity", [test for test in given if test.label == "severity"]) or []
-    return bool(severities) and all(any(implied(tests, [*given, exactly(s)]) for tests in wanted) for s in severities)
+def covered(wanted: Sequence[Sequence[Test]], given: Given) -> bool:
+    """Whether everything that passes ``given`` passes all of one of ``wanted``: by itself, or each severity by one."""
+    left: set[str] = set(given.severities())
+    for tests in wanted:
+        if all(test.label == _SEVERITY or given.implies(test) for test in tests):
+            own = [test for test in tests if test.label == _SEVERITY]
+            left -= {severity for severity in left if all(test({_SEVERITY: severity}) for test in own)}
+            if not left or not own:
+                return True
+    return False
 
 
 def exactly(severity: str) -> Test:
     """The test for one severity."""
-    return Test("severity", (glob(severity),), False, severity, (severity,))
+    return Test(_SEVERITY, (glob(severity),), False, severity, (severity,))
 
 
 def witness(tests: Sequence[Test]) -> Mapping[str, str] | None:
     """Labels that pass all of some tests; None if none were found."""
-    by_label = _by_label(tests)
-    choices: list[list[str]] = []
-    for label, own in by_label.items():
+    found: dict[str, str] = {}
+    for label, own in _by_label(tests).items():
         samples = dict.fromkeys(value for test in own for value in _samples(label, test))
-        fitting = [value for value in samples if all(test({label: value}) for test in own)]
-        if not fitting:
+        fitting = next((value for value in samples if all(test({label: value}) for test in own)), None)
+        if fitting is None:
             return None
-        choices.append(fitting)
-    return {label: fitting[0] for label, fitting in zip(by_label, choices, strict=True)}
+        found[label] = fitting
+    return found
+
+
+def _same(one: Test, other: Test) -> bool:
+    """Whether the other's patterns make one's hold, as texts compare."""
+    if one.negated != other.negated:
+        return False
+    own, others = ({pattern.pattern for pattern in test.patterns} for test in (one, other))
+    return own <= others if one.negated else others <= own
+
+
+def _values(label: str, tests: Sequence[Test]) -> list[str] | None:
+    lists = [test.values for test in tests if not test.negated and test.values is not None]
+    if not lists and label != _SEVERITY:
+        return None
+    candidates = SEVERITIES if label == _SEVERITY else min(lists, key=len)
+    return [value for value in candidates if all(test({label: value}) for test in tests)]
 
 
 def _samples(label: str, test: Test) -> Iterator[str]:
-    if label == "severity":
+    if label == _SEVERITY:
         yield from SEVERITIES
         return
     yield from test.values or ()

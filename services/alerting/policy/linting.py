@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from services.alerting.policy.coverage import covered, exactly, implied, possible, witness
+from services.alerting.policy.coverage import Given, covered, exactly, implied, possible, witness
 from services.alerting.policy.durations import format_duration
 from services.alerting.policy.model import ROLE_PREFIX, SEVERITIES, Policy, Route, Test, WebhookReceiver
 from services.alerting.policy.roles import takes
@@ -13,6 +13,9 @@ from services.alerting.policy.routing import walk
 MONITORS = (
     "data_drift", "prediction_drift", "data_quality", "service", "concept_drift", "labels", "fairness", "humility",
 )  # fmt: skip
+
+_MOST_SIBLINGS = 1000
+"""A route is compared with so many before it: all pairs of a list without end would take as long."""
 
 _Warning = tuple[int, str]
 
@@ -55,7 +58,7 @@ def _unreachable(policy: Policy) -> Iterator[_Warning]:
 def _reached(policy: Policy) -> Iterator[tuple[Route, tuple[Test, ...]]]:
     """Routes whose ``notify`` can be used, with every condition on the way there."""
     for route, tests in _walk(policy.route, ()):
-        if not isinstance(tests, str) and not covered([inner.match.tests for inner in route.routes], tests):
+        if not isinstance(tests, str) and not covered([inner.match.tests for inner in route.routes], Given(tests)):
             yield route, tests
 
 
@@ -66,17 +69,25 @@ def _walk(route: Route, above: tuple[Test, ...]) -> Iterator[tuple[Route, tuple[
     before: list[Route] = []
     for child in route.routes:
         conditions = (*tests, *child.match.tests)
-        if not possible(conditions):
+        given = Given(conditions)
+        if not given.possible():
             where = "itself" if not possible(child.match.tests) else "the routes above it"
             yield child, f"takes nothing: its match contradicts {where}"
-        elif covered([other.match.tests for other in before], conditions):
-            one = next((other.path for other in before if implied(other.match.tests, conditions)), "")
-            who = one or " and ".join(other.path for other in before)
-            yield child, f"is never reached: {who} before it takes the same, without continue"
+        elif covered([other.match.tests for other in before[-_MOST_SIBLINGS:]], given):
+            yield child, f"is never reached: {_who(before, conditions)} before it takes the same, without continue"
         else:
             yield from _walk(child, tests)
         if not child.go_on:
             before.append(child)
+
+
+def _who(before: Sequence[Route], conditions: Sequence[Test]) -> str:
+    """The route that takes all of it, or those that do so severity by severity."""
+    given = Given(conditions)
+    if one := next((other.path for other in before if implied(other.match.tests, given)), ""):
+        return one
+    each = [Given([*conditions, exactly(severity)]) for severity in given.severities()]
+    return " and ".join(other.path for other in before if any(implied(other.match.tests, one) for one in each))
 
 
 def _nobody(policy: Policy) -> Iterator[_Warning]:

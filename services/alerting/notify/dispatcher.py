@@ -215,7 +215,9 @@ class Dispatcher:
         except Exception as error:
             # A message that cannot be rendered must not stop the others; the text of an unforeseen error may hold
             # anything.
-            log.exception("%s: %s %s: unforeseen", self._name, delivery.kind.value, delivery.key, exc_info=None)
+            log.error(
+                "%s: %s of %s: unforeseen %s", self._name, delivery.kind.value, _named(claim), type(error).__name__
+            )
             outcome = Again(f"unforeseen {type(error).__name__}", doubtful=True)
         crash_point("outbox.sent_unwritten")
         passed_on, following = await self._settle(claim, outcome)

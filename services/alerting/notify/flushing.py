@@ -195,7 +195,7 @@ class Writing:
         ]
         says = [f"{one['incident']}/{one['revision']}/{one['status']}" for one in incidents]
         key = deterministic_id(
-            "notification", row.receiver, row.group_key, row.episode, kind.value, self._now_ms, *says
+            "notification", row.receiver, row.group_key, row.episode, kind.value, reason, self._now_ms, *says
         )
         self._messages.append(
             {

@@ -13,7 +13,17 @@ from services.alerting.database import tables as t
 from services.alerting.database.opening import Database
 from services.alerting.incidents.actions import ActionRefusedError, Actor
 from services.alerting.notify.kinds import Kind
-from services.alerting.notify.merging import DEAD, GATHERED, MERGED, NOBODY_SAW, PENDING, SENDING, SENT
+from services.alerting.notify.merging import (
+    BACKLOG_LANE,
+    DEAD,
+    GATHERED,
+    IN_A_DEAD_DIGEST,
+    MERGED,
+    NOBODY_SAW,
+    PENDING,
+    SENDING,
+    SENT,
+)
 from services.alerting.notify.story import tell_story
 from services.alerting.records import deterministic_id
 
@@ -119,6 +129,7 @@ def redrive(
             raise ActionRefusedError(
                 f"no message {named} was given up, so there is none to send again: list them with status dead", 404
             )
+        rows = _by_themselves(connection, rows, now_ms)
         for row in rows:
             _send_again(connection, topics, row, actor, now_ms)
         threads = [row.thread_id for row in rows if row.kind == Kind.TRIGGER]
@@ -128,6 +139,22 @@ def redrive(
         for row in connection.execute(left_out.order_by(n.id)).all():
             _send_again(connection, topics, row, actor, now_ms)
         return [row.id for row in rows]
+
+
+def _by_themselves(connection: sa.Connection, rows: Sequence[sa.Row[Any]], now_ms: int) -> list[sa.Row[Any]]:
+    """In place of a digest of what had been waiting, the messages that it carried: or they would be told twice."""
+    n = t.notifications.c
+    found = {row.id: row for row in rows if row.lane != BACKLOG_LANE}
+    for digest in (row for row in rows if row.lane == BACKLOG_LANE):
+        about = {told["incident"] for told in digest.incidents}
+        lost = (n.receiver == digest.receiver) & (n.status == DEAD) & n.last_error.startswith(IN_A_DEAD_DIGEST)
+        for row in connection.execute(sa.select(t.notifications).where(lost)).all():
+            if about & {told["incident"] for told in row.incidents}:
+                found[row.id] = row
+        why = "what it carried is sent again by itself"
+        values = {"status": MERGED, "finished_ms": now_ms, "last_error": why}
+        connection.execute(sa.update(t.notifications).where(n.id == digest.id).values(**values))
+    return [found[number] for number in sorted(found)]
 
 
 def _send_again(connection: sa.Connection, topics: Topics, row: sa.Row[Any], actor: Actor, now_ms: int) -> None:

@@ -21,6 +21,7 @@ GATHERED = "gathered"
 UNFINISHED = (PENDING, SENDING, GATHERED)
 
 BACKLOG_LANE = "backlog"
+IN_A_DEAD_DIGEST = "the digest that told of it failed"
 NOBODY_SAW = "nobody saw the beginning of this: it could not be delivered"
 
 _SUPERSEDED_BY: dict[str, frozenset[str]] = {

@@ -310,9 +310,7 @@ class Outbox:
             now = self._now_ms()
             self._finish(connection, claim, DEAD, error, now)
             if claim.lane == BACKLOG_LANE:
-                _settle_gathered(
-                    connection, delivery.receiver, DEAD, f"the digest that told of it failed: {error}", now
-                )
+                _settle_gathered(connection, delivery.receiver, DEAD, f"{IN_A_DEAD_DIGEST}: {error}", now)
             _note_failure(connection, delivery.receiver, error, now, None)
             about = [str(told["incident"]) for told in claim.told]
             passed_on = fall_back(connection, self._policy.current, delivery.receiver, about, error, now)

@@ -244,6 +244,9 @@ def test_what_a_dead_digest_carried_is_dead_and_can_be_sent_again_one_by_one(
     numbers = office.all(sa.select(t.notifications.c.id).where(t.notifications.c.kind == "trigger"), scalars=True)
     redrive(office.database, office.topics, numbers[:2], ADA, office.clock.now_ms())
     assert [claim.delivery.kind.value for claim in office.send_all("chat")] == ["trigger"] * 2
+    assert len(redrive(office.database, office.topics, "chat", ADA, office.clock.now_ms() + 1)) == 5
+    office.clock.move(1)
+    assert [claim.delivery.kind.value for claim in office.send_all("chat")] == ["trigger"] * 5, "not in the digest too"
 
 
 def test_what_was_given_up_is_listed_and_sent_again_under_the_same_key_with_the_end_that_was_left_out(

@@ -33,6 +33,7 @@ from services.alerting.notify.merging import (
     BACKLOG_LANE,
     DEAD,
     GATHERED,
+    IN_A_DEAD_DIGEST,
     MERGED,
     PENDING,
     SENDING,

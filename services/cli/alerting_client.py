@@ -207,7 +207,7 @@ def _words(status: int, body: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         return f"the alerting service answered HTTP {status}, without saying why"
     for name, word in (("expected", "expected"), ("came", "came"), ("do", "do")):
-        if problem.get(name) and str(problem[name]) not in lines[0]:
+        if problem.get(name) and (name == "came" or str(problem[name]) not in lines[0]):
             lines.append(f"  {word}: {problem[name]}")
     return "\n".join(lines)
 

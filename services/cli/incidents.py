@@ -115,7 +115,7 @@ def _table(found: list[dict[str, Any]]) -> None:
         )
         for each in found
     ]
-    print_table(("incident", "opened", "severity", "state", "what", "deployments", "who"), rows)
+    print_table(("incident", "opened (UTC)", "severity", "state", "what", "deployments", "who"), rows)
 
 
 def _state(incident: Mapping[str, Any]) -> str:
@@ -159,14 +159,14 @@ def _show(found: Mapping[str, Any]) -> None:
             (short_time(e["time"]), e["action"], e["actor"] if e["via"] != "clock" else "", e["via"], e["reason"])
             for e in found["story"]
         ]
-        print_table(("time", "what", "who", "by", "why"), rows)
+        print_table(("time (UTC)", "what", "who", "by", "why"), rows)
     if found["notifications"]:
         _line("[bold]Messages[/]")
         messages = [
             (n["id"], short_time(n["created"]), n["receiver"], n["kind"], n["status"], n["reason"])
             for n in found["notifications"]
         ]
-        print_table(("id", "decided", "receiver", "kind", "status", "why"), messages)
+        print_table(("id", "decided (UTC)", "receiver", "kind", "status", "why"), messages)
 
 
 def _signal(signal: Mapping[str, Any]) -> None:

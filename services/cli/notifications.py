@@ -63,7 +63,7 @@ def list_notifications(
         )
         for n in found
     ]
-    columns = ("id", "decided", "receiver", "kind", "status", "attempts", "incidents", "why, or what went wrong")
+    columns = ("id", "decided (UTC)", "receiver", "kind", "status", "attempts", "incidents", "why, or what went wrong")
     print_table(columns, rows, numbers=("id", "attempts"))
     if more:
         note(f"there are more; --limit {limit * 4} shows more of them")

@@ -58,7 +58,7 @@ def list_receivers(as_json: _Json = False) -> None:
         )
         for r in found
     ]
-    columns = ("receiver", "type", "health", "waiting", "dead", "last sent", "fallback", "last error")
+    columns = ("receiver", "type", "health", "waiting", "dead", "last sent (UTC)", "fallback", "last error")
     print_table(columns, rows, numbers=("waiting", "dead"))
 
 

@@ -128,9 +128,11 @@ def parse_matches(matches: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-@silences_app.command("end", epilog='Example: driftline silences end 5c1f… -r "done early"')
+@silences_app.command("end", epilog='Example: driftline silences end 5c1f -r "done early"')
 def end_silence(
-    silence: Annotated[str, typer.Argument(metavar="SILENCE", help="Its id.", show_default=False)],
+    silence: Annotated[
+        str, typer.Argument(metavar="SILENCE", help="Its id, or the first four digits or more.", show_default=False)
+    ],
     reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the audit.")] = "",
     as_json: _Json = False,
 ) -> None:

@@ -47,7 +47,7 @@ PARAMETERS: Mapping[str, tuple[str, str, str]] = {
     ),
     "silence": (
         r"[A-Za-z0-9-]{4,64}",
-        "A silence's id.",
+        "A silence's id, or its beginning, of at least four characters.",
         "driftline silences list, or GET /api/v1/silences, lists them.",
     ),
     "receiver": (

@@ -21,6 +21,7 @@ from services.alerting.policy.explaining import KnownSilence
 from services.alerting.policy.matching import parse_match
 
 _ROUNDS = 40
+_AMBIGUOUS = 50
 
 
 async def list_silences(call: Call) -> m.Silences:
@@ -76,19 +77,29 @@ async def show_silence(call: Call) -> m.Silence:
 
 def _found(connection: sa.Connection, call: Call) -> Any:
     """The silence of the path, if the token may see it."""
-    named = call.path["silence"]
-    row = connection.execute(sa.select(t.silences).where(t.silences.c.id == named)).first()
-    if row is not None:
-        mine = visible(connection, [row.incident_id] if row.incident_id else [], call.who)
-        if _shown(row, call.who, mine):
-            return row
+    named, s = call.path["silence"], t.silences.c
+    # No range: where "~" stands among letters is another thing in each collation.
+    beginning = sa.select(t.silences).where(s.id.startswith(named, autoescape=True)).order_by(s.id).limit(_AMBIGUOUS)
+    rows = connection.execute(beginning).all()
+    mine = visible(connection, [row.incident_id for row in rows if row.incident_id], call.who)
+    found = [row for row in rows if _shown(row, call.who, mine)]
+    if len(found) == 1 or (found and found[0].id == named):
+        return found[0]
+    if found:
+        raise ProblemError(
+            "refused",
+            f"{len(found)} silences begin like this",
+            expected="enough of the id to tell them apart",
+            came=named,
+            do="Give more of the id: " + ", ".join(row.id for row in found[:5]),
+        )
     raise ProblemError(
         "not-found",
         "there is no such silence",
         expected=PARAMETERS["silence"][1],
         came=named,
         do=PARAMETERS["silence"][2],
-        denied="" if row is None else "a silence of deployments that the token does not see",
+        denied="" if not rows else "a silence of deployments that the token does not see",
     )
 
 

@@ -272,3 +272,19 @@ def test_silences_come_in_pages(api: Any) -> None:
     third = api.get("silences", limit=2, before=second["next"]).json
     found = [s["id"] for page in (first, second, third) for s in page["silences"]]
     assert len(found) == len(set(found)) == 5 and third["next"] is None
+
+
+def test_a_silence_is_named_by_its_beginning(api: Any) -> None:
+    made = [
+        api.post("silences", {"match": {"deployment": str(n)}, "duration": "1h", "reason": "x"}).json["id"]
+        for n in range(2)
+    ]
+    with api.database.transaction() as connection:
+        for number, old in enumerate(made):
+            where = t.silences.c.id == old
+            connection.execute(sa.update(t.silences).where(where).values(id=f"abcd{number}0123456"))
+    assert api.get("silences/abcd0").json["id"] == "abcd00123456"
+    answer = api.post("silences/abcd/end")
+    assert answer.status == 409 and "abcd00123456, abcd10123456" in answer.json["do"]
+    assert api.get("silences/abc%25").status == 404 and api.get("silences/zzzz").status == 404
+    assert api.post("silences/abcd1/end").status == 200

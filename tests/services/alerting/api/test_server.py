@@ -34,6 +34,7 @@ def test_everything_is_the_same_over_both_databases(
     silence = api.post("silences", body, token=credit).json["id"]
     assert [s["id"] for s in api.get("silences", token=credit).json["silences"]] == [silence]
     assert api.get(f"incidents/{first}").json["incident"]["state"] == "silenced"
+    assert api.get(f"silences/{silence[:6]}", token=credit).json["id"] == silence
     assert api.post(f"silences/{silence}/end", {}, token=credit).json["state"] == "expired"
     assert api.post("receivers/chat/test").status == 202
     assert len(api.get("notifications", limit=1).json["notifications"]) == 1

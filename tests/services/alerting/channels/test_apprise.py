@@ -91,8 +91,8 @@ async def test_a_failure_is_tried_again_and_shows_no_address(
 async def test_no_answer_is_doubtful_and_nothing_is_sent_beside_it(
     server: Server, incident: Any, make_delivery: Any, at_once: Any
 ) -> None:
-    server.delay_seconds = 1.0
-    way = channel(server.url, timeout_seconds=0.2)
+    server.delay_seconds = 4.0
+    way = channel(server.url, timeout_seconds=1.0)
     first = await way.send(make_delivery(Kind.TRIGGER, incident), at_once)
     assert isinstance(first, Again) and first.doubtful
     second = await way.send(make_delivery(Kind.TRIGGER, incident), at_once)

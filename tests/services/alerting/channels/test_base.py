@@ -127,7 +127,7 @@ class Server:
         writer.close()
 
 
-async def outcome_at(answer: bytes | None, after_bytes: int = 1, timeout_seconds: float = 0.5) -> Any:
+async def outcome_at(answer: bytes | None, after_bytes: int = 1, timeout_seconds: float = 1.0) -> Any:
     server = Server(answer, after_bytes)
     running = await asyncio.start_server(server.handle, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}/a-secret-path"

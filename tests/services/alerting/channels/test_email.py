@@ -27,7 +27,7 @@ def settings(port: int, **changes: Any) -> EmailReceiver:
     usual: dict[str, Any] = {
         "name": "mail",
         "pace": Pace(1000.0, 1000),
-        "timeout_seconds": 2.0,
+        "timeout_seconds": 15.0,
         "host": "127.0.0.1",
         "port": port,
         "sender": "driftline@example.org",
@@ -279,7 +279,7 @@ async def test_no_answer_to_a_mail_that_had_gone_out_is_doubtful(
     mailbox: Mailbox, send: Any, incident: Any, make_delivery: Any, reply: str
 ) -> None:
     mailbox.script(reply)
-    way = channel(mailbox.port, timeout_seconds=0.25)
+    way = channel(mailbox.port, timeout_seconds=1.0)
     outcome = await send(way, make_delivery(Kind.TRIGGER, incident))
     assert isinstance(outcome, Again)
     assert outcome.doubtful

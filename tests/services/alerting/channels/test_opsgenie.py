@@ -22,13 +22,13 @@ def send(hooks: Any, at_once: Any) -> Any:
         receiver = OpsgenieReceiver(
             name="og",
             pace=Pace(1000.0, 1000),
-            timeout_seconds=2.0,
+            timeout_seconds=15.0,
             api_key=SecretStr(key),
             api_url=hooks.opsgenie_url,
         )
         receipt: dict[str, Any] = {}
         outcome: Any = None
-        async with http_session(5.0) as session:
+        async with http_session(15.0) as session:
             channel = OpsgenieChannel(receiver, session, Redactor(receiver.secrets()))
             for delivery in deliveries:
                 outcome = await channel.send(dataclasses.replace(delivery, receipt=receipt), at_once)

@@ -17,12 +17,12 @@ from services.demo.receivers import Answer, too_many
 
 @pytest.fixture
 def send(hooks: Any, at_once: Any) -> Any:
-    async def run(delivery: Any, timeout_seconds: float = 2.0) -> Any:
+    async def run(delivery: Any, timeout_seconds: float = 15.0) -> Any:
         url = SecretStr(hooks.teams_url)
         receiver = TeamsReceiver(
             name="teams", pace=Pace(1000.0, 1000), timeout_seconds=timeout_seconds, webhook_url=url
         )
-        async with http_session(5.0) as session:
+        async with http_session(15.0) as session:
             return await TeamsChannel(receiver, session, Redactor(receiver.secrets())).send(delivery, at_once)
 
     return run

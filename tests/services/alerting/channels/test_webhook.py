@@ -32,7 +32,7 @@ def receiver(url: str, *secrets: str, **changes: Any) -> WebhookReceiver:
     usual: dict[str, Any] = {
         "name": "siem",
         "pace": Pace(1000.0, 1000),
-        "timeout_seconds": 2.0,
+        "timeout_seconds": 15.0,
         "url": SecretStr(url),
         "signing_secrets": tuple(SecretStr(secret) for secret in secrets or (WEBHOOK_SECRET,)),
         "allow": ("127.0.0.0/8",),
@@ -128,8 +128,8 @@ async def test_no_answer_is_doubtful_and_the_next_attempt_has_the_same_id(
     hooks: Any, send: Any, incident: Any, make_delivery: Any
 ) -> None:
     delivery = make_delivery(Kind.TRIGGER, incident)
-    hooks.script(WEBHOOK, Answer(0), Answer(200, delay_seconds=1.0))
-    for timeout_seconds in (2.0, 0.2):
+    hooks.script(WEBHOOK, Answer(0), Answer(200, delay_seconds=4.0))
+    for timeout_seconds in (15.0, 1.0):
         outcome = await send(receiver(hooks.webhook_url, timeout_seconds=timeout_seconds), delivery)
         assert isinstance(outcome, Again)
         assert outcome.doubtful

@@ -119,8 +119,14 @@ class Store:
             return not told or not all(told)
 
     def remember(self, recollection: Recollection) -> None:
-        """What the audit says, for when history is applied."""
-        self._recollection = recollection
+        """What the audit says, for when history is applied.
+
+        Where all of history is to be told, it is taken as if it came now: of what the audit says, silences alone hold.
+        """
+        events = recollection.events
+        if self._history == "all":
+            events = tuple(event for event in events if event.action.startswith("silence."))
+        self._recollection = Recollection(events, recollection.malformed)
 
     def place(self, topic: str, places: Sequence[Place]) -> None:
         """Set where partitions go on, all at once.

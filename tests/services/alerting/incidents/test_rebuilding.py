@@ -274,6 +274,19 @@ def test_history_is_told_as_the_settings_say(
     assert rig.one(deployment="model-4").id in rig.concerned()
 
 
+def test_who_wants_to_be_told_of_all_history_is_told_of_it_whatever_the_audit_says(
+    make_rig: Any, make_apart: Any, receivers: Any
+) -> None:
+    slack = receivers.slack_token()
+    live = make_rig(slack)
+    live.take(make_apart(1))
+    settle(live, make_outbox(live), "slack")
+    live.desk.silence({"deployment": "x"}, Actor("ada", "api"), "y", starts_ms=None, ends_ms=live.now_ms + MINUTE_MS)
+    again = rebuilt(make_rig, live, slack, history="all")
+    assert settle(again, make_outbox(again), "slack") == [("slack", "trigger")]
+    assert again.rows(db.silences) == live.rows(db.silences)
+
+
 def test_history_outlives_a_restart_in_its_middle(make_rig: Any, make_apart: Any) -> None:
     rig = make_rig()
     rig.place(2)

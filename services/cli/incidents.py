@@ -147,6 +147,8 @@ def _show(found: Mapping[str, Any]) -> None:
     _line(f"  began {short_time(one['started'])}, opened {short_time(one['opened'])} UTC")
     for signal in found["signals"]:
         _signal(signal)
+    if more := one["signals"] - len(found["signals"]):
+        _line(f"\n  and {more:,} more signal(s); GET /api/v1/incidents/{safe(one['id'])}?signals=1000 tells of them")
     if one["withheld"]:
         _line(f"\n  [dim]{one['withheld']} more signal(s), of deployments that your token does not see[/]")
     if words["steps"]:

@@ -55,7 +55,7 @@ def _story(call: Call, what: showing.Seen, told: list[m.Told]) -> m.IncidentStor
     return m.IncidentStory(
         incident=showing.summary(what),
         words=showing.words(text),
-        signals=list(map(showing.signal, incident.signals)),
+        signals=list(map(showing.signal, incident.signals[: call.query.signals])),
         story=list(map(showing.entry, incident.entries)),
         notifications=told,
         plots=[]

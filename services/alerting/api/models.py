@@ -79,9 +79,10 @@ class IncidentQuery(Asked):
 
 
 class StoryQuery(Asked):
-    """How much of the story."""
+    """How much of an incident."""
 
     entries: Annotated[int, Field(ge=0, le=500, description="How many of the latest entries of the story.")] = 100
+    signals: Annotated[int, Field(ge=0, le=1000, description="How many of the strongest signals.")] = 100
 
 
 class NoteBody(Asked):
@@ -300,7 +301,9 @@ class IncidentStory(BaseModel):
 
     incident: Incident
     words: Words
-    signals: list[Signal]
+    signals: Annotated[
+        list[Signal], Field(description="The strongest first; `incident.signals` says how many there are.")
+    ]
     story: list[Entry]
     notifications: list[Told]
     plots: Annotated[list[str], Field(description="Signed addresses of pictures that expire; relative to this host.")]

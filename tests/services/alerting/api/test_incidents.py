@@ -288,3 +288,12 @@ def test_a_silence_is_named_by_its_beginning(api: Any) -> None:
     assert answer.status == 409 and "abcd00123456, abcd10123456" in answer.json["do"]
     assert api.get("silences/abc%25").status == 404 and api.get("silences/zzzz").status == 404
     assert api.post("silences/abcd1/end").status == 200
+
+
+def test_of_many_signals_the_strongest_are_shown_and_all_are_counted(api: Any, make_alert: Any) -> None:
+    api.take(*(make_alert(number) for number in range(12)))
+    (listed,) = api.get("incidents").json["incidents"]
+    shown = api.get(f"incidents/{listed['id']}", signals=5, entries=3).json
+    assert shown["incident"]["signals"] == shown["incident"]["firing"] == 12
+    assert len(shown["signals"]) == 5 and len(shown["story"]) == 3
+    assert api.get(f"incidents/{listed['id']}", signals=1001).status == 422

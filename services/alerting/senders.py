@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import aiohttp
+import sqlalchemy as sa
 
 from services.alerting.channels.base import Channel, Redactor, http_session
 from services.alerting.channels.making import PictureAddress, make_channel
 from services.alerting.clock import Clock
-from services.alerting.errors import AlertingError
+from services.alerting.errors import AlertingError, DatabaseError
 from services.alerting.metrics import Metrics
-from services.alerting.notify.dispatcher import Dispatcher
+from services.alerting.notify.dispatcher import DATABASE_WAIT_SECONDS, Dispatcher
 from services.alerting.notify.outbox import Outbox
 from services.alerting.policy.model import PolicyHolder, Receiver
 
@@ -91,30 +92,29 @@ class Senders:
     async def adopt(self) -> None:
         """Bring the dispatchers in line with the policy in force."""
         async with self._changing:
-            if self._stopping:
-                return
             # Where a receiver stands in the file makes it no other one.
             wanted = {
                 name: dataclasses.replace(receiver, line=0) for name, receiver in self._policy.current.receivers.items()
             }
-            holds = await asyncio.to_thread(self._outbox.holds)
-            for name, receiver in wanted.items():
-                if name not in self._senders:
-                    await self._begin(receiver, holds.get(name, 0))
-            gone = [sender for name, sender in self._senders.items() if wanted.get(name) != sender.receiver]
-            for sender in gone:
-                sender.dispatcher.stop()
-            for sender in gone:
-                name = sender.receiver.name
-                await self._end(sender)
-                del self._senders[name]
-                if name in wanted:
-                    log.info("%s has other settings now", name)
-                    await self._begin(wanted[name], holds.get(name, 0))
-                else:
-                    log.info("%s is no receiver any more", name)
             for name in [name for name in self._unusable if name not in wanted]:
                 del self._unusable[name]
+            gone = [sender for name, sender in self._senders.items() if wanted.get(name) != sender.receiver]
+            new = [receiver for name, receiver in wanted.items() if name not in self._senders]
+            for sender in gone:
+                sender.dispatcher.stop()
+            # One that is still waited for must not keep the others.
+            await asyncio.gather(
+                *(self._begin(receiver) for receiver in new),
+                *(self._replace(sender, wanted.get(sender.receiver.name)) for sender in gone),
+            )
+
+    async def _replace(self, sender: _Sender, by: Receiver | None) -> None:
+        name = sender.receiver.name
+        await self._end(sender)
+        del self._senders[name]
+        log.info("%s has other settings now" if by is not None else "%s is no receiver any more", name)
+        if by is not None:
+            await self._begin(by)
 
     async def stop(self, seconds: float) -> None:
         """Let what is under way be settled; what takes longer than ``seconds`` is broken off and stays in doubt."""
@@ -132,7 +132,22 @@ class Senders:
                 await self._end(sender)
             self._senders.clear()
 
-    async def _begin(self, receiver: Receiver, hold_until_ms: int) -> None:
+    async def _hold_until_ms(self, name: str) -> int:
+        """Until when a receiver has asked to be left alone; waits for a database that fails."""
+        while True:
+            try:
+                return (await asyncio.to_thread(self._outbox.holds)).get(name, 0)
+            except DatabaseError:
+                raise  # the database is another service's now: this one ends
+            except sa.exc.DBAPIError:
+                if self._stopping:
+                    return 0
+                await asyncio.sleep(DATABASE_WAIT_SECONDS)
+
+    async def _begin(self, receiver: Receiver) -> None:
+        hold_until_ms = await self._hold_until_ms(receiver.name)
+        if self._stopping:
+            return
         session = http_session(receiver.timeout_seconds)
         try:
             redact = Redactor(self._policy.current.secrets())

@@ -367,7 +367,7 @@ def test_alerts_deleted_before_they_were_read_are_put_on_record(
 # Receivers that a reload changes
 
 
-def test_a_receiver_that_a_reload_adds_is_told_from_then_on(
+def test_a_receiver_that_a_reload_adds_is_told_of_what_is_open_and_of_what_comes(
     cluster: Any, receiver: Any, receivers: Any, start_service: Any, make_policy: Any, make_apart: Any, eventually: Any
 ) -> None:
     pagerduty, slack = receivers.pagerduty(), receivers.slack_webhook()
@@ -378,7 +378,7 @@ def test_a_receiver_that_a_reload_adds_is_told_from_then_on(
     eventually(lambda: set(service.service.policy.receivers) == {"pagerduty", "slack"})
     cluster.publish(make_apart(2))
     receiver.wait_for(2, PAGERDUTY)
-    assert [about(r) for r in receiver.wait_for(1, SLACK_WEBHOOK)] == ["model-2"]
+    assert [about(r) for r in receiver.wait_for(2, SLACK_WEBHOOK)] == ["model-1", "model-2"]
 
 
 def test_what_waits_for_a_receiver_goes_out_by_the_settings_that_a_reload_gives_it(
@@ -404,6 +404,18 @@ def test_a_message_under_way_while_its_receiver_changes_is_sent_once(
         service.change(make_policy(receivers.pagerduty(timeout_seconds=timeout)))
     eventually(lambda: len(cluster.audit("notification.sent")) == 2)
     assert sorted(about(r) for r in receiver.received()) == ["model-1", "model-2"]
+
+
+def test_a_receiver_that_asked_for_patience_is_left_alone_whatever_a_reload_gives_it(
+    cluster: Any, receiver: Any, receivers: Any, start_service: Any, make_policy: Any, make_apart: Any, eventually: Any
+) -> None:
+    receiver.script(PAGERDUTY, Answer(429, {"Retry-After": "6"}, delay_seconds=1.0))
+    service = start_service(receivers.pagerduty())
+    cluster.publish(make_apart(1))
+    eventually(lambda: cluster.audit("notification.decided"))
+    service.change(make_policy(receivers.pagerduty(timeout_seconds=3.0)))  # while the request is under way
+    refused, later = receiver.wait_for(1) and receiver.received()
+    assert later.monotonic_seconds - refused.monotonic_seconds >= 6
 
 
 def test_a_receiver_that_a_reload_removes_is_told_nothing_more_and_the_others_go_on(

@@ -124,7 +124,7 @@ class Taking:
         }
         if firing:
             since_us = min(alert["detection_time_us"] for alert in firing)
-            since_us -= self._changes.policy.correlation.reopen_within_ms * 1000
+            since_us = _in_range(since_us - self._changes.policy.correlation.reopen_within_ms * 1000)
             ids |= self._of_deployments({alert["deployment_id"] for alert in firing}, since_us)
             ids |= self._near(firing, since_us)
         self._drafts.load_incidents(ids)
@@ -160,7 +160,10 @@ class Taking:
                 query = (
                     sa.select(u.upstream, u.incident_id, u.change_time_us, u.opened_us)
                     .join(db.incidents, db.incidents.c.id == u.incident_id)
-                    .where(u.upstream.in_(some), column.between(min(moments) - within_us, max(moments) + within_us))
+                    .where(
+                        u.upstream.in_(some),
+                        column.between(_in_range(min(moments) - within_us), _in_range(max(moments) + within_us)),
+                    )
                     .where(_is_or_was_open(since_us))
                 )
                 for row in self._changes.connection.execute(query):
@@ -354,6 +357,11 @@ class Taking:
 def _is_or_was_open(since_us: int) -> sa.ColumnElement[bool]:
     i = db.incidents.c
     return (i.status != RESOLVED) | (i.resolved_us >= since_us)
+
+
+def _in_range(moment_us: int) -> int:
+    """A moment that a database takes: an alert may have the last one there is."""
+    return max(-(2**63), min(moment_us, 2**63 - 1))
 
 
 def _said(alert: Record) -> dict[str, Any]:

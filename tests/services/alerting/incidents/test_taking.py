@@ -290,6 +290,13 @@ def test_a_very_long_feature_is_an_upstream_all_the_same(
     assert sorted(len(i.signals) for i in any_rig.incidents()) == [1, 2]
 
 
+def test_times_that_no_calendar_has_do_not_stop_anything(any_rig: Any, make_alert: Any) -> None:
+    first, last = -(2**63), 2**63 - 1
+    any_rig.take(at(make_alert(1), first, last), at(make_alert(2), last, first))
+    any_rig.take(at(make_alert(3), last, last), at(make_alert(1, "resolved"), first, first))
+    assert sum(len(incident.signals) for incident in any_rig.incidents()) == 3
+
+
 def test_figures_that_are_none_do_not_stop_anything(any_rig: Any, make_alert: Any) -> None:
     any_rig.take(make_alert(1, log_evidence_nats=float("inf"), threshold_nats=float("inf")))
     any_rig.take(make_alert(2, log_evidence_nats=float("nan")))

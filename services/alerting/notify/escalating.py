@@ -14,7 +14,7 @@ from services.alerting.incidents.loading import load_incidents
 from services.alerting.incidents.views import OPEN as INCIDENT_OPEN
 from services.alerting.incidents.views import RESOLVED, SILENCED, Incident
 from services.alerting.notify.audience import DIGEST_PREFIX, place_of
-from services.alerting.notify.flushing import Writing
+from services.alerting.notify.flushing import Decided, Writing
 from services.alerting.notify.planning import OPEN, UNTOLD
 from services.alerting.notify.story import tell_story
 from services.alerting.notify.threads import place_incident
@@ -30,6 +30,7 @@ def escalate_due(
     topics: Topics,
     now_ms: int,
     escalated: Callable[[str], None] = lambda chain: None,
+    decided: Decided = lambda receiver, kind: None,
 ) -> int | None:
     """Take every step that is due; returns when the next one is, or None.
 
@@ -41,10 +42,12 @@ def escalate_due(
         topics: For the audit events.
         now_ms: The service's clock.
         escalated: Called after each step's commit with the chain's name.
+        decided: Called after it with receiver and kind of each reminder.
     """
     e = t.escalations.c
     while True:
         taken: list[str] = []
+        reminders: list[tuple[str, str]] = []
         with database.transaction() as connection:
             policy = policy_holder.current
             due = sa.select(t.escalations).where(e.next_ms <= now_ms).order_by(e.next_ms).limit(_BATCH)
@@ -52,10 +55,15 @@ def escalate_due(
             ids = list({row.incident_id for row in rows})
             incidents = load_incidents(connection, policy, ids, now_ms, records=0) if ids else {}
             for row in rows:
-                taken += _take_step(connection, policy, topics, row, incidents.get(row.incident_id), now_ms)
+                messages = _take_step(connection, policy, topics, row, incidents.get(row.incident_id), now_ms)
+                if messages is not None:
+                    taken.append(row.chain)
+                    reminders += messages
             next_ms = connection.execute(sa.select(sa.func.min(e.next_ms))).scalar()
         for chain in taken:
             escalated(chain)
+        for receiver, kind in reminders:
+            decided(receiver, kind)
         if next_ms is None or next_ms > now_ms:
             return None if next_ms is None else int(next_ms)
 
@@ -67,19 +75,20 @@ def _take_step(
     row: sa.Row[Any],
     incident: Incident | None,
     now_ms: int,
-) -> list[str]:
+) -> list[tuple[str, str]] | None:
+    """Take a step; returns receiver and kind of each reminder, or None where there is no step to take any more."""
     e = t.escalations.c
     own = (e.incident_id == row.incident_id) & (e.chain == row.chain) & (e.episode == row.episode)
     chain = policy.escalations.get(row.chain)
     halted = incident is None or incident.status != INCIDENT_OPEN or incident.state == SILENCED
     if incident is None or chain is None or not chain.steps or halted or incident.episode != row.episode:
         connection.execute(sa.update(t.escalations).where(own).values(next_ms=None))
-        return []
+        return None
     count = len(chain.steps)
     round_number, number = divmod(row.next_step, count)
     if round_number > chain.repeat:  # a reload made the chain shorter
         connection.execute(sa.update(t.escalations).where(own).values(next_ms=None))
-        return []
+        return None
     after = row.next_step + 1
     values: dict[str, Any] = {"next_step": after, "next_ms": None}
     if after < count * (chain.repeat + 1):
@@ -88,8 +97,7 @@ def _take_step(
         since_ms = chain.steps[after % count].after_ms - (0 if after % count == 0 else chain.steps[number].after_ms)
         values |= {"started_ms": began_ms, "next_ms": now_ms + max(since_ms, 1)}
     connection.execute(sa.update(t.escalations).where(own).values(**values))
-    _notify(connection, policy, topics, chain, row.next_step, incident, now_ms)
-    return [chain.name]
+    return _notify(connection, policy, topics, chain, row.next_step, incident, now_ms)
 
 
 def _notify(
@@ -100,7 +108,7 @@ def _notify(
     step: int,
     incident: Incident,
     now_ms: int,
-) -> None:
+) -> list[tuple[str, str]]:
     number = step % len(chain.steps)
     again = step // len(chain.steps)
     because = f"escalation {chain.name}, step {number + 1} of {len(chain.steps)}" + (
@@ -119,7 +127,7 @@ def _notify(
     writing = Writing(topics, now_ms)
     for thread in reminded:
         writing.remind(thread, reason, [incident])
-    writing.write(connection)
+    reminders = writing.write(connection)
     tell_story(
         connection,
         topics,
@@ -131,6 +139,7 @@ def _notify(
         reason=reason,
         detail={"chain": chain.name, "step": number + 1, "round": again + 1, "severity": incident.severity},
     )
+    return reminders
 
 
 def _open_threads(connection: sa.Connection, receiver: str, incident_id: str) -> Sequence[sa.Row[Any]]:

@@ -20,7 +20,7 @@ from services.alerting.incidents.views import RESOLVED, Incident
 from services.alerting.notify.audience import DIGEST_PREFIX, dedups
 from services.alerting.notify.kinds import Kind
 from services.alerting.notify.merging import PENDING
-from services.alerting.notify.planning import CLOSED, Plan, Rules, Thread, Told, plan, status_of, urgency_of
+from services.alerting.notify.planning import CLOSED, OPEN, Plan, Rules, Thread, Told, plan, status_of, urgency_of
 from services.alerting.notify.publishing import publish
 from services.alerting.policy.model import Policy, PolicyHolder
 from services.alerting.policy.routing import route_at
@@ -80,7 +80,9 @@ def flush_threads(
     """Decide about threads within a transaction; returns receiver and kind of each message decided on."""
     told = _told_of(connection, [row.id for row in rows])
     ids = list({one.incident_id for of_thread in told.values() for one in of_thread})
-    incidents = load_incidents(connection, policy, ids, now_ms, entries=_ENTRIES, records=0) if ids else {}
+    # The entries say what is new; of a thread that has told nothing yet, everything is.
+    entries = _ENTRIES if any(row.status == OPEN for row in rows) else 0
+    incidents = load_incidents(connection, policy, ids, now_ms, entries=entries, records=0) if ids else {}
     rules: dict[tuple[str, str, bool], Rules] = {}
     writing = Writing(topics, now_ms)
     for row in rows:

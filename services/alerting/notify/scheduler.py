@@ -131,13 +131,12 @@ class Scheduler:
         self._notice_policy(now_ms)
         with self._database.transaction() as connection:
             ticked = tick(connection, self._policy.current, self._topics, now_ms)
-        steps = escalate_due(self._database, self._policy, self._topics, now_ms, escalated)
+        steps = escalate_due(self._database, self._policy, self._topics, now_ms, escalated, decided)
         flushed = flush_due(self._database, self._policy, self._topics, now_ms, decided)
         if self._outbox is not None and now_ms - self._orphans_ms >= _ORPHANS_EVERY_MS:
             self._outbox.give_up_orphans()
             self._orphans_ms = now_ms
-        # Reminders of escalations are decided on without a flush, and everything has audit events.
-        tell([])
+        tell([])  # everything has audit events
         return min((at for at in (ticked, steps, flushed) if at is not None), default=None)
 
     def _notice_policy(self, now_ms: int) -> None:

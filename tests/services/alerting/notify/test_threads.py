@@ -142,6 +142,19 @@ def test_while_nobody_takes_it_one_after_the_other_is_told_and_then_all_again(
     assert opened.kinds("lead") == opened.kinds("chat") == ["resolve"], "who was called hears of the end"
 
 
+def test_a_reminder_of_an_escalation_wakes_whoever_sends_it(office: Any, make_apart: Any, chain: Any) -> None:
+    opened = office(chat(), pager("lead"), notify=("chat",), escalate="standard", policy=chain)
+    scheduler = Scheduler(opened.database, opened.holder, opened.topics, opened.clock, lambda receivers: None)
+    opened.take(make_apart(1))
+    scheduler.look()
+    opened.send_all("chat")
+    opened.clock.move(15 * MINUTE)
+    woken: list[str] = []
+    scheduler.look(woken.extend)
+    assert woken == ["chat"]
+    assert opened.kinds("chat") == ["repeat"]
+
+
 def test_whoever_takes_it_ends_the_escalation_and_giving_it_back_begins_it_anew(
     office: Any, make_apart: Any, chain: Any
 ) -> None:

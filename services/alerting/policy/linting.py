@@ -18,17 +18,25 @@ _MOST_SIBLINGS = 1000
 """A route is compared with so many before it: all pairs of a list without end would take as long."""
 
 _Warning = tuple[int, str]
+_Reached = tuple[Route, tuple[Test, ...]]
+"""A route whose ``notify`` can be used, with every condition on the way there."""
 
 
 def lint(policy: Policy) -> tuple[str, ...]:
     """Warnings, in the order of the file."""
     if not policy.receivers:
         return ("there are no receivers: incidents are kept, and nobody is told",)
+    walked = list(_walk(policy.route, ()))
+    reached = [
+        (route, tests)
+        for route, tests in walked
+        if not isinstance(tests, str) and not covered([inner.match.tests for inner in route.routes], Given(tests))
+    ]
     found = [
-        *_unreachable(policy),
-        *_nobody(policy),
-        *_waits(policy),
-        *_unused(policy),
+        *((route.line, f"{route.path} {why}") for route, why in walked if isinstance(why, str)),
+        *_nobody(policy, reached),
+        *_waits(policy, reached),
+        *_unused(policy, reached),
         *_inhibitions(policy),
         *_receivers(policy),
     ]
@@ -46,20 +54,6 @@ def lint_at(policy: Policy, now_ms: int) -> tuple[str, ...]:
 
 def _texts(found: Iterable[_Warning]) -> tuple[str, ...]:
     return tuple(f"line {line}: {text}" if line else text for line, text in sorted(found, key=lambda each: each[0]))
-
-
-def _unreachable(policy: Policy) -> Iterator[_Warning]:
-    """Routes that no alert comes to: those before them take it, or they contradict themselves or those above them."""
-    for route, why in _walk(policy.route, ()):
-        if isinstance(why, str):
-            yield route.line, f"{route.path} {why}"
-
-
-def _reached(policy: Policy) -> Iterator[tuple[Route, tuple[Test, ...]]]:
-    """Routes whose ``notify`` can be used, with every condition on the way there."""
-    for route, tests in _walk(policy.route, ()):
-        if not isinstance(tests, str) and not covered([inner.match.tests for inner in route.routes], Given(tests)):
-            yield route, tests
 
 
 def _walk(route: Route, above: tuple[Test, ...]) -> Iterator[tuple[Route, tuple[Test, ...] | str]]:
@@ -90,8 +84,8 @@ def _who(before: Sequence[Route], conditions: Sequence[Test]) -> str:
     return " and ".join(other.path for other in before if any(implied(other.match.tests, one) for one in each))
 
 
-def _nobody(policy: Policy) -> Iterator[_Warning]:
-    for route, tests in _reached(policy):
+def _nobody(policy: Policy, reached: Sequence[_Reached]) -> Iterator[_Warning]:
+    for route, tests in reached:
         named = _everybody(policy, route.notify)
         severities = [s for s in SEVERITIES if possible([*tests, exactly(s)])]
         if not route.notify:
@@ -127,8 +121,8 @@ def _everybody(policy: Policy, targets: Sequence[str]) -> set[str]:
     return found
 
 
-def _waits(policy: Policy) -> Iterator[_Warning]:
-    for route, tests in _reached(policy):
+def _waits(policy: Policy, reached: Sequence[_Reached]) -> Iterator[_Warning]:
+    for route, tests in reached:
         if 0 < route.repeat_interval_ms < route.group_interval_ms:
             repeat, interval = map(format_duration, (route.repeat_interval_ms, route.group_interval_ms))
             yield route.line, f"{route.path}: repeat_interval ({repeat}) is shorter than group_interval ({interval})"
@@ -150,13 +144,13 @@ def _waits(policy: Policy) -> Iterator[_Warning]:
             yield route.line, f"{route.path}: a critical alert would wait for {for_what}"
 
 
-def _unused(policy: Policy) -> Iterator[_Warning]:
+def _unused(policy: Policy, reached: Sequence[_Reached]) -> Iterator[_Warning]:
     """Receivers, roles, intervals and escalations that nothing leads to."""
     routes = list(walk(policy.route))
     used_chains = {route.escalate for route in routes} - {""}
     while more := {policy.escalations[name].onward for name in used_chains} - used_chains - {""}:
         used_chains |= more
-    targets = [target for route, _ in _reached(policy) for target in route.notify]
+    targets = [target for route, _ in reached for target in route.notify]
     targets += [t for name in used_chains for step in policy.escalations[name].steps for t in step.notify]
     targets += [*policy.watch.notify, *policy.watch.heartbeat_receivers]
     used = _everybody(policy, targets)

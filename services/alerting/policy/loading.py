@@ -35,6 +35,7 @@ _RETIRED = {
     "destinations": "an earlier release had destinations: name receivers, and a route that notifies them",
 }
 _UTC = ZoneInfo("UTC")
+_MOST_RECEIVERS = 500
 
 
 def load_policy(path: Path | None, environment: Mapping[str, str], *, read_secrets: bool = True) -> Policy:
@@ -80,6 +81,9 @@ def _read(text: str, problems: Problems, secrets: Secrets) -> Policy:
     backlog = fields.whole("backlog_digest", 50, least=0, most=1_000_000)
 
     receiver_nodes = fields.items("receivers", "receivers such as {name: mail, type: email, …}")
+    if len(receiver_nodes) > _MOST_RECEIVERS:
+        problems.add(0, "receivers", f"expected at most {_MOST_RECEIVERS}, came {len(receiver_nodes)}")
+        receiver_nodes = ()
     sections = {name: fields.named(name, what) for name, what in _NAMED.items()}
     known = Known(
         _names(receiver_nodes),

@@ -93,12 +93,12 @@ class Reloader:
         """
         with self._lock:
             seen = self._look()
-            try:
-                policy = load_policy(self._path, self._environment)
-            except PolicyError as error:
-                self._refuse(error, actor)
+            read = self._read()
+            if isinstance(read, PolicyError):
+                self._refuse(read, actor)
                 self._taken = seen
-                return str(error)
+                return str(read)
+            policy = read
             self._record(policy, actor)
             self._holder.current = policy
             self._taken = seen
@@ -107,6 +107,17 @@ class Reloader:
         self._warn(policy)
         self._adopted()
         return ""
+
+    def _read(self) -> Policy | PolicyError:
+        try:
+            return load_policy(self._path, self._environment)
+        except PolicyError as error:
+            return error
+        except Exception as error:
+            # Whatever a file does to its reader, those that are told already go on being told.
+            # Without its text, which may hold a secret that nobody knows yet.
+            log.error("unforeseen %s while reading the routing file", type(error).__name__)
+            return PolicyError(f"the routing file cannot be read: unforeseen {type(error).__name__}")
 
     async def run(self, adopted: Callable[[], None]) -> None:
         """Follow the file until cancelled; ``adopted`` is called, in any thread, when another policy is in force."""

@@ -27,7 +27,7 @@ from services.alerting.policy.model import (
     WebhookReceiver,
 )
 from services.alerting.policy.problems import PolicyError
-from services.alerting.policy.routing import route_at, walk
+from services.alerting.policy.routing import assignments, route_at, walk
 
 Read = Callable[[str], Policy]
 Refused = Callable[[str], tuple[str, ...]]
@@ -335,6 +335,22 @@ def test_two_receivers_of_one_name_are_refused(refused: Refused, minimal: str) -
     assert refused(minimal + again + ROUTE) == (
         "line 5: receivers[4].name: two receivers are called 'a'; the first is on line 2",
     )
+
+
+def test_long_ways_are_gone_and_too_many_are_refused(read: Read, refused: Refused) -> None:
+    def text(receivers: int, roles: int) -> str:
+        named = "".join(
+            f"  - {{name: r{n}, type: teams, webhook_url_file: url, fallback: r{n + 1}}}\n" for n in range(receivers)
+        )
+        last = f"  - {{name: r{receivers}, type: teams, webhook_url_file: url}}\n"
+        chain = "".join(f"  q{n}: [role:q{n + 1}]\n" for n in range(roles)) + f"  q{roles}: [r0]\n"
+        return f"receivers:\n{named}{last}roles:\n{chain}route: {{notify: [role:q0]}}\n"
+
+    policy = read(text(490, 490))
+    assert policy.warnings == ()
+    assert [a.receiver for a in assignments(policy, {})] == ["r0"]
+    assert any("at most 500" in problem for problem in refused(text(501, 1)))
+    assert any("at most 500" in problem for problem in refused(text(1, 501)))
 
 
 def test_a_loop_of_fallbacks_is_refused(refused: Refused) -> None:

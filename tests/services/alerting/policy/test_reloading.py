@@ -87,6 +87,15 @@ def test_a_bad_file_leaves_the_old_one_in_force_and_says_so(watched: Watched, ca
     assert watched.reloader.reload(ADA) == "" and watched.reloader.trouble == ""
 
 
+def test_a_file_that_breaks_its_reader_is_refused_too(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RecursionError("canary")
+
+    monkeypatch.setattr(reloading, "load_policy", broken)
+    assert "unforeseen RecursionError" in watched.reloader.reload(ADA)
+    assert "stays in force" in watched.reloader.trouble and "canary" not in watched.reloader.trouble
+
+
 def test_nothing_changes_if_it_cannot_be_written_down(watched: Watched) -> None:
     before = watched.holder.current
     with watched.database.transaction() as connection:

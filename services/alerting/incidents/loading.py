@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -127,14 +128,9 @@ def _with_records(
         if signal.id not in alerts:
             return signal
         fired, ended = alerts[signal.id]
-        return _replaced(signal, decoded.get(fired), decoded.get(ended))
+        return replace(signal, firing=decoded.get(fired), resolved=decoded.get(ended))
 
     return {i: tuple(complete(signal) for signal in of_one) for i, of_one in order.items()}
-
-
-def _replaced(signal: Signal, fired: Record | None, ended: Record | None) -> Signal:
-    values = {name: getattr(signal, name) for name in Signal.__dataclass_fields__}
-    return Signal(**(values | {"firing": fired, "resolved": ended}))
 
 
 def _entries(connection: sa.Connection, incident_id: str, latest: int) -> tuple[Entry, ...]:

@@ -48,8 +48,9 @@ class Signal:
         change_time_us: Estimated start of the change.
         opened_us: When it was noticed; None if that record was never seen.
         resolved_us: When it was over; None while it fires.
-        firing: The record that opened it, and ``resolved`` the one that ended it; None where never seen, and of the
-            monitor of the monitor.
+        firing: The record that opened it, and ``resolved`` the one that ended it; None where never seen, of the monitor
+            of the monitor, and of all but the strongest signals of an incident (see
+            :func:`services.alerting.incidents.loading.load_incidents`).
         words: Of the monitor of the monitor: what it says (:class:`services.alerting.words.system.SystemWords`).
         mute: Why it is not told of; None if it is.
     """

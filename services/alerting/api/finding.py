@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -132,7 +135,7 @@ def seen_incidents(
     if who.limited and query.deployment is not None and not who.sees(query.deployment):
         return [], None
     found: list[Seen] = []
-    cursor = query.before
+    cursor = None if query.before is None else _place(query.before)
     for _ in range(_ROUNDS if who.limited else 1):
         try:
             page, cursor = find_incidents(
@@ -144,6 +147,21 @@ def seen_incidents(
         if cursor is None or len(found) == query.limit:
             break
     return found, cursor
+
+
+def _place(before: str) -> str:
+    """A cursor, once it is one: its numbers go into a question to the database, which takes so many digits.
+
+    Raises:
+        ProblemError: It is none.
+    """
+    try:
+        said = base64.urlsafe_b64decode(before + "=" * (-len(before) % 4))
+    except (binascii.Error, ValueError):
+        said = b""
+    if not re.fullmatch(rb"[0-9]{1,17}\.[0-9a-f]{12}", said):
+        raise ProblemError("invalid", "before is no cursor", expected="`next` of the page before", came=before)
+    return before
 
 
 def _still(what: Seen, query: IncidentQuery) -> bool:

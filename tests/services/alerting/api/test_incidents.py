@@ -1,5 +1,6 @@
 """Incidents over HTTP: finding, showing, acting; hostile values in every field."""
 
+import base64
 import datetime as dt
 from typing import Any
 
@@ -74,7 +75,16 @@ def test_pages_hold_every_incident_once(api: Any, make_apart: Any) -> None:
     assert [each for page in pages for each in page] == ids[::-1]
 
 
-@pytest.mark.parametrize("before", ["x", "!!", "MTIz", "9" * 199, "-1-x"])
+CURSORS = (
+    *("x", "!!", "MTIz", "9" * 199, "-1-x", "é", "9" * 18 + "-x", "1-\u202e", "1" * 17),
+    *(
+        base64.urlsafe_b64encode(c).decode().rstrip("=")
+        for c in (b"9" * 30 + b".0123456789ab", b"1.\x00", b"-1.ab", b"1.")
+    ),
+)
+
+
+@pytest.mark.parametrize("before", CURSORS)
 @pytest.mark.parametrize("path", ["incidents", "silences", "notifications"])
 def test_a_cursor_of_ones_own_making_is_refused_or_harmless(api: Any, path: str, before: str) -> None:
     assert api.get(path, before=before).status in (200, 422)

@@ -13,9 +13,10 @@ from services.alerting.database import tables as db
 from services.alerting.incidents.actions import ActionRefusedError, Actor, Do
 from services.alerting.incidents.remembering import recollect
 from services.alerting.incidents.store import Incoming, Place
+from services.alerting.notify.escalating import escalate_due
 from services.alerting.notify.flushing import flush_due
 from services.alerting.notify.outbox import Outbox
-from services.alerting.policy.model import Correlation
+from services.alerting.policy.model import Correlation, Escalation, Step
 from services.alerting.records import audit_event
 
 MINUTE_MS, MINUTE_US, HOUR_US = 60_000, 60_000_000, 3_600_000_000
@@ -320,3 +321,41 @@ def test_what_is_no_event_of_this_service_is_passed_over(make_alert: Any, make_r
     again.place(1, recollection=memory)
     again.take(make_alert(1))
     assert again.one().id == live.one().id and again.rows(db.silences) == []
+
+
+def test_an_escalation_goes_on_after_its_last_step(
+    make_rig: Any, make_alert: Any, make_route: Any, receivers: Any
+) -> None:
+    slack, pager = receivers.slack_token(), receivers.pagerduty()
+    chain = Escalation("standard", (Step(MINUTE_MS, ("slack",)), Step(3 * MINUTE_MS, ("pagerduty",))), 0, 0)
+    usual = {"route": make_route("slack", escalate="standard"), "escalations": {"standard": chain}}
+    live = make_rig(slack, pager, **usual)
+    live.take(make_alert(1))
+    settle(live, make_outbox(live), "slack", "pagerduty")
+    live.now_ms += MINUTE_MS
+    next_ms = escalate_due(live.database, live.holder, Topics("test-"), live.now_ms)
+    assert settle(live, make_outbox(live), "slack", "pagerduty") == [("slack", "repeat")]
+    again = rebuilt(make_rig, live, slack, pager, **usual)
+    assert escalate_due(again.database, again.holder, Topics("test-"), again.now_ms) == next_ms
+    assert settle(again, make_outbox(again), "slack", "pagerduty") == []
+    again.now_ms = next_ms
+    assert escalate_due(again.database, again.holder, Topics("test-"), again.now_ms) is None
+    assert settle(again, make_outbox(again), "slack", "pagerduty") == [("pagerduty", "trigger")]
+
+
+def test_groups_and_digests_of_a_backlog_are_remembered_as_told(
+    make_rig: Any, make_apart: Any, make_route: Any, receivers: Any
+) -> None:
+    slack = receivers.slack_token()
+    usual = {"route": make_route("slack", group_by=("owner", "deployment")), "backlog_digest": 3}
+    live = make_rig(slack, **usual)
+    live.take(*(make_apart(number) for number in range(1, 7)))
+    assert settle(live, make_outbox(live), "slack") == [("slack", "digest")]
+    again = rebuilt(make_rig, live, slack, **usual)
+    again.now_ms += MINUTE_MS
+    assert settle(again, make_outbox(again), "slack") == []
+
+    def groups(rig: Any) -> list[Any]:
+        return sorted((row["group_key"], row["group_labels"], row["status"]) for row in rig.rows(db.threads))
+
+    assert groups(again) == groups(live) and len(groups(live)) == 6

@@ -40,7 +40,8 @@ async def test_an_acknowledgement_that_was_given_back_changes_the_details(
 async def test_who_let_go_or_took_a_lesser_thing_is_paged_again(
     receiver: Any, receivers: Any, send: Any, make_delivery: Any, make_incident: Any, make_over: Any
 ) -> None:
-    pager, receipt = receivers.pagerduty(), {}
+    pager = receivers.pagerduty()
+    receipt: dict[str, Any] = {}
     worse = make_incident(severity="critical")
     for kind, incident, statuses in (
         (Kind.TRIGGER, make_incident(), ["triggered"]),

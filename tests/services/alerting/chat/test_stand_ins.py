@@ -190,10 +190,12 @@ def test_a_form_beyond_its_limits_is_refused() -> None:
     title = {"type": "plain_text", "text": "x"}
     good = {"type": "modal", "title": title, "submit": title, "close": title, "blocks": [section()]}
     assert view_problems(good) == []
-    for change in (
+    long_title, long_data = {**title, "text": "x" * 25}, "x" * 3001
+    changes: list[dict[str, Any]] = [
         {"type": "home"},
-        {"title": {**title, "text": "x" * 25}},
+        {"title": long_title},
         {"blocks": []},
-        {"private_metadata": "x" * 3001},
-    ):
+        {"private_metadata": long_data},
+    ]
+    for change in changes:
         assert view_problems(good | change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -30,12 +31,17 @@ def parse_zone(text: str) -> ZoneInfo:
         ValueError: There is none of that name.
     """
     # By the list, not by trying: the name would become a path.
-    known = available_timezones()
+    known = _zones()
     if text not in known:
         close = offer(text, known)
         hint = close if close.startswith("did") else "names are such as Europe/Zurich or UTC"
         raise ValueError(f"there is no such time zone ({hint})")
     return ZoneInfo(text)
+
+
+@functools.cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 def parse_days(text: str) -> frozenset[int]:

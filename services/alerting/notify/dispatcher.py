@@ -39,6 +39,11 @@ PAUSE_MOST_SECONDS = 30.0
 message that failed does, so that one that can never be sent does not keep the others; longer with each failure.
 """
 
+AWAY_FAILURES = 5
+"""After so many failures, one after the other, it was the receiver and not a message: when one arrives, the others need
+wait no longer.
+"""
+
 DATABASE_WAIT_SECONDS = 1.0
 _LONGEST_SLEEP_SECONDS = 60.0
 
@@ -235,6 +240,7 @@ class Dispatcher:
             outcome = Failed(f"given up after {delivery.attempt} attempts in {hours:.1f} h: {outcome.error}")
         self._counts.attempt(self._name, delivery.kind.value, outcome)
         about = (self._name, delivery.kind.value, _named(claim))
+        was_away = self._failures >= AWAY_FAILURES
         if not isinstance(outcome, Again):
             self._failures = 0
         passed_on: list[str] = []
@@ -242,7 +248,9 @@ class Dispatcher:
         if isinstance(outcome, Sent):
             receipt = outcome.receipt
             go_on = not self._stopping and self._bucket.wait_seconds() <= 0
-            following = await self._until_noted(lambda: self._outbox.sent(claim, receipt, go_on=go_on))
+            following = await self._until_noted(
+                lambda: self._outbox.sent(claim, receipt, go_on=go_on, is_back=was_away)
+            )
             self._counts.delivered(self._name, (self._clock.now_ms() - delivery.created_ms) / 1000)
             if delivery.doubtful:
                 self._counts.in_doubt(self._name, self._fate(outcome))
@@ -273,7 +281,7 @@ class Dispatcher:
             wait_ms = int(outcome.retry_after_seconds * 1000 * self._clock.speed)
         next_ms = now_ms + wait_ms + 1
         kept: int | None = None
-        if outcome.too_fast:
+        if outcome.too_fast and outcome.retry_after_seconds is not None:
             kept = self._hold_until_ms = next_ms
         else:
             pause_seconds = min(PAUSE_FIRST_SECONDS * 2.0 ** min(self._failures, 30), PAUSE_MOST_SECONDS)

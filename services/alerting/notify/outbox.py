@@ -211,11 +211,13 @@ class Outbox:
             due = connection.execute(query).scalar()
             return None if due is None else int(due)
 
-    def sent(self, claim: Claim, receipt: Mapping[str, Any], *, go_on: bool = False) -> Claim | None:
+    def sent(
+        self, claim: Claim, receipt: Mapping[str, Any], *, go_on: bool = False, is_back: bool = False
+    ) -> Claim | None:
         """A message arrived; ``receipt`` is what the channel needs to refer to it later.
 
         With ``go_on`` the receiver's next message is claimed in the same transaction, and returned: the disk is waited
-        for once, not twice.
+        for once, not twice. With ``is_back`` the receiver had been away: what waits for it by back-off is due now.
         """
         following, merged = None, 0
         with self._database.transaction() as connection:
@@ -229,6 +231,10 @@ class Outbox:
             if claim.lane == BACKLOG_LANE:
                 _settle_gathered(connection, delivery.receiver, MERGED, f"told in the digest {delivery.key}", now)
             _note_success(connection, delivery.receiver, now)
+            if is_back:
+                n = t.notifications.c
+                waiting = (n.receiver == delivery.receiver) & (n.status == PENDING) & (n.next_attempt_ms > now)
+                connection.execute(sa.update(t.notifications).where(waiting).values(next_attempt_ms=now))
             heartbeat = delivery.kind == Kind.HEARTBEAT
             tell_story(
                 connection,

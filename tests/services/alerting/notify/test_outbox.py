@@ -273,6 +273,25 @@ def test_what_was_given_up_is_listed_and_sent_again_under_the_same_key_with_the_
         redrive(office.database, office.topics, "pager", ADA, office.clock.now_ms())
 
 
+def test_when_a_receiver_is_back_what_waited_for_it_goes_at_once_and_the_next_comes_along(
+    office: Any, make_apart: Any
+) -> None:
+    office.take(*(make_apart(number) for number in range(1, 5)))
+    office.look()
+    for _ in range(3):
+        office.outbox.retry(office.claim("pager"), "HTTP 503", office.clock.now_ms() + 10 * MINUTE)
+    first = office.claim("pager")
+    following = office.outbox.sent(first, {}, go_on=True)
+    assert following is None, "one success after one failure says nothing about the others"
+    office.take(make_apart(5))
+    office.look()
+    following = office.outbox.sent(office.claim("pager"), {}, go_on=True, is_back=True)
+    assert following is not None and following.delivery.attempt == 2
+    assert office.statuses("pager").count(("trigger", "sending")) == 1
+    office.outbox.sent(following, {})
+    assert len(office.send_all("pager")) == 2
+
+
 def test_a_beginning_that_is_sent_again_after_its_end_was_told_is_not_sent(office: Any, make_apart: Any) -> None:
     office.take(make_apart(1))
     office.look()

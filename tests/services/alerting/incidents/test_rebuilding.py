@@ -359,3 +359,19 @@ def test_groups_and_digests_of_a_backlog_are_remembered_as_told(
         return sorted((row["group_key"], row["group_labels"], row["status"]) for row in rig.rows(db.threads))
 
     assert groups(again) == groups(live) and len(groups(live)) == 6
+
+
+def test_what_driftline_says_of_itself_now_outweighs_what_it_said_then(make_rig: Any, make_alert: Any) -> None:
+    live = make_rig()
+    live.take(make_alert(1))
+    live.raise_signal("streams-lag", headline="Slow then")
+    live.end_signal("streams-lag")
+    again = make_rig()
+    again.now_ms += 1000
+    again.raise_signal("streams-lag", headline="Slow now")
+    again.place(1, recollection=live.recollection())
+    again.take(make_alert(1))
+    assert {incident.title for incident in again.incidents(status="open")} == {
+        "Slow now",
+        "Data drift in credit, version 1",
+    }

@@ -2,8 +2,8 @@
 
 It starts in this order:
 
-1. Hold the database: there is one service for it.
-2. Load the routing file; a wrong one ends the start.
+1. Load the routing file; a wrong one ends the start.
+2. Hold the database: there is one service for it. One that does not answer yet is waited for.
 3. Listen: whoever asks is told that it starts.
 4. Make what a killed process was sending due again, and, into an empty database, rebuild what the audit says.
 5. Send, decide, publish, watch; and only then take alerts.
@@ -21,13 +21,14 @@ import logging
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterable
 
 import sqlalchemy as sa
 
 from driftline.settings import KafkaSettings
 from services.alerting.clock import Clock
-from services.alerting.database.opening import Owner, open_database, sole_owner
+from services.alerting.database.opening import DatabaseAwayError, Owner, open_database, sole_owner
 from services.alerting.errors import AlertingError
 from services.alerting.policy.loading import load_policy
 from services.alerting.policy.model import Policy, PolicyHolder
@@ -35,6 +36,8 @@ from services.alerting.running import Running
 from services.alerting.settings import AlertingSettings
 
 log = logging.getLogger("driftline.alerting")
+
+_DATABASE_WAIT_SECONDS = 2.0
 
 
 class AlertingService:
@@ -108,9 +111,18 @@ class AlertingService:
                 loop.add_signal_handler(number, self._stop.set)
         with contextlib.suppress(RuntimeError, ValueError):
             loop.add_signal_handler(signal.SIGHUP, self._reload)
-        with sole_owner(self._settings.database_url) as owner:
+        deadline = time.monotonic() + self._settings.kafka_timeout_seconds
+        while not self._stop.is_set():
             try:
-                await self._run_with(owner, ready)
+                with sole_owner(self._settings.database_url) as owner:
+                    await self._run_with(owner, ready)
+                return
+            except DatabaseAwayError as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("%s. Trying again for %.0f s.", error, deadline - time.monotonic())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), _DATABASE_WAIT_SECONDS)
             except sa.exc.DBAPIError as error:
                 raise AlertingError(f"the alerting database failed, so the service ends: {error.orig}") from error
 

@@ -43,6 +43,10 @@ _OWNER_LOCK = 0x1D6F_22C9_4A70_B3E5
 _UPGRADE_LOCK = _OWNER_LOCK + 1
 
 
+class DatabaseAwayError(DatabaseError):
+    """The database cannot be used at the moment: its server does not answer, the file is locked, the disk is full."""
+
+
 class Owner:
     """The lock of the one service that may work on a database."""
 
@@ -128,7 +132,7 @@ def open_database(url: str, owner: Owner | None = None) -> Database:
         raise DatabaseError(f"{Path(str(parsed.database)).parent}: cannot be created: {error.strerror}") from error
     except sa.exc.DBAPIError as error:
         engine.dispose()
-        raise DatabaseError(f"{name} cannot be used as the alerting database: {_said(error, parsed)}") from error
+        raise _unusable(error, name, parsed) from error
     except BaseException:
         engine.dispose()
         raise
@@ -292,6 +296,22 @@ def _revisions() -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
 
 
+def _unusable(error: sa.exc.DBAPIError, name: str, parsed: sa.URL) -> DatabaseError:
+    """What an error at the start means: wait, or mend something."""
+    said = _said(error, parsed)
+    kind = DatabaseAwayError if _passes(error, said, parsed.get_backend_name()) else DatabaseError
+    return kind(f"{name} cannot be used as the alerting database: {said}")
+
+
+def _passes(error: sa.exc.DBAPIError, said: str, backend: str) -> bool:
+    if not isinstance(error, sa.exc.OperationalError):
+        return False
+    if backend == "sqlite":
+        return "locked" in said or "disk is full" in said
+    # Of a connection that fails, libpq says why only in words.
+    return not any(words in said for words in ("authentication", "does not exist", "permission denied"))
+
+
 def _said(error: sa.exc.DBAPIError, parsed: sa.URL) -> str:
     """What the driver said, in one line, without the password."""
     text = " ".join(str(error.orig).split())
@@ -389,7 +409,8 @@ def _hold_session(url: str) -> Iterator[Owner]:
         session = engine.connect()
         taken = session.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _OWNER_LOCK}).scalar_one()
     except sa.exc.DBAPIError as error:
-        raise DatabaseError(f"{name} cannot be used as the alerting database: {_said(error, parsed)}") from error
+        engine.dispose()
+        raise _unusable(error, name, parsed) from error
     try:
         if not taken:
             raise DatabaseError(_taken(name))

@@ -17,6 +17,7 @@ from services.alerting.database import opening
 from services.alerting.database.opening import (
     HEAD,
     VERSION_TABLE,
+    DatabaseAwayError,
     alembic_config,
     database_name,
     open_database,
@@ -163,6 +164,27 @@ def test_what_is_no_database_is_refused(sqlite: str, tmp_path: Path) -> None:
     (tmp_path / "alerting.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(DatabaseError, match="cannot be used as the alerting database"):
         open_database(sqlite)
+
+
+def test_what_passes_is_told_from_what_must_be_mended(
+    postgres: str, postgres_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hold(url: str) -> None:
+        with sole_owner(url):
+            pass
+
+    with pytest.raises(DatabaseAwayError):
+        hold(f"postgresql+psycopg://ada@/alerts?host={tmp_path}")
+    with pytest.raises(DatabaseError, match="does not exist") as caught:
+        hold(postgres_server.url("nowhere"))
+    assert not isinstance(caught.value, DatabaseAwayError)
+    monkeypatch.setattr(opening, "_SQLITE_WAIT_SECONDS", 0.1)
+    url = f"sqlite:///{tmp_path / 'locked.db'}"
+    open_database(url).close()
+    with sqlite3.connect(tmp_path / "locked.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseAwayError, match="locked"):
+            open_database(url)
 
 
 def test_a_server_that_is_away_is_named_without_the_password(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import sqlite3
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -539,6 +540,26 @@ def test_everything_works_on_postgresql(
     assert sorted(actions(receiver.wait_for(3, PAGERDUTY))) == ["resolve", "trigger", "trigger"]
     receiver.wait_for(1, SLACK_UPDATE)
     eventually(lambda: len(cluster.audit("notification.sent")) == 6)
+
+
+def test_a_database_server_that_comes_late_is_waited_for(
+    cluster: Any,
+    receiver: Any,
+    receivers: Any,
+    start_service: Any,
+    make_apart: Any,
+    postgres: str,
+    postgres_server: Any,
+) -> None:
+    postgres_server.stop()
+    later = threading.Timer(3.0, postgres_server.start)
+    later.start()
+    try:
+        start_service(receivers.pagerduty(), database_url=postgres)
+        cluster.publish(make_apart(1))
+        assert len(receiver.wait_for(1)) == 1
+    finally:
+        later.join()
 
 
 def test_a_second_service_on_the_same_database_is_refused(start_service: Any) -> None:

@@ -1,7 +1,7 @@
 """Named points at which a test may kill the process: what a kill -9 at just that moment would do.
 
-``DRIFTLINE_ALERTING_CRASH_AT=outbox.claimed:3`` kills the process with SIGKILL the third time it gets there. Without the
-variable, nothing here does anything.
+``DRIFTLINE_ALERTING_CRASH_AT=outbox.claimed:3`` kills the process with SIGKILL the third time it gets there. Without
+the variable, nothing here does anything.
 """
 
 from __future__ import annotations

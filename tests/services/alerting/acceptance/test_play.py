@@ -76,7 +76,7 @@ def evening(make_play: Any, make_alert: Any) -> Iterator[Any]:
     play.command("silences", "add", "deployment=play-silent*", "--for", "9m", "--reason", "a release")
     play.publish(alert("silent-1"), alert("silent-2"))
     play.until(2)
-    incidents = {row["deployment"]: row["id"] for row in json.loads(play.command("incidents", "list", "--json"))}
+    incidents = {row["deployments"][0]: row["id"] for row in json.loads(play.command("incidents", "list", "--json"))}
     play.command("incidents", "ack", incidents["play-escalate-2"], "--reason", "I am on it")
     play.command("incidents", "ack", incidents["play-ack"], "--reason", "I look at it")
     play.publish(alert("flap", 1, "resolved"))

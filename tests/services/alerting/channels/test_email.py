@@ -18,7 +18,8 @@ from services.alerting.channels.email_channel import EmailChannel
 from services.alerting.errors import AlertingSettingsError
 from services.alerting.notify.kinds import Kind
 from services.alerting.policy.model import EmailReceiver, Pace
-from services.demo.mailbox import DROP, SILENCE, Mailbox, mail_problems
+from services.demo.mail_limits import mail_problems
+from services.demo.mailbox import DROP, SILENCE, Mailbox
 
 SECRET = "a-password-nobody-may-see"
 

@@ -9,6 +9,7 @@ from services.alerting.errors import AlertingSettingsError
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_PROBLEMS = 50
+_WAY_CHARACTERS = 200
 
 
 class PolicyError(AlertingSettingsError):
@@ -32,7 +33,10 @@ class Problems:
     def add(self, line: int, where: str, text: str) -> None:
         """``where`` is the field; ``line`` counts from 1, 0 for what stands in no file."""
         place = f"line {line}: " if line else ""
-        said = (line, f"{place}{where}: {text}" if where else f"{place}{text}")
+        # Names of fields are whatever somebody wrote: kept short, and on one line.
+        way = where if len(where) <= _WAY_CHARACTERS else f"{where[:_WAY_CHARACTERS]}…"
+        told = f"{place}{way}: {text}" if way else f"{place}{text}"
+        said = (line, "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in told))
         if said not in self._found:
             self._found.append(said)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from services.alerting.policy.durations import format_duration, parse_duration
 from services.alerting.policy.loading import load_policy
+from services.alerting.policy.matching import parse_match
 from services.alerting.policy.model import (
     Correlation,
     EmailReceiver,
@@ -328,6 +330,30 @@ def test_a_wrong_receiver_is_told_without_any_value(refused: Refused, text: str,
 def test_every_problem_is_told_at_once_in_the_order_of_the_file(refused: Refused, minimal: str) -> None:
     problems = refused(f"{minimal}time_zone: X\ngive_up: y\nroute:\n  notify: [n]\n  group_wait: z\n")
     assert [problem.partition(":")[0] for problem in problems] == ["line 5", "line 6", "line 8", "line 9"]
+
+
+def test_hostile_names_of_fields_are_harmless_in_messages(refused: Refused) -> None:
+    hostile = "\x1b[31m\n<!channel>\u202e" + "x" * 5000
+    with pytest.raises(PolicyError) as caught:
+        parse_match({hostile: "a", "deployment": {hostile: "b"}}, "silence")
+    written = json.dumps(hostile[:500])
+    for problem in (*caught.value.problems, *refused(f"{{{written}: 1, route: {{match: {{{written}: a}}}}}}\n")):
+        assert problem.isprintable() and len(problem) < 500
+
+
+def test_what_is_inherited_can_be_undone(read: Read, minimal: str) -> None:
+    policy = read(
+        minimal
+        + "intervals: {i: [{days: mon}]}\nescalations: {e: {steps: [{after: 1h, notify: [a]}]}}\n"
+        + "route:\n  notify: [a]\n  active: [i]\n  escalate: e\n  digest: {every: 1d}\n  group_by: [owner]\n"
+        + "  routes:\n    - {match: {severity: critical}, active: [], escalate: none, digest: none,\n"
+        + "       group_by: [incident]}\n"
+        + "    - {match: {severity: error}, notify: []}\n"
+    )
+    undone, kept = policy.route.routes
+    assert (undone.active, undone.escalate, undone.digest, undone.group_by) == ((), "", None, ("incident",))
+    assert (kept.active, kept.escalate, kept.group_by, kept.notify) == (("i",), "e", ("owner",), ())
+    assert kept.digest == policy.route.digest is not None
 
 
 def test_two_receivers_of_one_name_are_refused(refused: Refused, minimal: str) -> None:

@@ -43,6 +43,7 @@ from services.alerting.notify.merging import (
     settle_lane,
 )
 from services.alerting.notify.publishing import publish
+from services.alerting.notify.reachability import note_failure, note_success
 from services.alerting.notify.story import tell_story
 from services.alerting.notify.threads import fall_back
 from services.alerting.policy.model import SEVERITIES, Policy, PolicyHolder
@@ -230,7 +231,7 @@ class Outbox:
             self._finish(connection, claim, SENT, "", now)
             if claim.lane == BACKLOG_LANE:
                 _settle_gathered(connection, delivery.receiver, MERGED, f"told in the digest {delivery.key}", now)
-            _note_success(connection, delivery.receiver, now)
+            note_success(connection, delivery.receiver, now)
             if is_back:
                 n = t.notifications.c
                 waiting = (n.receiver == delivery.receiver) & (n.status == PENDING) & (n.next_attempt_ms > now)
@@ -294,7 +295,7 @@ class Outbox:
                 connection.execute(sa.update(t.threads).where(t.threads.c.id == claim.thread_id).values(receipt=kept))
             elif receipt:
                 self._half[delivery.key] = {**self._half.get(delivery.key, {}), **receipt}
-            _note_failure(connection, delivery.receiver, error, now, hold_until_ms)
+            note_failure(connection, delivery.receiver, error, now, hold_until_ms)
             # The first one only: a receiver that is away for hours would fill the audit with itself.
             if delivery.attempt == 1 or (doubtful and not delivery.doubtful):
                 tell_story(
@@ -318,7 +319,7 @@ class Outbox:
             self._finish(connection, claim, DEAD, error, now)
             if claim.lane == BACKLOG_LANE:
                 _settle_gathered(connection, delivery.receiver, DEAD, f"{IN_A_DEAD_DIGEST}: {error}", now)
-            _note_failure(connection, delivery.receiver, error, now, None)
+            note_failure(connection, delivery.receiver, error, now, None)
             about = [str(told["incident"]) for told in claim.told]
             passed_on = fall_back(connection, self._policy.current, delivery.receiver, about, error, now)
             receiver = self._policy.current.receivers.get(delivery.receiver)
@@ -434,24 +435,3 @@ def _settle_gathered(connection: sa.Connection, receiver: str, status: str, why:
     where = (n.receiver == receiver) & (n.status == GATHERED)
     values = {"status": status, "finished_ms": now_ms, "last_error": why}
     connection.execute(sa.update(t.notifications).where(where).values(**values))
-
-
-def _note_success(connection: sa.Connection, receiver: str, now_ms: int) -> None:
-    values = {"hold_until_ms": 0, "last_sent_ms": now_ms, "failing_since_ms": None, "failures": 0, "last_error": ""}
-    r = t.receivers.c
-    if not connection.execute(sa.update(t.receivers).where(r.name == receiver).values(**values)).rowcount:
-        connection.execute(sa.insert(t.receivers).values(name=receiver, **values))
-
-
-def _note_failure(connection: sa.Connection, receiver: str, error: str, now_ms: int, hold_until_ms: int | None) -> None:
-    r = t.receivers.c
-    values: dict[str, Any] = {
-        "failing_since_ms": sa.func.coalesce(r.failing_since_ms, now_ms),
-        "failures": r.failures + 1,
-        "last_error": error,
-    }
-    if hold_until_ms is not None:
-        values["hold_until_ms"] = hold_until_ms
-    if not connection.execute(sa.update(t.receivers).where(r.name == receiver).values(**values)).rowcount:
-        first = {"failing_since_ms": now_ms, "failures": 1, "last_error": error, "hold_until_ms": hold_until_ms or 0}
-        connection.execute(sa.insert(t.receivers).values(name=receiver, last_sent_ms=None, **first))

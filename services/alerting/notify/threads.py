@@ -93,7 +93,14 @@ def place_incident(connection: sa.Connection, policy: Policy, place: Place, inci
     live = [row for row in _live_threads(connection, incident.id) if row.receiver == place.receiver]
     digest = place.group_key.startswith(DIGEST_PREFIX)
     ours = [row for row in live if digest or not row.group_key.startswith(DIGEST_PREFIX)]
+    if not place.because:
+        # What nobody was told yet goes where the routes send it now: what is critical by now does not wait for the
+        # morning, because it was a warning in the evening.
+        ours = [r for r in ours if r.told_status != UNTOLD or r.because or r.group_key == place.group_key]
     for row in ours:
+        if row.group_key == place.group_key and row.route != place.route.path and not (place.because or row.because):
+            values = {"route": place.route.path}
+            connection.execute(sa.update(t.threads).where(t.threads.c.id == row.id).values(**values))
         if row.status == WAITING:
             _hasten(connection, row, _first_ms(place, incident, now_ms))
             if place.because:
@@ -142,7 +149,7 @@ def fall_back(
 def _live_threads(connection: sa.Connection, incident_id: str) -> list[sa.Row[Any]]:
     th, ti = t.threads.c, t.thread_incidents.c
     query = (
-        sa.select(t.threads, ti.told_status, ti.told_revision)
+        sa.select(t.threads, ti.told_status, ti.told_revision, ti.because)
         .join(t.thread_incidents, ti.thread_id == th.id)
         .where(ti.incident_id == incident_id, th.status != CLOSED)
         .order_by(th.id)

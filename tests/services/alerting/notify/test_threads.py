@@ -255,6 +255,28 @@ def test_outside_active_times_the_first_message_waits_for_the_morning(office: An
     assert play(opened, "chat", HOUR) == [(0, "resolve")], "an end does not wait for anybody's hours"
 
 
+@pytest.mark.parametrize("group_by", [("incident",), ("owner",)])
+def test_a_warning_of_the_night_that_becomes_critical_does_not_wait_for_the_morning(
+    open_office: Any, make_policy: Any, make_route: Any, make_apart: Any, group_by: tuple[str, ...]
+) -> None:
+    import re
+    from zoneinfo import ZoneInfo
+
+    from services.alerting.policy.model import Match, Period, Test
+
+    hours = {"office": (Period(frozenset(range(7)), 8 * 60, 18 * 60, ZoneInfo("UTC")),)}
+    critical = Match((Test("severity", (re.compile("critical"),), False, "critical"),))
+    inner = make_route("chat", path="route/criticals", match=critical, group_by=group_by, repeat_interval_ms=HOUR)
+    tree = make_route("chat", group_by=group_by, active=("office",), routes=(inner,))
+    opened = open_office(make_policy(chat(), route=tree, intervals=hours))
+    midnight = -(-opened.clock.now_ms() // DAY) * DAY
+    opened.clock.move(midnight + 2 * HOUR - opened.clock.now_ms())
+    opened.take(make_apart(1, severity="warning"))
+    assert play(opened, "chat", HOUR) == []
+    opened.take(make_apart(1, severity="critical", id="worse"))
+    assert play(opened, "chat", 90 * MINUTE) == [(0, "trigger"), (60, "repeat")], "and by that route's reminders"
+
+
 def test_what_comes_back_begins_a_thread_of_its_own_that_knows_the_last_one(office: Any, make_apart: Any) -> None:
     opened = office(chat(), group_interval_ms=0)
     opened.take(make_apart(1))

@@ -34,7 +34,8 @@ from services.kafka import ClusterError
 log = logging.getLogger("driftline.alerting")
 
 ROUND_SECONDS = 10.0
-_LEAST_SECONDS = 0.2  # of the wall clock, however fast the service's runs
+# Of the wall clock, however fast the service's runs: rounds, and looks at Kafka.
+_LEAST_SECONDS, _LEAST_LOOK_SECONDS = 0.2, 2.0
 _LOOK_SECONDS = (15.0, 60.0)
 _MEMORY = "memory"
 _HEARTBEATS = "heartbeats"
@@ -207,9 +208,9 @@ class Watch:
         pauses += [settings.channel_failing_ms / 2000] if settings.channel_failing_ms else []
         return min(pauses)
 
-    async def _wait(self, seconds: float) -> None:
+    async def _wait(self, seconds: float, least_seconds: float = _LEAST_SECONDS) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), max(self._clock.real_seconds(seconds), _LEAST_SECONDS))
+            await asyncio.wait_for(self._stop.wait(), max(self._clock.real_seconds(seconds), least_seconds))
 
     # Kafka
 
@@ -225,7 +226,7 @@ class Watch:
             limits = [settings.lag_ms, *settings.silent_topics.values()]
             shortest = min((limit for limit in limits if limit), default=300_000) / 1000 / 5
             least, most = _LOOK_SECONDS
-            await self._wait(min(max(shortest, least if shortest > 1 else shortest), most))
+            await self._wait(min(max(shortest, least if shortest > 1 else shortest), most), _LEAST_LOOK_SECONDS)
 
     def look(self) -> None:
         """Look at Kafka, for the next round. Blocks.

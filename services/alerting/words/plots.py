@@ -11,6 +11,7 @@ picture can be read on dark and on light pages.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections.abc import Iterator
@@ -57,14 +58,21 @@ _LEGEND_PIXELS = 165
 _ALTERNATIVE_CHARACTERS = 600
 _LOCK = threading.Lock()
 
+_KEPT_PICTURES = 100
+_KEPT: dict[bytes, bytes] = {}
+"""The latest pictures, under the lock: chat and mail show the same ones, and a picture takes a tenth of a second."""
+
 
 def plot_png(cause: Record) -> bytes:
     """A PNG of a cause's bins: expected beside observed shares, 640 x 240 pixels.
 
     Takes any decoded cause, however odd: NaN, no bins, labels of ten thousand characters.
     """
+    key = hashlib.sha256(repr(cause).encode("utf-8", "replace")).digest()
     buffer = io.BytesIO()
     with _drawing():
+        if (kept := _KEPT.get(key)) is not None:
+            return kept
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from PIL import Image
 
@@ -73,7 +81,10 @@ def plot_png(cause: Record) -> bytes:
         drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         # A palette makes a third of the size: mail and chat carry many of these.
         drawn.quantize(_PALETTE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+        _KEPT[key] = buffer.getvalue()
+        if len(_KEPT) > _KEPT_PICTURES:
+            del _KEPT[next(iter(_KEPT))]
+        return _KEPT[key]
 
 
 def plot_svg(cause: Record) -> bytes:

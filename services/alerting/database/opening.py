@@ -35,7 +35,8 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 
 _SETTING = "DRIFTLINE_ALERTING_DATABASE_URL"
 _EXPECTED = f"{_SETTING}: expected sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
-_SQLITE_WAIT_SECONDS = 30
+# Who holds the file longer is said to; everything that needs it waits and tries again.
+_SQLITE_WAIT_SECONDS = 5
 _POSTGRES_CONNECT_SECONDS = 10
 _POSTGRES_STATEMENT_MS = 60_000
 # Any number will do that no other program takes: the first eight bytes of SHA-256("driftline.alerting"), less the sign.

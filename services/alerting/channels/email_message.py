@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import email.headerregistry
 import email.policy
 import logging
 import re
@@ -46,7 +47,26 @@ _PARTS = (8, 5, 3, 2, 1, 0)
 _ALTERNATIVE_CHARACTERS = 500
 _PICTURED = (Kind.TRIGGER, Kind.UPDATE, Kind.REPEAT)
 """Kinds that show pictures: drawing takes a tenth of a second, and who takes an incident has seen them."""
-_POLICY = email.policy.SMTP.clone(cte_type="7bit", max_line_length=78)
+
+
+class _Whole(email.headerregistry.UnstructuredHeader, email.headerregistry.BaseHeader):
+    """A header with an id, on one line. The library would fold one that is long, and put what is longer still into
+    encoded words, which no program takes for an id: mails would fall out of their conversation, pictures out of mails.
+    """
+
+    def fold(self, *, policy: email.policy.Policy) -> str:
+        """The header as it is: RFC 5322 section 2.1.1 allows 998 characters, and a domain has at most 253."""
+        return f"{self.name}: {self}{policy.linesep}" if str(self).isascii() else str(super().fold(policy=policy))
+
+
+def _headers() -> email.headerregistry.HeaderRegistry:
+    registry = email.headerregistry.HeaderRegistry()
+    for name in ("message-id", "in-reply-to", "references", "list-id", "content-id"):
+        registry.map_to_type(name, _Whole)
+    return registry
+
+
+_POLICY = email.policy.SMTP.clone(cte_type="7bit", max_line_length=78, header_factory=_headers())
 
 _BACKGROUNDS = {"critical": "#b3261e", "error": "#a64b00", "warning": "#7a5c00", "info": "#1f5fa8"}
 _OVER_BACKGROUND = "#1b6e3c"

@@ -186,6 +186,23 @@ async def test_a_thread_that_begins_anew_refers_to_what_was_before_under_an_id_o
     assert two.message["References"] == one.message["Message-ID"] != two.message["Message-ID"]
 
 
+async def test_ids_stay_whole_however_long_the_senders_domain_is(
+    mailbox: Mailbox, send: Any, incident: Any, make_delivery: Any
+) -> None:
+    domain = f"alerts.risk-management.{'x' * 60}.{'y' * 60}.example.org"
+    way = channel(mailbox.port, sender=f"driftline@{domain}")
+    first = await send(way, make_delivery(Kind.TRIGGER, incident))
+    await send(way, make_delivery(Kind.UPDATE, incident, number=2, receipt=first.receipt))
+    one, two = mailbox.mails()
+    assert one.problems == two.problems == ()
+    assert one.pictures
+    own = f"\r\nMessage-ID: {one.message['Message-ID']}\r\n".encode()
+    assert own in one.raw
+    assert own.replace(b"Message-ID", b"References") in two.raw
+    assert own.replace(b"Message-ID", b"In-Reply-To") in two.raw
+    assert f"\r\nList-Id: Driftline alerts <mail.driftline.{domain}>\r\n".encode() in two.raw
+
+
 @pytest.mark.parametrize("kind", [Kind.HEARTBEAT, Kind.TEST])
 async def test_a_sign_of_life_belongs_to_no_thread(mailbox: Mailbox, send: Any, make_delivery: Any, kind: Kind) -> None:
     assert isinstance(await send(channel(mailbox.port), make_delivery(kind)), Sent)

@@ -36,7 +36,7 @@ Fault = Callable[[Installation, EmbeddedBroker], AbstractContextManager[None]]
 
 def measure(seed: int, quick: bool) -> list[Figure]:
     """Each fault for a while, with alerts before and, where Kafka is there, within it."""
-    seconds = 10.0 if quick else 60.0
+    seconds = 25.0 if quick else 60.0
     figures: list[Figure] = []
     faults = (
         ("Kafka killed", _kafka_killed, "Kafka"),

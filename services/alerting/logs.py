@@ -50,4 +50,6 @@ def configure_logging(secrets: Iterable[str], *, level: str = "info", as_json: b
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(lines)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Which of its parts a library sets up at each start tells nobody anything.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     return lines.hide

@@ -158,7 +158,7 @@ def _show(found: Mapping[str, Any]) -> None:
     if found["story"]:
         _line("\n[bold]Story[/]")
         rows = [
-            (short_time(e["time"]), e["action"], e["actor"] if e["via"] != "clock" else "", e["via"], e["reason"])
+            (short_time(e["time"]), _happened(e), e["actor"] if e["via"] != "clock" else "", e["via"], e["reason"])
             for e in found["story"]
         ]
         print_table(("time (UTC)", "what", "who", "by", "why"), rows)
@@ -169,6 +169,14 @@ def _show(found: Mapping[str, Any]) -> None:
             for n in found["notifications"]
         ]
         print_table(("id", "decided (UTC)", "receiver", "kind", "status", "why"), messages)
+
+
+def _happened(entry: Mapping[str, Any]) -> str:
+    """What happened; of a message, of which kind it was and to whom it went."""
+    detail = entry["detail"]
+    told = [str(detail[name]) for name in ("kind", "receiver") if detail.get(name)]
+    message = entry["action"].startswith("notification.") and told
+    return f"{entry['action']}: {' to '.join(told)}" if message else str(entry["action"])
 
 
 def _signal(signal: Mapping[str, Any]) -> None:

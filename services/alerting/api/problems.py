@@ -137,7 +137,11 @@ def _expectation(kind: str, message: str, names: Sequence[str]) -> str:
         return "a value: it is required"
     if kind == "extra_forbidden":
         return "no such field; there are: " + (", ".join(names) or "none")
-    for start in ("Value error, ", "Input should be ", "Assertion failed, "):
+    if kind == "too_short":
+        return "at least one of them"
+    if kind == "model_type":
+        return "an object of JSON"
+    for start in ("Value error, ", "Input should be ", "Assertion failed, ", "expected "):
         message = message.removeprefix(start)
     return message[:1].lower() + message[1:]
 
@@ -146,5 +150,5 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict | list | tuple | set):
-        return f"a {'list' if not isinstance(value, dict) else 'object'} of {len(value)}"
+        return f"{'a list' if not isinstance(value, dict) else 'an object'} of {len(value)}"
     return repr(value)

@@ -199,7 +199,9 @@ class Desk:
             parse_match(match, "match")
             kept = whole(dict(match))
         except (PolicyError, ValueError, TypeError) as error:
-            raise ActionRefusedError(f"silence: {error}", 400) from error
+            # On one line: whoever asks is answered in a line.
+            told = "; ".join(error.problems) if isinstance(error, PolicyError) else error
+            raise ActionRefusedError(f"silence: {told}", 400) from error
         with self._database.transaction() as connection:
             policy, now_ms = self._policy.current, self._now_ms()
             starts = now_ms if starts_ms is None else starts_ms

@@ -13,6 +13,7 @@ import pytest
 
 from services.alerting.api.connection import Connection, own_token, read_connection, write_connection
 from services.cli.alerting_client import alerting_client
+from services.cli.incidents import _happened
 from services.cli.main import main
 from services.cli.silences import parse_matches
 
@@ -47,6 +48,9 @@ def test_an_incident_is_answered_from_the_command_line(api: Any, run: Run, make_
     assert status == 0 and incident in out and "credit" in out and "open" in out
     status, out, _ = run("incidents", "show", incident[:5])
     assert status == 0 and "Data drift" in out and "Story" in out and "incident.opened" in out
+    shown = _happened({"action": "notification.sent", "detail": {"kind": "trigger", "receiver": "pager"}})
+    assert shown == "notification.sent: trigger to pager"
+    assert _happened({"action": "incident.noted", "detail": {"kind": "note"}}) == "incident.noted"
     for arguments, said in (
         (("ack", incident, "--reason", "on it"), "is yours"),
         (("unack", incident), "given back"),

@@ -203,6 +203,7 @@ def test_a_silence_that_makes_no_sense_is_refused(
     with pytest.raises(ActionRefusedError, match=says) as refused:
         rig.desk.silence(match, Actor("ada", "api"), reason, starts_ms=None, ends_ms=rig.now_ms + minutes * MINUTE_MS)
     assert refused.value.status == 400 and rig.rows(db.silences) == []
+    assert "\n" not in str(refused.value)
 
 
 def test_what_is_done_is_done_whole_or_not_at_all(rig: Any, make_alert: Any, receivers: Any) -> None:

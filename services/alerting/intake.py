@@ -28,7 +28,7 @@ from services.alerting.incidents.checking import check_alert
 from services.alerting.incidents.remembering import read_audit
 from services.alerting.incidents.store import REFUSED, Incoming, Place, Store
 from services.alerting.metrics import Metrics
-from services.alerting.records import Publication, audit_event, dead_letter
+from services.alerting.records import Publication, audit_event, dead_letter, reason_text
 from services.kafka import ClusterError, broker_time_ms, consumer, topic_partitions
 from streams.clients import offset_range
 
@@ -224,9 +224,10 @@ class Intake:
                 self._next[incoming.partition] = incoming.offset + 1
             if results[REFUSED]:
                 log.warning(
-                    "%d message(s) on %s are no alerts; see %s",
+                    "%d message(s) on %s are no alerts, and nobody is told of them; the first: %s; see %s",
                     results[REFUSED],
                     self._topic,
+                    reason_text(next(each.problem for each in batch if each.alert is None)),
                     self._kafka.topics.dead_letters,
                 )
             self._taken()
@@ -279,7 +280,7 @@ class Intake:
                 raise CodecError(f"expected an Alert on {topic!r}, came a {name}", reason="wrong_schema")
             return Incoming(topic, partition, offset, check_alert(alert))
         except (CodecError, EventError) as error:
-            return Incoming(topic, partition, offset, None, self._refusal(message, error))
+            return Incoming(topic, partition, offset, None, self._refusal(message, error), str(error))
 
     def _refusal(self, message: Message, error: CodecError | EventError) -> tuple[Publication, ...]:
         now = self._now_ms()

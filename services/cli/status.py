@@ -27,7 +27,8 @@ Exit status: 0 the topics are complete and a worker runs; 1 not so, or Kafka doe
 """
 
 _COUNTERS = ("rows", "late_rows", "duplicate_rows", "rejected_rows", "outcome_rows")
-_SHOWN_INCIDENTS = 10
+_SHOWN_ALARMS = 10
+_NAME_CHARACTERS = 120
 _SHOWN_DEPLOYMENTS = 25
 _COLORS = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "blue"}
 
@@ -35,11 +36,11 @@ _COLORS = {"critical": "bold red", "error": "red", "warning": "yellow", "info": 
 def status(
     show_all: Annotated[
         bool,
-        typer.Option("--all", help="Every incident and deployment, not the first ones only."),
+        typer.Option("--all", help="Every alarm and deployment, not the first ones only."),
     ] = False,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """Show whether everything runs and keeps up: topics, workers, deployments, open incidents, dead letters."""
+    """Show whether everything runs and keeps up: topics, workers, deployments, firing alarms, dead letters."""
     from services.cli.context import kafka_settings
     from services.status import system_status
 
@@ -112,12 +113,12 @@ def _show(found: SystemStatus, *, show_all: bool) -> None:
     _line("lag", f"{found.lag:,} message(s) not applied yet" + (f": {lags}" if lags else ""))
     reasons = ", ".join(f"{safe(reason)} {count:,}" for reason, count in found.dead_letter_reasons.items())
     _line("dead letters", f"{found.dead_letters:,}" + (f" (latest: {reasons})" if reasons else ""))
-    _line("incidents", f"[bold red]{len(found.firing)} firing[/]" if found.firing else "none firing")
-    incidents = sorted(found.firing, key=lambda a: (list(_COLORS).index(a["severity"]), -a["detection_time_us"]))
-    for alert in incidents if show_all else incidents[:_SHOWN_INCIDENTS]:
-        _incident(alert)
-    if not show_all and len(incidents) > _SHOWN_INCIDENTS:
-        more = len(incidents) - _SHOWN_INCIDENTS
+    _line("alarms", f"[bold red]{len(found.firing)} firing[/]" if found.firing else "none firing")
+    alarms = sorted(found.firing, key=lambda a: (list(_COLORS).index(a["severity"]), -a["detection_time_us"]))
+    for alert in alarms if show_all else alarms[:_SHOWN_ALARMS]:
+        _alarm(alert)
+    if not show_all and len(alarms) > _SHOWN_ALARMS:
+        more = len(alarms) - _SHOWN_ALARMS
         stdout.print(f"  [dim]and {more:,} more: driftline alerts list --status firing[/]", highlight=False)
     if not found.deployments:
         stdout.print("no deployments yet: driftline deployment apply FILE", highlight=False)
@@ -129,21 +130,27 @@ def _line(name: str, text: str) -> None:
     stdout.print(f"[bold]{name:<13}[/]{text}", highlight=False, soft_wrap=True)
 
 
-def _incident(alert: dict[str, Any]) -> None:
+def _name(text: str) -> str:
+    from services.alerting.words.text import shorten
+
+    return safe(shorten(text, _NAME_CHARACTERS))
+
+
+def _alarm(alert: dict[str, Any]) -> None:
     from services.alerting.words.readings import stream_label
 
     color = _COLORS.get(alert["severity"], "red")
-    first = f", first cause {safe(stream_label(alert['causes'][0]))}" if alert["causes"] else ""
+    first = f", first cause {_name(stream_label(alert['causes'][0]))}" if alert["causes"] else ""
     stdout.print(
-        f"  [{color}]{safe(alert['severity'])}[/] {safe(alert['deployment_id'])}@{safe(alert['model_version'])} "
-        f"{safe(alert['monitor'])} since {_minute(alert['change_time_us'])}{first}",
+        f"  [{color}]{safe(alert['severity'])}[/] {_name(alert['deployment_id'])}@{_name(alert['model_version'])} "
+        f"{_name(alert['monitor'])} since {_minute(alert['change_time_us'])}{first}",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def _deployments(found: SystemStatus, *, show_all: bool) -> None:
-    """Those with open incidents first, then those that nobody taught what is normal."""
+    """Those with firing alarms first, then those that nobody taught what is normal."""
     from services.deployments.humility_changes import fit_command
 
     def count(counters: Any, name: str) -> str:

@@ -44,13 +44,14 @@ HISTORY = "history"
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message of the topic ``alerts``: an alert, or what is published because it is none."""
+    """A message of the topic ``alerts``: an alert, or what is published because it is none, and why it is none."""
 
     topic: str
     partition: int
     offset: int
     alert: Record | None
     refusal: tuple[Publication, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

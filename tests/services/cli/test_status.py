@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
@@ -77,3 +79,23 @@ def test_outcomes_have_a_table_of_their_own_where_any_are_expected(
 def test_without_predictions_there_is_no_coverage() -> None:
     record = json.loads(join_record()["join"]) | {"open": {"predictions": 0, "pairs": 0, "early": 0}}
     assert outcome_status([{"join": json.dumps(record)}]).coverage is None
+
+
+def test_alarms_are_called_so_and_a_name_without_end_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output.stdout, "width", 150)
+    alert = {
+        "deployment_id": "x" * 3000,
+        "model_version": "1",
+        "monitor": "data_drift",
+        "severity": "error",
+        "change_time_us": 0,
+        "detection_time_us": 0,
+        "causes": [],
+    }
+    _show(dataclasses.replace(status_of(), firing=[alert]), show_all=False)
+    out = capsys.readouterr().out
+    assert re.search("^alarms +1 firing$", out, re.MULTILINE)
+    assert "incidents" not in out
+    assert "x… (3,000 characters)@1 data_drift since" in out and "x" * 121 not in out

@@ -83,13 +83,16 @@ def test_alerts_are_read_once_over_a_restart(cluster: Any, rig: Any, read: Any, 
     assert first.error is None and second.error is None
 
 
-def test_what_is_no_alert_is_put_aside_and_the_rest_goes_on(cluster: Any, rig: Any, read: Any, make_apart: Any) -> None:
+def test_what_is_no_alert_is_put_aside_and_the_rest_goes_on(
+    cluster: Any, rig: Any, read: Any, make_apart: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     read(rig)
     nameless, long = make_apart(2, incident_key=""), make_apart(3, deployment_id="x" * 1025)
     cluster.publish_raw(b"nonsense", *(encode("Alert", alert) for alert in (nameless, long, make_apart(1))))
     eventually(lambda: len(rig.rows(db.alerts)) == 1)
     topics = [row["topic"] for row in rig.rows(db.publications)]
     assert topics.count(cluster.settings.topics.dead_letters) == 3
+    eventually(lambda: "nobody is told of them; the first: " in caplog.text)
     (position,) = rig.rows(db.positions)
     assert position["next_offset"] == 4
 

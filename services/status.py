@@ -1,4 +1,4 @@
-"""Whether everything runs and keeps up: topics, streams, deployments, open incidents, dead letters."""
+"""Whether everything runs and keeps up: topics, streams, deployments, firing alarms, dead letters."""
 
 from __future__ import annotations
 

@@ -275,7 +275,12 @@ class Running:
         if settings.connection_file is not None:
             ca_file = str(settings.tls_certificate.absolute()) if settings.tls_certificate is not None else ""
             write_connection(settings.connection_file, Connection(server.url, token, ca_file))
-        log.info("the HTTP interface listens at %s", server.url)
+        everywhere = f", and at every other address of this machine ({settings.host})"
+        log.info(
+            "the HTTP interface listens at %s%s",
+            server.url,
+            everywhere if settings.host in ("0.0.0.0", "::", "") else "",
+        )
         if settings.tls_certificate is None and settings.host not in ("127.0.0.1", "::1", "localhost"):
             log.warning("it speaks no TLS: tokens travel in clear text unless something before it does")
 

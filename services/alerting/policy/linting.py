@@ -34,6 +34,7 @@ def lint(policy: Policy) -> tuple[str, ...]:
     ]
     found = [
         *((route.line, f"{route.path} {why}") for route, why in walked if isinstance(why, str)),
+        *_left_to_one(walked),
         *_nobody(policy, reached),
         *_waits(policy, reached),
         *_unused(policy, reached),
@@ -82,6 +83,23 @@ def _who(before: Sequence[Route], conditions: Sequence[Test]) -> str:
         return one
     each = [Given([*conditions, exactly(severity)]) for severity in given.severities()]
     return " and ".join(other.path for other in before if any(implied(other.match.tests, one) for one in each))
+
+
+def _left_to_one(walked: Sequence[tuple[Route, tuple[Test, ...] | str]]) -> Iterator[_Warning]:
+    """A route that takes everything and goes on, after which nothing takes the rest: the route around it, which has
+    somebody to tell, never does. Who adds a receiver of everything in front of a tree that works falls into this.
+    """
+    for route, tests in walked:
+        if isinstance(tests, str) or not route.notify:
+            continue
+        given = Given(tests)
+        one = next((r for r in route.routes if r.go_on and covered([r.match.tests], given)), None)
+        if one is None or set(route.notify) <= set(one.notify):
+            continue
+        if not covered([r.match.tests for r in route.routes if r is not one], given):
+            said = "takes everything and goes on: what no other route takes is told by it alone"
+            but = f"and not by the notify of {route.path}: add a last route without match"
+            yield one.line, f"{one.path} {said}, {but}"
 
 
 def _nobody(policy: Policy, reached: Sequence[_Reached]) -> Iterator[_Warning]:

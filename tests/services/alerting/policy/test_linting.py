@@ -83,6 +83,10 @@ def routes(*inner: str) -> str:
             "repeat_interval .1m. is shorter than group_interval .5m.",
         ),
         (routes("match: {monitor: conceptdrift}"), "there is no monitor 'conceptdrift'"),
+        (
+            routes("notify: [a], continue: true", "match: {owner: x}, notify: [b, c]"),
+            "line 8: route/1 takes everything and goes on: what no other route takes is told by it alone",
+        ),
     ],
 )
 def test_what_is_probably_not_meant_is_told(read: Read, minimal: str, text: str, said: str) -> None:
@@ -101,6 +105,9 @@ def test_what_is_probably_not_meant_is_told(read: Read, minimal: str, text: str,
         routes("match: {severity: [critical, error]}", "match: {severity: warning}", "match: {owner: x}"),
         routes("match: {owner: {regex: 'r.*'}}", "match: {owner: {regex: 's.*'}}"),
         routes("match: {owner: x}, notify: []"),
+        routes("notify: [a], continue: true", "match: {owner: x}, notify: [b]", "notify: [b, c]"),
+        routes("group_wait: 1m, continue: true", "match: {owner: x}, notify: [b]"),
+        "route:\n  routes: [{notify: [a], continue: true}, {notify: [b, c], continue: true}]\n",
         routes("match: {monitor: ['system:*', 'detector:psi:age', concept_drift]}"),
         routes("match: {severity: [warning, error]}, notify: [b]"),
         ALL + "inhibit: [{source: {severity: critical}, target: {severity: warning}, equal: [deployment]}]\n",

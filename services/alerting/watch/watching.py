@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ import sqlalchemy as sa
 from driftline.topics import Topics
 from services.alerting.clock import Clock
 from services.alerting.database.opening import Database
-from services.alerting.database.tables import receivers, watch
+from services.alerting.database.tables import receivers, signals, watch
 from services.alerting.errors import DatabaseError
-from services.alerting.incidents.raising import end_signal, raise_signal
+from services.alerting.incidents.grouping import SYSTEM_PREFIX
+from services.alerting.incidents.raising import ORIGIN, end_signal, raise_signal
+from services.alerting.incidents.views import FIRING
 from services.alerting.metrics import Metrics
 from services.alerting.notify.kinds import Kind
 from services.alerting.notify.listing import enqueue_direct
@@ -148,6 +151,8 @@ class Watch:
                 _free_bytes(path) if path is not None else None,
             )
             memory = Memory.of(_fact(connection, _MEMORY))
+            # A database that was made anew from the topics has the alarms, and no memory of them: they must end too.
+            memory = replace(memory, raised=dict.fromkeys(_firing(connection), 0) | dict(memory.raised))
             verdict = judge(policy.watch, memory, seen, now_ms)
             for alarm in verdict.raised:
                 raise_signal(
@@ -248,6 +253,13 @@ def _free_bytes(path: Path) -> int | None:
         return shutil.disk_usage(path.parent).free
     except OSError:
         return None
+
+
+def _firing(connection: sa.Connection) -> list[str]:
+    """Names of the alarms about Driftline itself that fire."""
+    s = signals.c
+    query = sa.select(s.incident_key).where(s.origin == ORIGIN, s.status == FIRING)
+    return [str(key).removeprefix(SYSTEM_PREFIX) for key in connection.execute(query).scalars()]
 
 
 def _fact(connection: sa.Connection, name: str) -> Any:

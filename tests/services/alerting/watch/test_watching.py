@@ -145,6 +145,21 @@ def test_what_was_seen_outlives_a_restart(make_rig: Any) -> None:
     assert len(rig.rows(sa.select(t.signals))) == 1
 
 
+def test_an_alarm_that_a_database_made_anew_has_and_the_watch_never_saw_ends_all_the_same(make_rig: Any) -> None:
+    rig = make_rig()
+    rig.seen = KafkaSeen({"predictions/0": Place(5, 100)}, {}, 0)
+    for _ in range(6):
+        rig.round()
+    assert rig.firing() == ["system:streams-lag"]
+    with rig.database.transaction() as connection:
+        connection.execute(t.watch.delete())
+    rig.watch = rig.start()
+    rig.seen = KafkaSeen({}, {}, 0)
+    rig.round()
+    rig.round()
+    assert rig.firing() == []
+
+
 def test_a_receiver_that_fails_is_told_of_to_the_others_only(make_rig: Any) -> None:
     rig = make_rig()
     with rig.database.transaction() as connection:

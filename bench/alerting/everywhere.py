@@ -23,6 +23,7 @@ _NAMED = re.compile(r"bench-\d{5}-x")
 
 _POLICY = """\
 version: 1
+backlog_digest: 0
 defaults: {{group_wait: 0s, group_interval: 0s, repeat_interval: 0s}}
 correlation: {{across: none}}
 receivers:
@@ -155,7 +156,7 @@ class Everywhere:
             elif request.service == WEBHOOK:
                 yield WEBHOOK, str(body["type"]).removeprefix("incident."), _name(body, names, ""), True
             elif request.service in (SLACK_WEBHOOK, TEAMS):
-                yield request.service, _kind(json.dumps(body)), _name(body, names, ""), False
+                yield request.service, _kind(headline(body)), _name(body, names, ""), False
         for mail in self.mailbox.accepted():
             subject = str(mail.message["Subject"])
             yield EMAIL, _kind(subject), _name(subject, names, ""), True
@@ -165,13 +166,20 @@ def _slack(service: str, body: Any, names: dict[str, str]) -> Iterator[tuple[str
     """Posts of the channel, and updates that tell of the end; answers in threads repeat what these say."""
     if body.get("thread_ts"):
         return
-    kind = "resolve" if service == SLACK_UPDATE and "Resolved" in json.dumps(body) else "trigger"
+    kind = "resolve" if service == SLACK_UPDATE and "Resolved" in headline(body) else "trigger"
     if service == SLACK_POST or kind == "resolve":
         yield SLACK_BOT, kind, _name(body, names, ""), service == SLACK_UPDATE
 
 
+def headline(body: Any) -> str:
+    """What a message to Slack or Teams says first: whether something began or is over."""
+    if "blocks" in body:
+        return str(body["blocks"][0]["text"]["text"])
+    return str(body["attachments"][0]["content"]["fallbackText"])
+
+
 def _kind(text: str) -> str:
-    return "resolve" if "resolved" in text.lower() else "trigger"
+    return "resolve" if "Resolved" in text else "trigger"
 
 
 def _name(body: Any, names: dict[str, str], key: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 from aiohttp import web
 
 from bench.alerting.alertmanager import VERSION, Alertmanager, NotBuiltError, built
+from bench.alerting.everywhere import headline
 from bench.alerting.machine import Installation, alert, broker, name_of
 from bench.report import Figure, figure, print_table
 from services.broker.ports import free_port
@@ -103,14 +104,16 @@ def told(receiver: RecordingReceiver) -> dict[str, dict[str, list[str]]]:
     names: dict[str, str] = {}  # a resolve at PagerDuty names only the key of its trigger
     for request in receiver.accepted(*CHANNELS):
         text = json.dumps(request.body)
-        named = re.search(r"bench-\d{5}-x", text)
+        named = list(dict.fromkeys(re.findall(r"bench-\d{5}-x", text)))  # a digest names many
         if request.service == PAGERDUTY:
             key = str(request.body.get("dedup_key"))
-            name = names.setdefault(key, named[0]) if named else names.get(key, "")
+            named = named[:1] or ([names[key]] if key in names else [])
+            names.update({key: name for name in named})
             kind = "resolve" if request.body.get("event_action") == "resolve" else "trigger"
         else:
-            name, kind = named[0] if named else "", "resolve" if "resolved" in text.lower() else "trigger"
-        if name:  # otherwise the service tells of itself: that a receiver does not take its messages
+            said = headline(request.body) if "blocks" in request.body else text
+            kind = "resolve" if "resolved" in said.lower() else "trigger"
+        for name in named:  # none where the service tells of itself: that a receiver does not take its messages
             found[request.service].setdefault(name, []).append(kind)
     return found
 

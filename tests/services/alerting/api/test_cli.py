@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from services.alerting.api.connection import Connection, own_token, read_connection, write_connection
+from services.cli import output
 from services.cli.alerting_client import alerting_client
 from services.cli.incidents import _happened
 from services.cli.main import main
@@ -24,7 +25,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs a command line against the interface with an operator's token; returns status, output and errors."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(output.stdout, "width", 200)
     for name in list(os.environ):
         if name.startswith("DRIFTLINE_ALERTING"):
             monkeypatch.delenv(name)

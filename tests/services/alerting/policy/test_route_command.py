@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from services.cli import output
 from services.cli.route import route_app
 
 Run = Callable[..., Any]
@@ -17,7 +18,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(output.stdout, "width", 300)
     monkeypatch.chdir(tmp_path)
     for name in ("DRIFTLINE_ALERTING_CONFIG", "DRIFTLINE_ALERTING_URL", "DRIFTLINE_ALERTING_CONNECTION_FILE"):
         monkeypatch.delenv(name, raising=False)

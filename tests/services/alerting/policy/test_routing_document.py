@@ -17,6 +17,7 @@ from services.alerting.policy.cases import load_cases
 from services.alerting.policy.fields import Fields
 from services.alerting.policy.loading import load_policy
 from services.alerting.policy.model import Policy
+from services.cli import output
 from services.cli.route import route_app
 
 GUIDE = (Path(__file__).parents[4] / "docs" / "routing.md").read_text("utf-8")
@@ -126,6 +127,7 @@ def test_the_output_is_what_comes(command: str, expected: str, tmp_path: Path, m
     for name, text in FILES.items():
         # The first line of a block names the file, and counts.
         (tmp_path / name).write_text(f"# {name}\n{text}")
+    monkeypatch.setattr(output.stdout, "width", 140)  # a pipe's; what tests run in may have another
     result = CliRunner().invoke(route_app, shlex.split(command), env={"DRIFTLINE_ALERTING_CONFIG": "routing.yaml"})
     came = [line.rstrip() for line in (result.stdout + result.stderr).splitlines()]
     assert [line for line in came if line] == [line.rstrip() for line in expected.splitlines() if line]

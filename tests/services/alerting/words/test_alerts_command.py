@@ -7,13 +7,14 @@ import pytest
 from typer.testing import CliRunner
 
 from services.alerting.alerts import alerts_app
+from services.cli import output
 
 
 @pytest.fixture
 def run(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("DRIFTLINE_BOOTSTRAP_SERVERS", cluster.settings.bootstrap_servers)
     monkeypatch.setenv("DRIFTLINE_TOPIC_PREFIX", cluster.prefix)
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(output.stdout, "width", 250)
 
     def call(*arguments: str) -> Any:
         return CliRunner().invoke(alerts_app, list(arguments))

@@ -6,6 +6,7 @@ is :attr:`services.alerting.channels.delivery.Delivery.sent_ms`. The same delive
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftline.codec import Record
@@ -33,6 +34,7 @@ __all__ = ("Part", "Text", "describe", "incident_title", "mark_of")
 SHOWN_IN_FULL = 3
 SHOWN_SIGNALS = 8
 SHOWN_INCIDENTS = 12
+NAMED_INCIDENTS = 50
 
 MARKS = {"critical": "🔴", "error": "🟠", "warning": "🟡", "info": "🔵"}
 OVER_MARK = "✅"
@@ -138,7 +140,7 @@ def _several(delivery: Delivery) -> Text:
         summary=line(*headline.parts, ". First: ", *incident_headline(first).parts),
         news=(*why_told(delivery), *_came_late(delivery), *(changed if tells_changes else ())),
         parts=tuple(incident_part(incident, brief=delivery.kind == Kind.DIGEST) for incident in shown),
-        more=_more(len(incidents) - len(shown), "incident"),
+        more=_more_named(incidents[SHOWN_INCIDENTS:]),
         steps=None
         if over
         else line("Next: see each of them with ", command("incidents show"), " and its id, the most urgent first."),
@@ -268,6 +270,18 @@ def _urgency(incident: Incident) -> int:
 
 def _more(count: int, noun: str) -> Line | None:
     return line(f"and {count:,} more {noun}{_s(count)}") if count > 0 else None
+
+
+def _more_named(others: Sequence[Incident]) -> Line | None:
+    """The incidents there is no room to tell of, each by what it touches: a digest leaves nobody's out."""
+    if not others:
+        return None
+    parts: list[str] = [f"and {len(others):,} more incident{_s(len(others))}: "]
+    for at, incident in enumerate(others[:NAMED_INCIDENTS]):
+        parts += [*([", "] if at else []), value(next(iter(incident.deployments), "") or incident.id, 40)]
+    if len(others) > NAMED_INCIDENTS:
+        parts.append(f" and {len(others) - NAMED_INCIDENTS:,} others")
+    return line(*parts)
 
 
 def _s(count: int) -> str:

@@ -108,7 +108,8 @@ def told(receiver: RecordingReceiver) -> dict[str, dict[str, list[str]]]:
         if request.service == PAGERDUTY:
             key = str(request.body.get("dedup_key"))
             named = named[:1] or ([names[key]] if key in names else [])
-            names.update({key: name for name in named})
+            if named:
+                names[key] = named[0]
             kind = "resolve" if request.body.get("event_action") == "resolve" else "trigger"
         else:
             said = headline(request.body) if "blocks" in request.body else text

@@ -7,6 +7,7 @@ end, and messages that came twice. Alertmanager is killed as often, told as Prom
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from bench.alerting.machine import Installation, alert, broker, name_of, wait_fo
 from bench.alerting.storm import CHANNELS as PEER_CHANNELS
 from bench.alerting.storm import PeerReceiver, peer_alert, running_peer
 from bench.alerting.storm import told as peer_told
-from bench.report import Figure, figure, print_table
+from bench.report import OUTPUT, Figure, figure, print_table
 from services.alerting.crash import ENVIRONMENT, POINTS
 from services.demo.receivers import Answer
 
@@ -69,11 +70,16 @@ def _ours(seed: int, kills: int) -> list[Figure]:
         first = _PER_KILL * kills
         service.publish(alert(n) for n in range(first, first + _PER_KILL))
         service.publish(alert(n, "resolved") for n in range(first - _PER_KILL, first + _PER_KILL))
-        wait_for(lambda: everywhere.complete(incidents) and not service.unfinished, _LAST_SECONDS, 0.5)
+        whole = wait_for(lambda: everywhere.complete(incidents) and not service.unfinished, _LAST_SECONDS, 0.5)
         time.sleep(2.0)
         service.end()
         doubts = service.count("select coalesce(sum(doubts), 0) from notifications")
         messages = everywhere.messages()
+        if not whole:
+            OUTPUT.mkdir(parents=True, exist_ok=True)
+            for path in (service.database, service.log):
+                shutil.copy(path, OUTPUT / f"kills-{path.name}")
+            print(f"not everything arrived: see {OUTPUT}/kills-{service.database.name} and the log", file=sys.stderr)
     random_kills = kills - sum(at_points.values())
     note = f"{kills} kills, {sum(at_points.values())} at {len(at_points)} named points; {incidents} incidents"
     print(f"{random_kills} kills at random, at points: {dict(at_points)}; {doubts} attempts in doubt", file=sys.stderr)

@@ -112,8 +112,8 @@ def told(receiver: RecordingReceiver) -> dict[str, dict[str, list[str]]]:
                 names[key] = named[0]
             kind = "resolve" if request.body.get("event_action") == "resolve" else "trigger"
         else:
-            said = headline(request.body) if "blocks" in request.body else text
-            kind = "resolve" if "resolved" in said.lower() else "trigger"
+            ends = "Resolved:" in headline(request.body) if "blocks" in request.body else "resolved" in text.lower()
+            kind = "resolve" if ends else "trigger"
         for name in named:  # none where the service tells of itself: that a receiver does not take its messages
             found[request.service].setdefault(name, []).append(kind)
     return found

@@ -213,7 +213,10 @@ def _headline_of_several(delivery: Delivery, running: int) -> Line:
     over = len(incidents) - running
     parts = [f"{running:,} incidents" if running != 1 else "1 incident"]
     if not running:
-        parts = [f"{'' if delivery.kind == Kind.TRIGGER else 'Resolved: '}{over:,} incidents"]
+        tells_end = delivery.kind not in (Kind.TRIGGER, Kind.DIGEST)
+        parts = [f"{'Resolved: ' if tells_end else ''}{over:,} incidents"]
+        if delivery.kind == Kind.DIGEST:
+            parts.append(", over meanwhile,")
     elif over:
         parts.append(f", {over:,} more resolved,")
     if delivery.kind == Kind.DIGEST:

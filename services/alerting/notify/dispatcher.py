@@ -137,6 +137,7 @@ class Dispatcher:
         self._settled = settled
         self._clock = clock
         self._hold_until_ms = hold_until_ms
+        self._refused: dict[int, int] = {}  # message to how often it failed since the start
         self._failures = 0  # one after the other
         self._chance = chance or random.Random()
         self._wake = asyncio.Event()
@@ -243,6 +244,7 @@ class Dispatcher:
         was_away = self._failures >= AWAY_FAILURES
         if not isinstance(outcome, Again):
             self._failures = 0
+            self._refused.pop(claim.id, None)
         passed_on: list[str] = []
         following = None
         if isinstance(outcome, Sent):
@@ -275,7 +277,9 @@ class Dispatcher:
         return "possible_duplicate" if blind else "repeated"
 
     async def _try_again(self, claim: Claim, outcome: Again, now_ms: int) -> None:
-        wait_ms = int(back_off_seconds(claim.delivery.attempt, self._chance) * 1000)
+        # Attempts that a kill broke off were no refusals: only what failed before this process's eyes makes it wait.
+        self._refused[claim.id] = self._refused.get(claim.id, 0) + 1
+        wait_ms = int(back_off_seconds(self._refused[claim.id], self._chance) * 1000)
         if outcome.retry_after_seconds is not None:
             # Exactly what was asked, in the receiver's time; one that says when it is ready need not be guessed at.
             wait_ms = int(outcome.retry_after_seconds * 1000 * self._clock.speed)
